@@ -1,0 +1,120 @@
+//! Bytes on their way to a socket.
+
+use std::{collections::VecDeque, io::IoSlice};
+
+use bytes::{Buf, Bytes};
+
+/// What waits to be written to one client: small packets in one piece, large payloads shared with others.
+///
+/// Empty it owns no memory. The storage of the tail can be handed in and taken back, so that a pool of them serves
+/// many connections.
+#[derive(Debug, Default)]
+pub struct SendBuffer {
+    /// Whole pieces, oldest first.
+    sealed: Option<Box<VecDeque<Bytes>>>,
+    sealed_len: usize,
+    /// The newest bytes, of which the first `start` are already written.
+    tail: Vec<u8>,
+    start: usize,
+}
+
+impl SendBuffer {
+    /// An empty buffer without storage.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { sealed: None, sealed_len: 0, tail: Vec::new(), start: 0 }
+    }
+
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes to write.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sealed_len + self.tail.len() - self.start
+    }
+
+    /// Whether it owns storage for its tail.
+    #[must_use]
+    pub fn has_storage(&self) -> bool {
+        self.tail.capacity() > 0
+    }
+
+    /// Gives an empty buffer storage; `storage` must be empty.
+    pub fn lend_storage(&mut self, storage: Vec<u8>) {
+        debug_assert!(storage.is_empty() && self.tail.is_empty(), "storage is exchanged only while empty");
+        self.tail = storage;
+        self.start = 0;
+    }
+
+    /// Takes the storage of an empty buffer.
+    pub fn take_storage(&mut self) -> Vec<u8> {
+        debug_assert!(self.is_empty(), "storage is exchanged only while empty");
+        self.sealed = None;
+        self.start = 0;
+        let mut storage = std::mem::take(&mut self.tail);
+        storage.clear();
+        storage
+    }
+
+    /// Where packets are appended. Nothing but appending may be done to it.
+    pub fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    /// Appends bytes without copying them.
+    pub fn push_shared(&mut self, bytes: Bytes) {
+        let tail = std::mem::take(&mut self.tail);
+        let start = std::mem::take(&mut self.start);
+        let sealed = self.sealed.get_or_insert_default();
+        if start < tail.len() {
+            let mut piece = Bytes::from(tail);
+            piece.advance(start);
+            self.sealed_len += piece.len();
+            sealed.push_back(piece);
+        }
+        self.sealed_len += bytes.len();
+        sealed.push_back(bytes);
+    }
+
+    /// Fills `slices` with the oldest bytes; returns how many it filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let tail = &self.tail[self.start..];
+        let pieces = self.sealed.iter().flat_map(|sealed| sealed.iter().map(|piece| &piece[..]));
+        let pieces = pieces.chain(std::iter::once(tail)).filter(|piece| !piece.is_empty());
+        let mut filled = 0;
+        for (slot, piece) in slices.iter_mut().zip(pieces) {
+            *slot = IoSlice::new(piece);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Forgets the oldest `written` bytes.
+    pub fn advance(&mut self, mut written: usize) {
+        if let Some(sealed) = &mut self.sealed {
+            while written > 0 {
+                let Some(front) = sealed.front_mut() else { break };
+                let part = written.min(front.len());
+                front.advance(part);
+                self.sealed_len -= part;
+                written -= part;
+                if front.is_empty() {
+                    sealed.pop_front();
+                }
+            }
+            if sealed.is_empty() {
+                self.sealed = None;
+            }
+        }
+        self.start += written;
+        debug_assert!(self.start <= self.tail.len(), "more was written than there was");
+        if self.start == self.tail.len() {
+            self.tail.clear();
+            self.start = 0;
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Topic names and topic filters.
+
+/// A Topic Filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicFilter {}

@@ -1,0 +1,1 @@
+//! Configuration: one TOML file, the environment, `--set`.

@@ -1,0 +1,4 @@
+//! Flotilla: a clustered MQTT broker.
+
+pub mod client;
+pub mod config;

@@ -1,0 +1,3 @@
+//! The `flotilla` program.
+
+fn main() {}
