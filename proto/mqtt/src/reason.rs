@@ -7,4 +7,6 @@
 pub enum ReasonCode {
     Success = 0x00,
     MalformedPacket = 0x81,
+    TopicFilterInvalid = 0x8F,
+    TopicNameInvalid = 0x90,
 }
