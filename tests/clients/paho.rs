@@ -32,7 +32,8 @@ fn python_with_paho() -> Option<PathBuf> {
         return Some(python);
     }
     let venv = ["-m", "venv", "--clear", directory.to_str()?];
-    let pip = ["-m", "pip", "install", "--disable-pip-version-check", "--retries", "1", "--timeout", "20", PAHO];
+    let pip =
+        ["-m", "pip", "install", "--disable-pip-version-check", "--retries", "1", "--timeout", "20", PAHO];
     run(Command::new("python3").args(venv))?;
     run(Command::new(&python).args(pip))?;
     fs::write(&ready, PAHO).expect("the new directory is writable");

@@ -4,7 +4,8 @@ use super::hostile;
 use crate::harness::{Body, Packet, Publish, Version, ack, packet, unique};
 
 #[test]
-fn b55_pubrel_for_an_unknown_identifier() { // section 3.7.2.1
+fn b55_pubrel_for_an_unknown_identifier() {
+    // section 3.7.2.1
     hostile(|scene| {
         for version in Version::ALL {
             let mut client = scene.client(version);
@@ -17,7 +18,8 @@ fn b55_pubrel_for_an_unknown_identifier() { // section 3.7.2.1
 }
 
 #[test]
-fn b56_acknowledgement_for_an_unknown_identifier() { // sections 4.3.2 and 4.3.3
+fn b56_acknowledgement_for_an_unknown_identifier() {
+    // sections 4.3.2 and 4.3.3
     // Choice: PUBREC is answered with PUBREL, in 5.0 with 0x92; PUBACK and PUBCOMP are ignored.
     hostile(|scene| {
         for version in Version::ALL {
@@ -37,7 +39,8 @@ fn b56_acknowledgement_for_an_unknown_identifier() { // sections 4.3.2 and 4.3.3
 }
 
 #[test]
-fn b56_acknowledgement_of_the_wrong_type() { // [MQTT-4.3.2-3] [MQTT-4.3.3-3]
+fn b56_acknowledgement_of_the_wrong_type() {
+    // [MQTT-4.3.2-3] [MQTT-4.3.3-3]
     // Choice: it acknowledges nothing. The message stays in flight and its own acknowledgement still ends it.
     hostile(|scene| {
         for version in Version::ALL {
@@ -70,7 +73,8 @@ fn b56_acknowledgement_of_the_wrong_type() { // [MQTT-4.3.2-3] [MQTT-4.3.3-3]
 }
 
 #[test]
-fn b57_reason_codes_that_a_packet_does_not_have() { // [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1]
+fn b57_reason_codes_that_a_packet_does_not_have() {
+    // [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1]
     // Choice: 0x82.
     hostile(|scene| {
         for (first_byte, reasons) in [
@@ -87,7 +91,8 @@ fn b57_reason_codes_that_a_packet_does_not_have() { // [MQTT-3.4.2-1] [MQTT-3.5.
 }
 
 #[test]
-fn negative_acknowledgement_ends_a_message() { // [MQTT-4.4.0-2]
+fn negative_acknowledgement_ends_a_message() {
+    // [MQTT-4.4.0-2]
     hostile(|scene| {
         let topic = unique("negative");
         let connect = crate::harness::Connect::new(Version::V5, &unique("negative")).persistent();
@@ -101,14 +106,15 @@ fn negative_acknowledgement_ends_a_message() { // [MQTT-4.4.0-2]
         client.ping();
         client.vanish();
         let mut client = scene.broker.connect(&connect);
-        assert!(client.connack().session_present);
+        client.assert_resumed();
         client.expect_nothing_from(&mut scene.publisher);
         client.disconnect();
     });
 }
 
 #[test]
-fn rejected_message_frees_its_identifier() { // [MQTT-4.3.3-9]
+fn rejected_message_frees_its_identifier() {
+    // [MQTT-4.3.3-9]
     hostile(|scene| {
         let mut client = scene.client(Version::V5);
         for _ in 0..2 {

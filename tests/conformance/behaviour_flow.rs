@@ -1,15 +1,15 @@
 //! Limits that clients set, and time that runs out: Receive Maximum, Maximum Packet Size, topic aliases, message
 //! expiry (sections 3.1.2.11, 3.3.2.3 and 4.9).
 
-use crate::harness::{
-    Broker, Connect, Packet, Property, Publish, Version, ack, property_id as id, unique,
-};
+use crate::harness::{Broker, Connect, Packet, Property, Publish, Version, ack, property_id as id, unique};
 
 #[test]
-fn receive_maximum_of_a_client() { // [MQTT-3.3.4-9] [MQTT-3.3.4-10] [MQTT-4.9.0-2] [MQTT-4.9.0-3]
+fn receive_maximum_of_a_client() {
+    // [MQTT-3.3.4-9] [MQTT-3.3.4-10] [MQTT-4.9.0-2] [MQTT-4.9.0-3]
     let broker = Broker::shared();
     let topic = unique("receive-maximum");
-    let connect = Connect::new(Version::V5, &unique("receive-maximum")).with(Property::two(id::RECEIVE_MAXIMUM, 2));
+    let connect =
+        Connect::new(Version::V5, &unique("receive-maximum")).with(Property::two(id::RECEIVE_MAXIMUM, 2));
     let mut client = broker.connect(&connect);
     client.subscribe(&topic, 2);
     let mut publisher = broker.client(Version::V5, &unique("receive-maximum"));
@@ -42,7 +42,8 @@ fn receive_maximum_of_a_client() { // [MQTT-3.3.4-9] [MQTT-3.3.4-10] [MQTT-4.9.0
 }
 
 #[test]
-fn inflight_window_of_the_server() { // section 4.9
+fn inflight_window_of_the_server() {
+    // section 4.9
     // `mqtt.max_inflight` is the server's own bound, also for 3.1.1, which has no Receive Maximum.
     let Some(broker) = Broker::with(&[("mqtt.max_inflight", "3")]) else { return };
     for version in Version::ALL {
@@ -64,11 +65,12 @@ fn inflight_window_of_the_server() { // section 4.9
 }
 
 #[test]
-fn maximum_packet_size_of_a_client() { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+fn maximum_packet_size_of_a_client() {
+    // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
     let broker = Broker::shared();
     let topic = unique("maximum-packet-size");
-    let connect =
-        Connect::new(Version::V5, &unique("maximum-packet-size")).with(Property::four(id::MAXIMUM_PACKET_SIZE, 200));
+    let connect = Connect::new(Version::V5, &unique("maximum-packet-size"))
+        .with(Property::four(id::MAXIMUM_PACKET_SIZE, 200));
     let mut client = broker.connect(&connect);
     client.subscribe(&topic, 1);
     let mut other = broker.client(Version::V5, &unique("maximum-packet-size"));
@@ -99,7 +101,8 @@ fn maximum_packet_size_of_a_client() { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 }
 
 #[test]
-fn too_large_messages_do_not_fill_the_window() { // [MQTT-3.1.2-25]
+fn too_large_messages_do_not_fill_the_window() {
+    // [MQTT-3.1.2-25]
     let broker = Broker::shared();
     let topic = unique("too-large");
     let connect = Connect::new(Version::V5, &unique("too-large"))
@@ -118,7 +121,8 @@ fn too_large_messages_do_not_fill_the_window() { // [MQTT-3.1.2-25]
 }
 
 #[test]
-fn topic_alias_from_a_client() { // [MQTT-3.3.2-12]
+fn topic_alias_from_a_client() {
+    // [MQTT-3.3.2-12]
     let broker = Broker::shared();
     let mut publisher = broker.client(Version::V5, &unique("alias"));
     let maximum = publisher.connack().properties.number(id::TOPIC_ALIAS_MAXIMUM).unwrap_or(0);
@@ -128,7 +132,8 @@ fn topic_alias_from_a_client() { // [MQTT-3.3.2-12]
     let mut subscriber = broker.client(Version::V311, &unique("alias"));
     subscriber.subscribe(&format!("{base}/#"), 0);
     for alias in 1..=maximum {
-        let publish = Publish::new(&format!("{base}/{alias}"), "set").with(Property::two(id::TOPIC_ALIAS, alias));
+        let publish =
+            Publish::new(&format!("{base}/{alias}"), "set").with(Property::two(id::TOPIC_ALIAS, alias));
         publisher.send(&publish.bytes(Version::V5));
     }
     for alias in 1..=maximum {
@@ -143,7 +148,8 @@ fn topic_alias_from_a_client() { // [MQTT-3.3.2-12]
 }
 
 #[test]
-fn topic_alias_to_a_client() { // [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11] [MQTT-3.3.2-7]
+fn topic_alias_to_a_client() {
+    // [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11] [MQTT-3.3.2-7]
     let broker = Broker::shared();
     let base = unique("alias");
     let connect = Connect::new(Version::V5, &unique("alias")).with(Property::two(id::TOPIC_ALIAS_MAXIMUM, 2));
@@ -187,7 +193,8 @@ fn topic_alias_to_a_client() { // [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11
 }
 
 #[test]
-fn message_expiry_counts_down() { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
+fn message_expiry_counts_down() {
+    // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
     let broker = Broker::shared();
     let topic = unique("expiry");
     let connect = Connect::new(Version::V5, &unique("expiry")).persistent();
@@ -196,7 +203,9 @@ fn message_expiry_counts_down() { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
     client.disconnect();
     let mut publisher = broker.client(Version::V5, &unique("expiry"));
     let expiring = |payload: &str, id: u16, seconds| {
-        Publish::new(&topic, payload).qos(1 + u8::from(id > 2), id).with(Property::four(id::MESSAGE_EXPIRY, seconds))
+        Publish::new(&topic, payload)
+            .qos(1 + u8::from(id > 2), id)
+            .with(Property::four(id::MESSAGE_EXPIRY, seconds))
     };
     publisher.publish_packet(&expiring("short", 1, 1));
     publisher.publish_packet(&expiring("long", 2, 100));
@@ -214,7 +223,8 @@ fn message_expiry_counts_down() { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
 }
 
 #[test]
-fn message_in_flight_does_not_expire() { // [MQTT-4.3.3-7]
+fn message_in_flight_does_not_expire() {
+    // [MQTT-4.3.3-7]
     let broker = Broker::shared();
     let topic = unique("expiry");
     let connect = Connect::new(Version::V5, &unique("expiry")).persistent();
@@ -234,7 +244,8 @@ fn message_in_flight_does_not_expire() { // [MQTT-4.3.3-7]
 }
 
 #[test]
-fn message_expires_behind_a_full_window() { // [MQTT-3.3.2-5]
+fn message_expires_behind_a_full_window() {
+    // [MQTT-3.3.2-5]
     let broker = Broker::shared();
     let topic = unique("expiry");
     let connect = Connect::new(Version::V5, &unique("expiry")).with(Property::two(id::RECEIVE_MAXIMUM, 1));
@@ -242,7 +253,8 @@ fn message_expires_behind_a_full_window() { // [MQTT-3.3.2-5]
     client.subscribe(&topic, 1);
     let mut publisher = broker.client(Version::V5, &unique("expiry"));
     publisher.publish(&topic, "holds the window", 1);
-    publisher.publish_packet(&Publish::new(&topic, "x").qos(1, 9).with(Property::four(id::MESSAGE_EXPIRY, 1)));
+    publisher
+        .publish_packet(&Publish::new(&topic, "x").qos(1, 9).with(Property::four(id::MESSAGE_EXPIRY, 1)));
     publisher.publish(&topic, "after", 1);
     let first = client.expect_publish(&topic, "holds the window");
     broker.let_pass(2);

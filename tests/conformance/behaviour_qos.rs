@@ -3,7 +3,8 @@
 use crate::harness::{Broker, Connect, Packet, Property, Publish, Version, ack, property_id as id, unique};
 
 #[test]
-fn every_qos_between_all_versions() { // [MQTT-3.8.4-8] [MQTT-3.3.4-1]
+fn every_qos_between_all_versions() {
+    // [MQTT-3.8.4-8] [MQTT-3.3.4-1]
     let broker = Broker::shared();
     for from in Version::ALL {
         let mut publisher = broker.client(from, &unique("qos-from"));
@@ -28,7 +29,8 @@ fn every_qos_between_all_versions() { // [MQTT-3.8.4-8] [MQTT-3.3.4-1]
 }
 
 #[test]
-fn dup_of_a_publisher_is_not_forwarded() { // [MQTT-3.3.1-3] [MQTT-4.3.2-5]
+fn dup_of_a_publisher_is_not_forwarded() {
+    // [MQTT-3.3.1-3] [MQTT-4.3.2-5]
     let broker = Broker::shared();
     for version in Version::ALL {
         let topic = unique("dup");
@@ -45,7 +47,8 @@ fn dup_of_a_publisher_is_not_forwarded() { // [MQTT-3.3.1-3] [MQTT-4.3.2-5]
 }
 
 #[test]
-fn acknowledgements_come_in_order() { // [MQTT-4.6.0-2] [MQTT-4.6.0-3]
+fn acknowledgements_come_in_order() {
+    // [MQTT-4.6.0-2] [MQTT-4.6.0-3]
     let broker = Broker::shared();
     for version in Version::ALL {
         let topic = unique("in-order");
@@ -67,7 +70,8 @@ fn acknowledgements_come_in_order() { // [MQTT-4.6.0-2] [MQTT-4.6.0-3]
 }
 
 #[test]
-fn messages_of_one_publisher_stay_in_order() { // [MQTT-4.6.0-5] [MQTT-4.6.0-6]
+fn messages_of_one_publisher_stay_in_order() {
+    // [MQTT-4.6.0-5] [MQTT-4.6.0-6]
     let broker = Broker::shared();
     for qos in 0..=2 {
         let topic = unique("order");
@@ -90,7 +94,8 @@ fn messages_of_one_publisher_stay_in_order() { // [MQTT-4.6.0-5] [MQTT-4.6.0-6]
 }
 
 #[test]
-fn packet_identifiers_are_unused_and_reused() { // [MQTT-2.2.1-4] [MQTT-4.3.2-1]
+fn packet_identifiers_are_unused_and_reused() {
+    // [MQTT-2.2.1-4] [MQTT-4.3.2-1]
     let broker = Broker::shared();
     let topic = unique("identifiers");
     let mut subscriber = broker.client(Version::V311, &unique("identifiers"));
@@ -108,7 +113,8 @@ fn packet_identifiers_are_unused_and_reused() { // [MQTT-2.2.1-4] [MQTT-4.3.2-1]
 }
 
 #[test]
-fn qos_2_handshake_continues_after_reconnect() { // [MQTT-4.4.0-1] [MQTT-4.3.3-6]
+fn qos_2_handshake_continues_after_reconnect() {
+    // [MQTT-4.4.0-1] [MQTT-4.3.3-6]
     let broker = Broker::shared();
     for version in Version::ALL {
         let topic = unique("release");
@@ -124,7 +130,7 @@ fn qos_2_handshake_continues_after_reconnect() { // [MQTT-4.4.0-1] [MQTT-4.3.3-6
         // After PUBREC it is PUBREL that is repeated, never the message.
         for _ in 0..2 {
             let mut subscriber = broker.connect(&connect);
-            assert!(subscriber.connack().session_present);
+            subscriber.assert_resumed();
             subscriber.expect(&Packet::PubRel { id: seen.id, reason: 0 });
             subscriber.vanish();
         }
@@ -140,7 +146,8 @@ fn qos_2_handshake_continues_after_reconnect() { // [MQTT-4.4.0-1] [MQTT-4.3.3-6
 }
 
 #[test]
-fn publisher_resends_qos_2_after_reconnect() { // [MQTT-4.3.3-10]
+fn publisher_resends_qos_2_after_reconnect() {
+    // [MQTT-4.3.3-10]
     let broker = Broker::shared();
     for version in Version::ALL {
         let topic = unique("resend");
@@ -153,7 +160,7 @@ fn publisher_resends_qos_2_after_reconnect() { // [MQTT-4.3.3-10]
         publisher.expect(&Packet::PubRec { id: 3, reason: 0 });
         publisher.vanish();
         let mut publisher = broker.connect(&connect);
-        assert!(publisher.connack().session_present);
+        publisher.assert_resumed();
         // The PUBREC is taken as lost.
         publisher.publish_packet(&publish.dup());
         let seen = subscriber.expect_publish(&topic, "once");
@@ -168,7 +175,8 @@ fn publisher_resends_qos_2_after_reconnect() { // [MQTT-4.3.3-10]
 }
 
 #[test]
-fn no_matching_subscribers() { // section 3.4.2.1
+fn no_matching_subscribers() {
+    // section 3.4.2.1
     // Choice: 0x10 tells a 5.0 publisher that nobody has subscribed; the MAY is used.
     let broker = Broker::shared();
     let mut publisher = broker.client(Version::V5, &unique("nobody"));
@@ -184,7 +192,8 @@ fn no_matching_subscribers() { // section 3.4.2.1
 }
 
 #[test]
-fn properties_are_forwarded_unaltered() { // [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
+fn properties_are_forwarded_unaltered() {
+    // [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
     // [MQTT-3.3.2-18] [MQTT-3.3.2-20]
     let broker = Broker::shared();
     let topic = unique("request");
@@ -221,7 +230,8 @@ fn properties_are_forwarded_unaltered() { // [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQT
 }
 
 #[test]
-fn request_and_response() { // section 4.10
+fn request_and_response() {
+    // section 4.10
     let broker = Broker::shared();
     let (requests, responses) = (unique("requests"), unique("responses"));
     let mut responder = broker.client(Version::V5, &unique("responder"));

@@ -15,13 +15,14 @@ fn retain(client: &mut Client, topic: &str, payload: &str, qos: u8) {
 }
 
 #[test]
-fn retained_message_is_replaced_and_deleted() { // [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT-3.3.1-8]
+fn retained_message_is_replaced_and_deleted() {
+    // [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT-3.3.1-8]
     let broker = Broker::shared();
     for version in Version::ALL {
         for qos in 0..=2 {
             let topic = unique("retained");
             let mut publisher = broker.client(version, &unique("retained"));
-            let mut seen_by_new_subscriber = |expected: Option<&str>| {
+            let seen_by_new_subscriber = |expected: Option<&str>| {
                 let mut subscriber = broker.client(version, &unique("retained"));
                 assert_eq!(subscriber.subscribe(&topic, 2), 2);
                 if let Some(payload) = expected {
@@ -47,7 +48,8 @@ fn retained_message_is_replaced_and_deleted() { // [MQTT-3.3.1-5] [MQTT-3.3.1-6]
 }
 
 #[test]
-fn empty_retained_message_is_delivered_as_any_other() { // [MQTT-3.3.1-6] [MQTT-3.3.1-12]
+fn empty_retained_message_is_delivered_as_any_other() {
+    // [MQTT-3.3.1-6] [MQTT-3.3.1-12]
     let broker = Broker::shared();
     for version in Version::ALL {
         let topic = unique("empty");
@@ -65,13 +67,14 @@ fn empty_retained_message_is_delivered_as_any_other() { // [MQTT-3.3.1-6] [MQTT-
 }
 
 #[test]
-fn retained_messages_of_a_wildcard() { // [MQTT-3.3.1-9] [MQTT-4.7.2-1]
+fn retained_messages_of_a_wildcard() {
+    // [MQTT-3.3.1-9] [MQTT-4.7.2-1]
     let broker = Broker::shared();
     let base = unique("wildcard");
     let mut publisher = broker.client(Version::V5, &unique("wildcard"));
     let topics = ["", "/a", "/a/b", "/b/b", "//b"];
     for topic in topics {
-        retain(&mut publisher, &format!("{base}{topic}"), topic, 0);
+        retain(&mut publisher, &format!("{base}{topic}"), "kept", 0);
     }
     for (filter, expected) in [
         ("/#", &["", "/a", "/a/b", "/b/b", "//b"][..]),
@@ -85,7 +88,8 @@ fn retained_messages_of_a_wildcard() { // [MQTT-3.3.1-9] [MQTT-4.7.2-1]
         subscriber.subscribe(&format!("{base}{filter}"), 0);
         let mut seen: Vec<_> = expected.iter().map(|_| subscriber.expect_any_publish().topic).collect();
         let mut expected: Vec<_> = expected.iter().map(|topic| format!("{base}{topic}")).collect();
-        (seen.sort(), expected.sort());
+        seen.sort();
+        expected.sort();
         assert_eq!(seen, expected, "{filter}");
         subscriber.ping();
     }
@@ -95,7 +99,8 @@ fn retained_messages_of_a_wildcard() { // [MQTT-3.3.1-9] [MQTT-4.7.2-1]
 }
 
 #[test]
-fn retain_handling() { // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4]
+fn retain_handling() {
+    // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4]
     let broker = Broker::shared();
     let topic = unique("handling");
     let mut publisher = broker.client(Version::V5, &unique("handling"));
@@ -130,7 +135,8 @@ fn retain_handling() { // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3
 }
 
 #[test]
-fn retain_handling_looks_at_each_filter() { // [MQTT-3.3.1-10]
+fn retain_handling_looks_at_each_filter() {
+    // [MQTT-3.3.1-10]
     let broker = Broker::shared();
     let topic = unique("each-filter");
     let mut publisher = broker.client(Version::V5, &unique("each-filter"));
@@ -146,7 +152,8 @@ fn retain_handling_looks_at_each_filter() { // [MQTT-3.3.1-10]
 }
 
 #[test]
-fn retain_as_published() { // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+fn retain_as_published() {
+    // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
     let broker = Broker::shared();
     let topic = unique("as-published");
     let mut plain = broker.client(Version::V5, &unique("as-published"));
@@ -164,7 +171,8 @@ fn retain_as_published() { // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
 }
 
 #[test]
-fn shared_subscriptions_get_no_retained_messages() { // section 4.8.2
+fn shared_subscriptions_get_no_retained_messages() {
+    // section 4.8.2
     let broker = Broker::shared();
     let topic = unique("shared-retained");
     let mut publisher = broker.client(Version::V5, &unique("shared-retained"));
@@ -178,7 +186,8 @@ fn shared_subscriptions_get_no_retained_messages() { // section 4.8.2
 }
 
 #[test]
-fn retained_message_carries_the_subscription_identifier() { // [MQTT-3.3.4-3]
+fn retained_message_carries_the_subscription_identifier() {
+    // [MQTT-3.3.4-3]
     let broker = Broker::shared();
     let topic = unique("identifier");
     let mut publisher = broker.client(Version::V5, &unique("identifier"));
@@ -190,13 +199,17 @@ fn retained_message_carries_the_subscription_identifier() { // [MQTT-3.3.4-3]
 }
 
 #[test]
-fn retained_message_expires() { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
+fn retained_message_expires() {
+    // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
     let broker = Broker::shared();
     let topic = unique("expires");
     let mut publisher = broker.client(Version::V5, &unique("expires"));
     let mut publish = |seconds| {
         publisher.publish_packet(
-            &Publish::new(&topic, "kept").retain().qos(1, 1).with(Property::four(id::MESSAGE_EXPIRY, seconds)),
+            &Publish::new(&topic, "kept")
+                .retain()
+                .qos(1, 1)
+                .with(Property::four(id::MESSAGE_EXPIRY, seconds)),
         )
     };
     publish(100);

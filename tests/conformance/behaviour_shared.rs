@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::{
-    Body, Broker, Client, Connect, Property, Version, packet, property_id as id, unique,
-};
+use crate::harness::{Body, Broker, Client, Connect, Property, Version, packet, property_id as id, unique};
 
 /// Payloads that are waiting at each client; ends with a message that all of them get.
 fn drain(broker: &Broker, clients: &mut [Client]) -> Vec<Vec<String>> {
@@ -37,7 +35,8 @@ fn members(broker: &Broker, versions: &[Version], filter: &str, qos: u8) -> Vec<
 }
 
 #[test]
-fn each_message_goes_to_one_member() { // [MQTT-4.8.2-3]
+fn each_message_goes_to_one_member() {
+    // [MQTT-4.8.2-3]
     let broker = Broker::shared();
     for shape in ["$share/group/", "$queue/"] {
         for qos in 0..=2 {
@@ -60,7 +59,8 @@ fn each_message_goes_to_one_member() { // [MQTT-4.8.2-3]
 }
 
 #[test]
-fn groups_are_independent() { // section 4.8.2
+fn groups_are_independent() {
+    // section 4.8.2
     let broker = Broker::shared();
     let topic = unique("groups");
     let mut first = members(&broker, &[Version::V5, Version::V311], &format!("$share/first/{topic}/+"), 1);
@@ -79,7 +79,8 @@ fn groups_are_independent() { // section 4.8.2
 }
 
 #[test]
-fn shared_and_plain_subscription_of_one_client() { // section 4.8.2
+fn shared_and_plain_subscription_of_one_client() {
+    // section 4.8.2
     // They are two subscriptions: each has its copy, with its own identifier.
     let broker = Broker::shared();
     let topic = unique("both");
@@ -95,7 +96,8 @@ fn shared_and_plain_subscription_of_one_client() { // section 4.8.2
 }
 
 #[test]
-fn unsubscribe_leaves_the_group() { // [MQTT-3.10.4-1]
+fn unsubscribe_leaves_the_group() {
+    // [MQTT-3.10.4-1]
     let broker = Broker::shared();
     let topic = unique("leave");
     let filter = format!("$share/g/{topic}");
@@ -111,7 +113,8 @@ fn unsubscribe_leaves_the_group() { // [MQTT-3.10.4-1]
 }
 
 #[test]
-fn qos_1_of_a_member_that_dies_goes_to_another() { // section 4.8.2
+fn qos_1_of_a_member_that_dies_goes_to_another() {
+    // section 4.8.2
     let broker = Broker::shared();
     for version in Version::ALL {
         let topic = unique("orphan");
@@ -138,11 +141,13 @@ fn qos_1_of_a_member_that_dies_goes_to_another() { // section 4.8.2
 }
 
 #[test]
-fn qos_2_that_was_sent_stays_with_its_member() { // [MQTT-4.8.2-4] [MQTT-4.8.2-5]
+fn qos_2_that_was_sent_stays_with_its_member() {
+    // [MQTT-4.8.2-4] [MQTT-4.8.2-5]
     let broker = Broker::shared();
     let topic = unique("stays");
     let filter = format!("$share/g/{topic}");
-    let connect = Connect::new(Version::V5, &unique("stays")).persistent().with(Property::two(id::RECEIVE_MAXIMUM, 1));
+    let connect =
+        Connect::new(Version::V5, &unique("stays")).persistent().with(Property::two(id::RECEIVE_MAXIMUM, 1));
     let mut member = broker.connect(&connect);
     member.subscribe(&filter, 2);
     let mut publisher = broker.client(Version::V5, &unique("stays"));
@@ -160,7 +165,8 @@ fn qos_2_that_was_sent_stays_with_its_member() { // [MQTT-4.8.2-4] [MQTT-4.8.2-5
 }
 
 #[test]
-fn rejected_message_is_not_given_to_another() { // [MQTT-4.8.2-6]
+fn rejected_message_is_not_given_to_another() {
+    // [MQTT-4.8.2-6]
     let broker = Broker::shared();
     let topic = unique("rejected");
     let mut members = members(&broker, &[Version::V5, Version::V5], &format!("$share/g/{topic}"), 2);
@@ -182,7 +188,8 @@ fn rejected_message_is_not_given_to_another() { // [MQTT-4.8.2-6]
 }
 
 #[test]
-fn group_prefers_members_that_are_connected() { // section 4.8.2 leaves the choice to the server
+fn group_prefers_members_that_are_connected() {
+    // section 4.8.2 leaves the choice to the server
     let broker = Broker::shared();
     let topic = unique("away");
     let filter = format!("$share/g/{topic}");
@@ -200,7 +207,8 @@ fn group_prefers_members_that_are_connected() { // section 4.8.2 leaves the choi
 }
 
 #[test]
-fn group_keeps_messages_while_all_members_are_away() { // [MQTT-4.5.0-1]
+fn group_keeps_messages_while_all_members_are_away() {
+    // [MQTT-4.5.0-1]
     let broker = Broker::shared();
     let topic = unique("all-away");
     let connects: Vec<Connect> =
@@ -222,7 +230,8 @@ fn group_keeps_messages_while_all_members_are_away() { // [MQTT-4.5.0-1]
 }
 
 #[test]
-fn strategies() { // section 4.8.2 leaves the choice to the server
+fn strategies() {
+    // section 4.8.2 leaves the choice to the server
     for strategy in ["random", "round_robin", "sticky", "hash_clientid", "hash_topic", "least_inflight"] {
         let Some(broker) = Broker::with(&[("shared.strategy", strategy)]) else { return };
         let mut members = members(&broker, &Version::ALL, "$share/g/t/+", 1);
@@ -261,7 +270,8 @@ fn strategies() { // section 4.8.2 leaves the choice to the server
 }
 
 #[test]
-fn least_inflight_goes_around_a_slow_member() { // section 4.8.2 leaves the choice to the server
+fn least_inflight_goes_around_a_slow_member() {
+    // section 4.8.2 leaves the choice to the server
     let Some(broker) = Broker::with(&[("shared.strategy", "least_inflight")]) else { return };
     let mut members = members(&broker, &[Version::V5, Version::V5], "$share/g/t", 1);
     let mut publisher = broker.client(Version::V5, "publisher");

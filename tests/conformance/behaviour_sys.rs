@@ -93,10 +93,14 @@ fn counters_count() {
     ] {
         let topic = format!("{base}/{name}");
         watcher.subscribe(&topic, 0);
-        wait_for(&mut watcher, &topic, |value| value == expected || (expected.is_empty() && !value.is_empty()));
+        wait_for(&mut watcher, &topic, |value| {
+            value == expected || (expected.is_empty() && !value.is_empty())
+        });
         watcher.unsubscribe(&[&topic]);
     }
-    for name in ["clients/connected", "clients/total", "messages/received", "bytes/sent", "subscriptions/count"] {
+    for name in
+        ["clients/connected", "clients/total", "messages/received", "bytes/sent", "subscriptions/count"]
+    {
         let topic = format!("$SYS/broker/{name}");
         watcher.subscribe(&topic, 0);
         wait_for(&mut watcher, &topic, |value| value.parse::<u64>().is_ok_and(|number| number > 0));
@@ -173,7 +177,8 @@ fn subscription_events_when_asked_for() {
 }
 
 #[test]
-fn nobody_publishes_to_sys() { // section 4.7.2
+fn nobody_publishes_to_sys() {
+    // section 4.7.2
     let broker = Broker::shared();
     let topic = "$SYS/broker/version";
     for version in Version::ALL {

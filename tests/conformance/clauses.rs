@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 #[test]
 fn cited_clauses_exist() {
-    let clauses: BTreeSet<&str> = include_str!("clauses-5.0.txt").lines().filter(|line| line.starts_with("MQTT-")).collect();
+    let clauses: BTreeSet<&str> =
+        include_str!("clauses-5.0.txt").lines().filter(|line| line.starts_with("MQTT-")).collect();
     assert_eq!(clauses.len(), 251, "the list is whole");
     let mut wrong = Vec::new();
     let mut cited = 0;
@@ -42,7 +43,8 @@ fn visit(directory: &Path, each: &mut impl FnMut(&Path, &str)) {
         let path = entry.expect("a directory of the sources is readable").path();
         if path.is_dir() && !path.ends_with("target") {
             visit(&path, each);
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("clauses.rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("clauses.rs")
+        {
             let text = fs::read_to_string(&path).expect("sources are UTF-8");
             each(&path, &text);
         }

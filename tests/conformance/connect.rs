@@ -7,12 +7,13 @@ use std::{
 
 use super::{hostile, hostile_on};
 use crate::harness::{
-    Body, Broker, Client, Connect, DEADLINE, Event, Packet, Publish, Version, Will, packet, property_id, subscribe,
-    unique,
+    Body, Broker, Client, Connect, DEADLINE, Event, Packet, Publish, Version, Will, packet, property_id,
+    subscribe, unique,
 };
 
 #[test]
-fn b01_first_packet_is_not_connect() { // [MQTT-3.1.0-1]
+fn b01_first_packet_is_not_connect() {
+    // [MQTT-3.1.0-1]
     // Choice: closed without a word. Each type is otherwise well-formed 5.0.
     let firsts: [&[u8]; 14] = [
         &[0x20, 3, 0, 0, 0],
@@ -39,7 +40,8 @@ fn b01_first_packet_is_not_connect() { // [MQTT-3.1.0-1]
 }
 
 #[test]
-fn b01_first_packet_with_a_large_length() { // [MQTT-3.1.0-1]
+fn b01_first_packet_with_a_large_length() {
+    // [MQTT-3.1.0-1]
     // 256 MB are announced and never come: the first byte decides, so nothing waits and nothing is allocated.
     hostile(|scene| {
         for first_byte in [0x30, 0x82, 0xF0] {
@@ -49,7 +51,8 @@ fn b01_first_packet_with_a_large_length() { // [MQTT-3.1.0-1]
 }
 
 #[test]
-fn b02_second_connect() { // [MQTT-3.1.0-2]
+fn b02_second_connect() {
+    // [MQTT-3.1.0-2]
     hostile(|scene| {
         for version in Version::ALL {
             let topic = unique("b02");
@@ -117,7 +120,8 @@ fn drip(client: &mut Client, bytes: &[u8]) {
 }
 
 #[test]
-fn b05_wrong_protocol_name() { // [MQTT-3.1.2-1]
+fn b05_wrong_protocol_name() {
+    // [MQTT-3.1.2-1]
     // Choice: level 5 and above is told 0x84 in the form of 5.0, a lower one 0x01 in the form of 3.1.1.
     hostile(|scene| {
         for (name, level) in [("MQIsdp", 4), ("MQTT", 3), ("mqtt", 4), ("", 4), ("MQTTT", 4)] {
@@ -130,7 +134,8 @@ fn b05_wrong_protocol_name() { // [MQTT-3.1.2-1]
 }
 
 #[test]
-fn b06_unknown_protocol_level() { // [MQTT-3.1.2-2]
+fn b06_unknown_protocol_level() {
+    // [MQTT-3.1.2-2]
     // Choice: as in B05.
     hostile(|scene| {
         for level in [0, 1, 2] {
@@ -150,7 +155,8 @@ fn connect_as(name: &str, level: u8) -> Vec<u8> {
 }
 
 #[test]
-fn b07_reserved_connect_flag() { // [MQTT-3.1.2-3]
+fn b07_reserved_connect_flag() {
+    // [MQTT-3.1.2-3]
     hostile(|scene| {
         let connect = Connect::new(Version::V5, "b07");
         scene.refuses_connect(Version::V5, &connect.bytes_with_flags(connect.flags() | 1), 0x81);
@@ -162,7 +168,8 @@ fn b07_reserved_connect_flag() { // [MQTT-3.1.2-3]
 }
 
 #[test]
-fn b08_will_flags_without_a_will() { // [MQTT-3.1.2-11] [MQTT-3.1.2-12] [MQTT-3.1.2-13]
+fn b08_will_flags_without_a_will() {
+    // [MQTT-3.1.2-11] [MQTT-3.1.2-12] [MQTT-3.1.2-13]
     hostile(|scene| {
         for version in Version::ALL {
             let without = Connect::new(version, "b08");
@@ -184,7 +191,8 @@ fn b08_will_flags_without_a_will() { // [MQTT-3.1.2-11] [MQTT-3.1.2-12] [MQTT-3.
 }
 
 #[test]
-fn b09_password_without_user_name() { // (v3.1.1: MQTT-3.1.2-22)
+fn b09_password_without_user_name() {
+    // (v3.1.1: MQTT-3.1.2-22)
     hostile(|scene| {
         for version in Version::OLD {
             scene.closes_at_once(&Connect::new(version, "b09").password(b"secret").bytes());
@@ -195,7 +203,8 @@ fn b09_password_without_user_name() { // (v3.1.1: MQTT-3.1.2-22)
 }
 
 #[test]
-fn b10_connect_fields_do_not_fit_the_flags() { // [MQTT-3.1.2-17] [MQTT-3.1.2-19] [MQTT-3.1.4-1]
+fn b10_connect_fields_do_not_fit_the_flags() {
+    // [MQTT-3.1.2-17] [MQTT-3.1.2-19] [MQTT-3.1.4-1]
     hostile(|scene| {
         for version in Version::ALL {
             let plain = Connect::new(version, "b10");
@@ -223,7 +232,8 @@ fn b10_connect_fields_do_not_fit_the_flags() { // [MQTT-3.1.2-17] [MQTT-3.1.2-19
 }
 
 #[test]
-fn b11_empty_client_id_that_is_not_clean() { // (v3.1.1: MQTT-3.1.3-8)
+fn b11_empty_client_id_that_is_not_clean() {
+    // (v3.1.1: MQTT-3.1.3-8)
     hostile(|scene| {
         for version in Version::OLD {
             scene.refuses_connect(version, &Connect::new(version, "").resume().bytes(), 0x02);
@@ -234,7 +244,8 @@ fn b11_empty_client_id_that_is_not_clean() { // (v3.1.1: MQTT-3.1.3-8)
 }
 
 #[test]
-fn b12_empty_client_id_gets_one() { // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
+fn b12_empty_client_id_gets_one() {
+    // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2-16]
     // Choice: assigned, never 0x85.
     hostile(|scene| {
         let first = scene.broker.connect(&Connect::new(Version::V5, ""));
@@ -255,7 +266,8 @@ fn b12_empty_client_id_gets_one() { // [MQTT-3.1.3-6] [MQTT-3.1.3-7] [MQTT-3.2.2
 }
 
 #[test]
-fn b13_client_id_that_is_no_string() { // [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-3.1.3-4]
+fn b13_client_id_that_is_no_string() {
+    // [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-3.1.3-4]
     let ids: [&[u8]; 7] = [
         b"nul\0",
         b"\xFF",
@@ -280,12 +292,28 @@ fn b13_client_id_that_is_no_string() { // [MQTT-1.5.4-1] [MQTT-1.5.4-2] [MQTT-3.
 }
 
 #[test]
-fn b13_strange_but_legal_client_ids() { // [MQTT-3.1.3-5]
+fn b13_strange_but_legal_client_ids() {
+    // [MQTT-3.1.3-5]
     // Choice: accepted, and nothing but an identifier: not a topic, not a pattern, not a line of the log.
     let long = "x".repeat(65_535);
     let ids = [
-        long.as_str(), "/", "a/b", "+", "#", "%u", "%c/#", "$SYS", "$share/g/t", "..", "' OR 1=1 --",
-        "cr\r\nFORGED log line", "<script>alert(1)</script>", "\u{FEFF}bom", "{\"json\":1}", "\u{1F980}", " ",
+        long.as_str(),
+        "/",
+        "a/b",
+        "+",
+        "#",
+        "%u",
+        "%c/#",
+        "$SYS",
+        "$share/g/t",
+        "..",
+        "' OR 1=1 --",
+        "cr\r\nFORGED log line",
+        "<script>alert(1)</script>",
+        "\u{FEFF}bom",
+        "{\"json\":1}",
+        "\u{1F980}",
+        " ",
     ];
     hostile(|scene| {
         for version in [Version::V311, Version::V5] {
@@ -304,7 +332,8 @@ fn b13_strange_but_legal_client_ids() { // [MQTT-3.1.3-5]
 }
 
 #[test]
-fn b14_will_topic_that_is_no_topic_name() { // [MQTT-3.1.3-11]
+fn b14_will_topic_that_is_no_topic_name() {
+    // [MQTT-3.1.3-11]
     // Choice: CONNACK 0x90 in 5.0. 3.1 and 3.1.1 have no code for it: closed, with or without a CONNACK.
     let deep = "/".repeat(10_000);
     hostile(|scene| {
@@ -319,7 +348,8 @@ fn b14_will_topic_that_is_no_topic_name() { // [MQTT-3.1.3-11]
 }
 
 #[test]
-fn b26_data_behind_a_refused_connect() { // [MQTT-3.1.4-6]
+fn b26_data_behind_a_refused_connect() {
+    // [MQTT-3.1.4-6]
     hostile(|scene| {
         let topic = unique("b26");
         let mut observer = scene.client(Version::V5);
@@ -342,7 +372,8 @@ fn b26_data_behind_a_refused_connect() { // [MQTT-3.1.4-6]
 }
 
 #[test]
-fn b27_data_behind_a_good_connect() { // section 3.1.4: a client need not wait for CONNACK
+fn b27_data_behind_a_good_connect() {
+    // section 3.1.4: a client need not wait for CONNACK
     hostile(|scene| {
         for version in Version::ALL {
             let topic = unique("b27");
@@ -363,7 +394,8 @@ fn b27_data_behind_a_good_connect() { // section 3.1.4: a client need not wait f
 }
 
 #[test]
-fn b28_anonymous_clients_are_refused() { // [MQTT-3.1.4-2]
+fn b28_anonymous_clients_are_refused() {
+    // [MQTT-3.1.4-2]
     // Choice: without authentication there is one way to be refused, no name at all: 0x87 (3.1 and 3.1.1: 5).
     let Some(broker) = Broker::with(&[("auth.anonymous", "false")]) else { return };
     let refuses = |version, code| {

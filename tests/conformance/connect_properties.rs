@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::hostile;
 use crate::harness::{
-    Body, Broker, Client, Connect, Packet, Properties, Property, Publish, Version, Will, packet, property_id as id,
-    unique,
+    Body, Broker, Client, Connect, Packet, Properties, Property, Publish, Version, Will, packet,
+    property_id as id, unique,
 };
 
 /// A 5.0 CONNECT whose property section is `section`, length included.
@@ -19,7 +19,8 @@ fn connect_with(properties: &[Property]) -> Vec<u8> {
 }
 
 #[test]
-fn b15_retained_wills_of_every_qos() { // [MQTT-3.1.2-15]
+fn b15_retained_wills_of_every_qos() {
+    // [MQTT-3.1.2-15]
     // Retained messages and QoS 2 are available, so there is nothing to refuse with 0x9A or 0x9B: they work.
     hostile(|scene| {
         for version in Version::ALL {
@@ -42,7 +43,8 @@ fn b15_retained_wills_of_every_qos() { // [MQTT-3.1.2-15]
 }
 
 #[test]
-fn b16_will_payload_is_not_what_it_says() { // section 3.1.3.2.3
+fn b16_will_payload_is_not_what_it_says() {
+    // section 3.1.3.2.3
     // Choice: accepted, and forwarded with its indicator: only the receiver could mind.
     hostile(|scene| {
         let topic = unique("b16");
@@ -56,7 +58,8 @@ fn b16_will_payload_is_not_what_it_says() { // section 3.1.3.2.3
 }
 
 #[test]
-fn b17_values_that_a_property_does_not_have() { // sections 3.1.2.11.3, .4, .6 and .7
+fn b17_values_that_a_property_does_not_have() {
+    // sections 3.1.2.11.3, .4, .6 and .7
     hostile(|scene| {
         for property in [
             Property::two(id::RECEIVE_MAXIMUM, 0),
@@ -70,7 +73,8 @@ fn b17_values_that_a_property_does_not_have() { // sections 3.1.2.11.3, .4, .6 a
 }
 
 #[test]
-fn b18_single_valued_property_twice() { // section 2.2.2.2
+fn b18_single_valued_property_twice() {
+    // section 2.2.2.2
     hostile(|scene| {
         for property in [
             Property::four(id::SESSION_EXPIRY, 1),
@@ -102,7 +106,8 @@ fn b18_single_valued_property_twice() { // section 2.2.2.2
 }
 
 #[test]
-fn b19_property_of_another_packet() { // section 2.2.2.2
+fn b19_property_of_another_packet() {
+    // section 2.2.2.2
     // Choice: 0x81, whether the identifier is known elsewhere or nowhere.
     hostile(|scene| {
         for section in [
@@ -126,7 +131,8 @@ fn b19_property_of_another_packet() { // section 2.2.2.2
 }
 
 #[test]
-fn b20_property_length_does_not_fit() { // section 2.2.2.1
+fn b20_property_length_does_not_fit() {
+    // section 2.2.2.1
     hostile(|scene| {
         for section in [
             // Beyond the packet.
@@ -161,7 +167,8 @@ fn b21_thousands_of_user_properties() {
 }
 
 #[test]
-fn b22_authentication_data_without_method() { // section 3.1.2.11.10
+fn b22_authentication_data_without_method() {
+    // section 3.1.2.11.10
     hostile(|scene| {
         let connect = connect_with(&[Property::binary(id::AUTHENTICATION_DATA, b"secret")]);
         scene.refuses_connect(Version::V5, &connect, 0x82);
@@ -169,7 +176,8 @@ fn b22_authentication_data_without_method() { // section 3.1.2.11.10
 }
 
 #[test]
-fn b23_unknown_authentication_method() { // [MQTT-4.12.0-1]
+fn b23_unknown_authentication_method() {
+    // [MQTT-4.12.0-1]
     hostile(|scene| {
         for method in ["GS2-KRB5", "", "SCRAM-SHA-1\u{FEFF}"] {
             let connect = connect_with(&[Property::text(id::AUTHENTICATION_METHOD, method)]);
@@ -179,7 +187,8 @@ fn b23_unknown_authentication_method() { // [MQTT-4.12.0-1]
 }
 
 #[test]
-fn b24_auth_where_none_was_agreed() { // [MQTT-4.12.0-7]
+fn b24_auth_where_none_was_agreed() {
+    // [MQTT-4.12.0-7]
     hostile(|scene| {
         let method = [Property::text(id::AUTHENTICATION_METHOD, "method")];
         let auth = |reason| packet(0xF0, Body::new().u8(reason).properties(&method));
@@ -196,7 +205,8 @@ fn b24_auth_where_none_was_agreed() { // [MQTT-4.12.0-7]
 }
 
 #[test]
-fn b25_publish_before_enhanced_authentication_is_done() { // [MQTT-3.1.2-30]
+fn b25_publish_before_enhanced_authentication_is_done() {
+    // [MQTT-3.1.2-30]
     // No method is known yet, so CONNECT is refused at once; what is behind it is not looked at.
     hostile(|scene| {
         let topic = unique("b25");
@@ -213,7 +223,8 @@ fn b25_publish_before_enhanced_authentication_is_done() { // [MQTT-3.1.2-30]
 }
 
 #[test]
-fn b29_keep_alive_is_capped() { // [MQTT-3.2.2-21] [MQTT-3.2.2-22]
+fn b29_keep_alive_is_capped() {
+    // [MQTT-3.2.2-21] [MQTT-3.2.2-22]
     hostile(|scene| {
         let keep_alive = |client: &Client| client.connack().properties.number(id::SERVER_KEEP_ALIVE);
         // Choice: without a cap the client's value holds, whatever it is.
@@ -231,7 +242,8 @@ fn b29_keep_alive_is_capped() { // [MQTT-3.2.2-21] [MQTT-3.2.2-22]
 }
 
 #[test]
-fn b29_server_keep_alive_is_enforced() { // [MQTT-3.1.2-21]
+fn b29_server_keep_alive_is_enforced() {
+    // [MQTT-3.1.2-21]
     let Some(broker) = Broker::with(&[("mqtt.server_keepalive", "1s")]) else { return };
     let mut client = broker.connect(&Connect::new(Version::V5, &unique("b29")).keep_alive(600));
     assert_eq!(client.connack().properties.number(id::SERVER_KEEP_ALIVE), Some(1));
@@ -240,7 +252,8 @@ fn b29_server_keep_alive_is_enforced() { // [MQTT-3.1.2-21]
 }
 
 #[test]
-fn b30_silence_beyond_keep_alive() { // [MQTT-3.1.2-22]
+fn b30_silence_beyond_keep_alive() {
+    // [MQTT-3.1.2-22]
     hostile(|scene| {
         let topic = unique("b30");
         let mut observer = scene.client(Version::V5);
@@ -264,7 +277,8 @@ fn b30_silence_beyond_keep_alive() { // [MQTT-3.1.2-22]
 }
 
 #[test]
-fn b30_pings_keep_a_connection() { // [MQTT-3.12.4-1]
+fn b30_pings_keep_a_connection() {
+    // [MQTT-3.12.4-1]
     hostile(|scene| {
         let connect = Connect::new(Version::V5, &unique("b30")).keep_alive(1);
         let mut client = scene.broker.connect(&connect);

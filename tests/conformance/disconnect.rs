@@ -15,7 +15,8 @@ fn with_will(scene: &Scene, connect: impl FnOnce(Connect) -> Connect) -> (Client
 }
 
 #[test]
-fn b71_disconnect_that_is_wrong() { // [MQTT-3.14.1-1] [MQTT-3.14.2-1]
+fn b71_disconnect_that_is_wrong() {
+    // [MQTT-3.14.1-1] [MQTT-3.14.2-1]
     // Each is answered with its reason, and none is a normal disconnection: the will is sent.
     let inputs = [
         (vec![0xE1, 0], 0x81),
@@ -42,7 +43,8 @@ fn b71_disconnect_that_is_wrong() { // [MQTT-3.14.1-1] [MQTT-3.14.2-1]
 }
 
 #[test]
-fn b71_session_expiry_of_zero_may_stay_zero() { // section 3.14.2.2.2
+fn b71_session_expiry_of_zero_may_stay_zero() {
+    // section 3.14.2.2.2
     hostile(|scene| {
         let (mut client, mut observer, _) = with_will(scene, |connect| connect);
         client.send(&disconnect(Version::V5, 0, &[Property::four(id::SESSION_EXPIRY, 0)]));
@@ -52,7 +54,8 @@ fn b71_session_expiry_of_zero_may_stay_zero() { // section 3.14.2.2.2
 }
 
 #[test]
-fn b71_packets_behind_a_disconnect() { // [MQTT-3.14.4-1]
+fn b71_packets_behind_a_disconnect() {
+    // [MQTT-3.14.4-1]
     // Choice: ignored, and closed without a word.
     hostile(|scene| {
         for version in Version::ALL {
@@ -70,7 +73,8 @@ fn b71_packets_behind_a_disconnect() { // [MQTT-3.14.4-1]
 }
 
 #[test]
-fn b71_every_form_of_a_good_disconnect() { // [MQTT-3.14.4-3]
+fn b71_every_form_of_a_good_disconnect() {
+    // [MQTT-3.14.4-3]
     let forms = [
         vec![0xE0, 0],
         vec![0xE0, 1, 0],

@@ -4,14 +4,22 @@ use super::hostile;
 use crate::harness::{Body, Publish, Version, packet, subscribe};
 
 #[test]
-fn b31_fixed_header_flags() { // [MQTT-2.1.3-1] [MQTT-3.8.1-1] [MQTT-3.10.1-1] [MQTT-3.6.1-1]
+fn b31_fixed_header_flags() {
+    // [MQTT-2.1.3-1] [MQTT-3.8.1-1] [MQTT-3.10.1-1] [MQTT-3.6.1-1]
     hostile(|scene| {
         let subscribe = &subscribe(Version::V5, 1, &[], &[("t", 0)])[1..];
         let unsubscribe = &crate::harness::unsubscribe(Version::V5, 1, &["t"])[1..];
         let (id, none): (&[u8], &[u8]) = (&[2, 0, 1], &[0]);
         for (right, rest) in [
-            (0x40, id), (0x50, id), (0x62, id), (0x70, id), (0x82, subscribe), (0xA2, unsubscribe), (0xC0, none),
-            (0xE0, none), (0xF0, none),
+            (0x40, id),
+            (0x50, id),
+            (0x62, id),
+            (0x70, id),
+            (0x82, subscribe),
+            (0xA2, unsubscribe),
+            (0xC0, none),
+            (0xE0, none),
+            (0xF0, none),
         ] {
             for flags in (0..16).filter(|flags| *flags != right & 0x0F) {
                 let input = [&[right & 0xF0 | flags], rest].concat();
@@ -29,7 +37,8 @@ fn b31_fixed_header_flags() { // [MQTT-2.1.3-1] [MQTT-3.8.1-1] [MQTT-3.10.1-1] [
 }
 
 #[test]
-fn b32_remaining_length_of_five_bytes() { // section 1.5.5
+fn b32_remaining_length_of_five_bytes() {
+    // section 1.5.5
     hostile(|scene| {
         scene.refuses(&[0x30, 0x80, 0x80, 0x80, 0x80, 0x01], 0x81);
         scene.refuses(&[0x30, 0xFF, 0xFF, 0xFF, 0xFF], 0x81);
@@ -39,7 +48,8 @@ fn b32_remaining_length_of_five_bytes() { // section 1.5.5
 }
 
 #[test]
-fn b33_lengths_that_are_not_minimal() { // [MQTT-1.5.5-1]
+fn b33_lengths_that_are_not_minimal() {
+    // [MQTT-1.5.5-1]
     hostile(|scene| {
         // Remaining Length.
         scene.refuses(&[0xC0, 0x80, 0x00], 0x81);
@@ -56,7 +66,8 @@ fn b33_lengths_that_are_not_minimal() { // [MQTT-1.5.5-1]
 }
 
 #[test]
-fn b34_larger_than_maximum_packet_size() { // [MQTT-3.2.2-15]
+fn b34_larger_than_maximum_packet_size() {
+    // [MQTT-3.2.2-15]
     // Refused at its header: the body is never sent.
     hostile(|scene| {
         scene.refuses(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F], 0x95);
@@ -68,7 +79,8 @@ fn b34_larger_than_maximum_packet_size() { // [MQTT-3.2.2-15]
 }
 
 #[test]
-fn b34_exactly_maximum_packet_size() { // section 3.2.2.3.6
+fn b34_exactly_maximum_packet_size() {
+    // section 3.2.2.3.6
     let maximum = 2000;
     let Some(broker) = crate::harness::Broker::with(&[("mqtt.max_packet_size", "2000B")]) else { return };
     super::hostile_on(std::sync::Arc::new(broker), |scene| {
@@ -86,7 +98,8 @@ fn b34_exactly_maximum_packet_size() { // section 3.2.2.3.6
 }
 
 #[test]
-fn b35_bodies_that_do_not_fit_their_fields() { // section 4.13
+fn b35_bodies_that_do_not_fit_their_fields() {
+    // section 4.13
     let v5: [&[u8]; 17] = [
         // Shorter.
         &[0x30, 0],
@@ -131,7 +144,8 @@ fn b35_bodies_that_do_not_fit_their_fields() { // section 4.13
 }
 
 #[test]
-fn b36_packet_types_that_do_not_exist() { // section 2.1.2
+fn b36_packet_types_that_do_not_exist() {
+    // section 2.1.2
     hostile(|scene| {
         scene.refuses(&[0x00, 0], 0x81);
         scene.refuses(&[0x0F, 2, 0, 1], 0x81);
@@ -143,7 +157,8 @@ fn b36_packet_types_that_do_not_exist() { // section 2.1.2
 }
 
 #[test]
-fn b37_packets_of_a_server() { // section 2.1.2
+fn b37_packets_of_a_server() {
+    // section 2.1.2
     let v5: [&[u8]; 4] = [&[0x20, 3, 0, 0, 0], &[0x90, 4, 0, 1, 0, 0], &[0xB0, 4, 0, 1, 0, 0], &[0xD0, 0]];
     let v3: [&[u8]; 4] = [&[0x20, 2, 0, 0], &[0x90, 3, 0, 1, 0], &[0xB0, 2, 0, 1], &[0xD0, 0]];
     hostile(|scene| {
@@ -159,7 +174,8 @@ fn b37_packets_of_a_server() { // section 2.1.2
 }
 
 #[test]
-fn b38_publish_with_qos_3() { // [MQTT-3.3.1-4]
+fn b38_publish_with_qos_3() {
+    // [MQTT-3.3.1-4]
     hostile(|scene| {
         let publish = |version| Publish::new("t", "").qos(3, 1).bytes(version);
         scene.refuses(&publish(Version::V5), 0x81);
@@ -170,7 +186,8 @@ fn b38_publish_with_qos_3() { // [MQTT-3.3.1-4]
 }
 
 #[test]
-fn b39_dup_at_qos_0() { // [MQTT-3.3.1-2]
+fn b39_dup_at_qos_0() {
+    // [MQTT-3.3.1-2]
     hostile(|scene| {
         let publish = |version| Publish::new("t", "").dup().bytes(version);
         scene.refuses(&publish(Version::V5), 0x81);
@@ -179,7 +196,8 @@ fn b39_dup_at_qos_0() { // [MQTT-3.3.1-2]
 }
 
 #[test]
-fn b40_packet_identifier_zero() { // [MQTT-2.2.1-3]
+fn b40_packet_identifier_zero() {
+    // [MQTT-2.2.1-3]
     // Choice: 0x82.
     hostile(|scene| {
         for version in Version::ALL {

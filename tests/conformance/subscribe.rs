@@ -11,7 +11,8 @@ use crate::harness::{
 };
 
 #[test]
-fn b61_no_filter() { // [MQTT-3.8.3-2] [MQTT-3.10.3-2]
+fn b61_no_filter() {
+    // [MQTT-3.8.3-2] [MQTT-3.10.3-2]
     hostile(|scene| {
         scene.refuses(&subscribe(Version::V5, 1, &[], &[]), 0x82);
         scene.refuses(&unsubscribe(Version::V5, 1, &[]), 0x82);
@@ -23,10 +24,13 @@ fn b61_no_filter() { // [MQTT-3.8.3-2] [MQTT-3.10.3-2]
 }
 
 #[test]
-fn b62_subscription_options() { // [MQTT-3.8.3-5]
+fn b62_subscription_options() {
+    // [MQTT-3.8.3-5]
     // Choice: 0x81 for reserved bits; 0x82 for values that QoS and Retain Handling do not have.
     hostile(|scene| {
-        for (options, reason) in [(0x40, 0x81), (0x80, 0x81), (0xC1, 0x81), (0x03, 0x82), (0x30, 0x82), (0x31, 0x82)] {
+        for (options, reason) in
+            [(0x40, 0x81), (0x80, 0x81), (0xC1, 0x81), (0x03, 0x82), (0x30, 0x82), (0x31, 0x82)]
+        {
             scene.refuses(&subscribe(Version::V5, 1, &[], &[("t", options)]), reason);
             // Not only the first filter is looked at, and none of them is granted.
             scene.refuses(&subscribe(Version::V5, 1, &[], &[("t", 0), ("u", options)]), reason);
@@ -39,12 +43,14 @@ fn b62_subscription_options() { // [MQTT-3.8.3-5]
 }
 
 #[test]
-fn b63_no_local_on_a_shared_subscription() { // [MQTT-3.8.3-4]
+fn b63_no_local_on_a_shared_subscription() {
+    // [MQTT-3.8.3-4]
     hostile(|scene| scene.refuses(&subscribe(Version::V5, 1, &[], &[("$share/g/t", 0x04)]), 0x82));
 }
 
 #[test]
-fn b64_filters_that_are_none() { // [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1]
+fn b64_filters_that_are_none() {
+    // [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1]
     // Choice: 0x8F (3.1 and 3.1.1: 0x80) for each of them; the others in the packet are granted.
     hostile(|scene| {
         for version in Version::ALL {
@@ -62,24 +68,39 @@ fn b64_filters_that_are_none() { // [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1]
 }
 
 #[test]
-fn b65_shared_filters_that_are_none() { // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
+fn b65_shared_filters_that_are_none() {
+    // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
     // Choice: as in B64. 3.1 and 3.1.1 clients have shared subscriptions here as well, so the rules are theirs too.
     hostile(|scene| {
         for version in Version::ALL {
             let failure = if version == Version::V5 { 0x8F } else { 0x80 };
             for bad in [
-                "$share", "$share/", "$share//t", "$share/g", "$share/g/", "$share/+/t", "$share/g+/t", "$share/g#/t",
-                "$share/#", "$share/g/a/#/b", "$queue/",
+                "$share",
+                "$share/",
+                "$share//t",
+                "$share/g",
+                "$share/g/",
+                "$share/+/t",
+                "$share/g+/t",
+                "$share/g#/t",
+                "$share/#",
+                "$share/g/a/#/b",
+                "$queue/",
             ] {
                 let mut client = scene.client(version);
-                assert_eq!(client.subscribe_with(&[], &[(bad, 1), ("t", 0)]), [failure, 0], "{version:?} {bad:?}");
+                assert_eq!(
+                    client.subscribe_with(&[], &[(bad, 1), ("t", 0)]),
+                    [failure, 0],
+                    "{version:?} {bad:?}"
+                );
             }
         }
     });
 }
 
 #[test]
-fn b66_subscription_identifiers() { // section 3.8.2.1.2
+fn b66_subscription_identifiers() {
+    // section 3.8.2.1.2
     hostile(|scene| {
         scene.refuses(&subscribe(Version::V5, 1, &[Property::subscription_id(0)], &[("t", 0)]), 0x82);
         let two = [Property::subscription_id(1), Property::subscription_id(2)];
@@ -97,7 +118,8 @@ fn b66_subscription_identifiers() { // section 3.8.2.1.2
 }
 
 #[test]
-fn b67_every_kind_of_subscription_is_available() { // section 3.2.2.3
+fn b67_every_kind_of_subscription_is_available() {
+    // section 3.2.2.3
     // Nothing to refuse with 0x9E, 0xA1 or 0xA2: CONNACK takes nothing back, and all three work together.
     hostile(|scene| {
         let topic = unique("b67");
@@ -116,7 +138,8 @@ fn b67_every_kind_of_subscription_is_available() { // section 3.2.2.3
 }
 
 #[test]
-fn b68_wildcards_stay_out_of_sys() { // [MQTT-4.7.2-1]
+fn b68_wildcards_stay_out_of_sys() {
+    // [MQTT-4.7.2-1]
     // Without access rules all of these are granted; what starts with a wildcard never matches `$SYS`.
     let Some(broker) = Broker::with(&[("sys.interval", "1s")]) else { return };
     hostile_on(Arc::new(broker), |scene| {
@@ -137,7 +160,8 @@ fn b68_wildcards_stay_out_of_sys() { // [MQTT-4.7.2-1]
 }
 
 #[test]
-fn b69_more_subscriptions_than_allowed() { // section 3.9.3
+fn b69_more_subscriptions_than_allowed() {
+    // section 3.9.3
     let Some(broker) = Broker::with(&[("session.subscriptions_max", "3")]) else { return };
     hostile_on(Arc::new(broker), |scene| {
         for version in Version::ALL {
@@ -177,7 +201,8 @@ fn b69_many_filters_in_one_packet() {
 }
 
 #[test]
-fn b69_truncated_before_the_options() { // section 4.13
+fn b69_truncated_before_the_options() {
+    // section 4.13
     hostile(|scene| {
         scene.refuses(&packet(0x82, Body::new().u16(1).properties(&[]).text("t")), 0x81);
         scene.refuses(&packet(0x82, Body::new().u16(1).properties(&[]).text("t").u8(0).text("u")), 0x81);
@@ -188,7 +213,8 @@ fn b69_truncated_before_the_options() { // section 4.13
 }
 
 #[test]
-fn b70_unsubscribe_what_was_never_subscribed() { // [MQTT-3.10.4-5]
+fn b70_unsubscribe_what_was_never_subscribed() {
+    // [MQTT-3.10.4-5]
     hostile(|scene| {
         let mut client = scene.client(Version::V5);
         client.subscribe("a/+", 0);

@@ -13,9 +13,6 @@ use std::{
 
 use super::{Client, Connect, DEADLINE, Property, Version, Will, property_id, unique};
 
-/// Settings, as `--set` takes them.
-pub(crate) type Settings<'a> = &'a [(&'a str, &'a str)];
-
 /// A running broker: a process of its own, killed on drop, or one that `FLOTILLA_TEST_ADDR` names.
 #[derive(Debug)]
 pub(crate) struct Broker {
@@ -45,8 +42,8 @@ impl Broker {
         broker
     }
 
-    /// A broker of its own with these settings; `None` when an external one is tested, which has settings of its own.
-    pub(crate) fn with(settings: Settings<'_>) -> Option<Self> {
+    /// A broker of its own with these settings, as `--set` takes them; `None` when an external one is tested, which has settings of its own.
+    pub(crate) fn with(settings: &[(&str, &str)]) -> Option<Self> {
         if external().is_some() {
             eprintln!("SKIPPED: {} needs a broker with settings {settings:?}", current_test());
             return None;
@@ -58,7 +55,7 @@ impl Broker {
         Self { address, process: None }
     }
 
-    fn start(settings: Settings<'_>) -> Self {
+    fn start(settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flotilla"));
         command.args(["start", "--set", "listeners.tcp.bind=127.0.0.1:0"]);
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("broker"));

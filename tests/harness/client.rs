@@ -63,8 +63,10 @@ impl Client {
         &self.connack
     }
 
-    pub(crate) fn version(&self) -> Version {
-        self.version
+    /// The broker had a session for it. 3.1 has no Session Present, so nothing is known there.
+    #[track_caller]
+    pub(crate) fn assert_resumed(&self) {
+        assert_eq!(self.connack.session_present, self.version != Version::V31, "Session Present");
     }
 
     /// The socket, for tests that look below the packets.
@@ -278,7 +280,11 @@ impl Client {
     #[track_caller]
     pub(crate) fn expect_publish(&mut self, topic: &str, payload: impl AsRef<[u8]>) -> Publish {
         let publish = self.expect_any_publish();
-        assert_eq!((publish.topic.as_str(), publish.payload.as_slice()), (topic, payload.as_ref()), "{publish:?}");
+        assert_eq!(
+            (publish.topic.as_str(), publish.payload.as_slice()),
+            (topic, payload.as_ref()),
+            "{publish:?}"
+        );
         publish
     }
 

@@ -112,7 +112,8 @@ impl Connect {
     pub(crate) fn payload(&self) -> Body {
         let mut body = Body::new().text(&self.client_id);
         if let Some(will) = &self.will {
-            body = body.properties_for(self.version, &will.properties).text(&will.topic).binary(&will.payload);
+            body =
+                body.properties_for(self.version, &will.properties).text(&will.topic).binary(&will.payload);
         }
         if let Some(username) = &self.username {
             body = body.text(username);

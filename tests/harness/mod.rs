@@ -12,7 +12,7 @@ mod property;
 mod publish;
 mod wire;
 
-pub(crate) use broker::{Broker, Settings};
+pub(crate) use broker::Broker;
 pub(crate) use client::{Client, Event};
 pub(crate) use connect::{Connect, Will};
 pub(crate) use packet::{ConnAck, Packet, Version};

@@ -70,7 +70,7 @@ impl Body {
 pub(crate) fn packet(first_byte: u8, body: Body) -> Vec<u8> {
     let mut bytes = vec![first_byte];
     write_varint(u32::try_from(body.0.len()).expect("test packets are small"), &mut bytes);
-    bytes.extend_from_slice(&body.0);
+    bytes.extend(body.0);
     bytes
 }
 
@@ -80,7 +80,12 @@ pub(crate) fn ack(first_byte: u8, id: u16) -> Vec<u8> {
 }
 
 /// SUBSCRIBE with one Subscription Options byte for each filter.
-pub(crate) fn subscribe(version: Version, id: u16, properties: &[Property], filters: &[(&str, u8)]) -> Vec<u8> {
+pub(crate) fn subscribe(
+    version: Version,
+    id: u16,
+    properties: &[Property],
+    filters: &[(&str, u8)],
+) -> Vec<u8> {
     let body = Body::new().u16(id).properties_for(version, properties);
     packet(0x82, filters.iter().fold(body, |body, (filter, options)| body.text(filter).u8(*options)))
 }
@@ -98,7 +103,8 @@ pub(crate) fn pingreq() -> Vec<u8> {
 
 /// DISCONNECT; 3.1 and 3.1.1 have neither reason nor properties.
 pub(crate) fn disconnect(version: Version, reason: u8, properties: &[Property]) -> Vec<u8> {
-    let body = if version == Version::V5 { Body::new().u8(reason).properties(properties) } else { Body::new() };
+    let body =
+        if version == Version::V5 { Body::new().u8(reason).properties(properties) } else { Body::new() };
     packet(0xE0, body)
 }
 

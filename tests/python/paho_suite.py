@@ -181,23 +181,24 @@ class Common:
         publisher.disconnect()
 
     def test_session_is_resumed(self):
-        topic, client_id = unique("resume"), unique("resume")
-        subscriber = self.client(client_id, persistent=True)
-        self.assertFalse(subscriber.session_present)
-        subscriber.subscribe(topic, 2)
-        subscriber.disconnect()
         publisher = self.client()
-        for number in range(50):
-            publisher.publish(topic, str(number), 1 + number % 2)
-        subscriber = self.client(client_id, persistent=True)
-        self.assertTrue(subscriber.session_present)
-        self.assertEqual([int(subscriber.receive().payload) for _ in range(50)], list(range(50)))
-        subscriber.disconnect()
-        subscriber = self.client(client_id)
-        self.assertFalse(subscriber.session_present)
-        publisher.publish(topic, "nobody", 1)
-        self.assertTrue(subscriber.messages.empty())
-        subscriber.disconnect()
+        for qos in [1, 2]:
+            topic, client_id = unique("resume"), unique("resume")
+            subscriber = self.client(client_id, persistent=True)
+            self.assertFalse(subscriber.session_present)
+            subscriber.subscribe(topic, 2)
+            subscriber.disconnect()
+            for number in range(50):
+                publisher.publish(topic, str(number), qos)
+            subscriber = self.client(client_id, persistent=True)
+            self.assertTrue(subscriber.session_present)
+            self.assertEqual([int(subscriber.receive().payload) for _ in range(50)], list(range(50)))
+            subscriber.disconnect()
+            subscriber = self.client(client_id)
+            self.assertFalse(subscriber.session_present)
+            publisher.publish(topic, "nobody", 1)
+            self.assertTrue(subscriber.messages.empty())
+            subscriber.disconnect()
         publisher.disconnect()
 
     def test_shared_subscriptions(self):
