@@ -1,10 +1,8 @@
 //! What all workers of a node share.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use flotilla_mqtt::session::Limits;
@@ -58,7 +56,9 @@ impl SocketCount {
 
     /// Counts a socket in, unless the listener is full.
     pub(crate) fn enter(&self) -> bool {
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.max).then_some(open + 1)).is_ok()
+        self.open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.max).then_some(open + 1))
+            .is_ok()
     }
 
     /// Counts a socket out.

@@ -1,10 +1,6 @@
 //! Retained messages.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    sync::Arc,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use flotilla_mqtt::{Message, Timestamp, topic::TopicMap};
 use parking_lot::RwLock;
@@ -142,7 +138,8 @@ impl Store {
     fn note_expiry(&mut self, at: Timestamp, topic: &str) {
         if self.expiries.len() > 2 * self.topics.len() + 64 {
             let topics = &self.topics;
-            let is_live = |at: Timestamp, topic: &str| topics.value(topic).is_some_and(|m| m.expires_at == Some(at));
+            let is_live =
+                |at: Timestamp, topic: &str| topics.value(topic).is_some_and(|m| m.expires_at == Some(at));
             self.expiries.retain(|Reverse((at, topic))| is_live(*at, topic));
         }
         self.expiries.push(Reverse((at, topic.into())));

@@ -122,12 +122,16 @@ impl Group {
             SharedStrategy::HashClientid => nth(stable_hash(&hint.publisher)),
             SharedStrategy::HashTopic => nth(stable_hash(&hint.topic)),
             SharedStrategy::LeastInflight => candidates().min_by_key(|member| {
-                (member.load.pending.load(Ordering::Relaxed), stable_hash(&(hint.random, member.subscriber.session)))
+                (
+                    member.load.pending.load(Ordering::Relaxed),
+                    stable_hash(&(hint.random, member.subscriber.session)),
+                )
             }),
             SharedStrategy::Sticky => {
                 let favourite = self.cursor.load(Ordering::Relaxed);
                 let key = |member: &Member| stable_hash(&member.subscriber.session) as usize;
-                let chosen = candidates().find(|member| key(member) == favourite).or_else(|| nth(hint.random))?;
+                let chosen =
+                    candidates().find(|member| key(member) == favourite).or_else(|| nth(hint.random))?;
                 self.cursor.store(key(chosen), Ordering::Relaxed);
                 Some(chosen)
             }

@@ -86,7 +86,12 @@ impl Router {
     }
 
     /// Adds or replaces a subscription.
-    pub(crate) fn subscribe(&self, filter: &Arc<TopicFilter>, subscriber: Subscriber, load: &Arc<Load>) -> RouteChange {
+    pub(crate) fn subscribe(
+        &self,
+        filter: &Arc<TopicFilter>,
+        subscriber: Subscriber,
+        load: &Arc<Load>,
+    ) -> RouteChange {
         let partition = self.partition(filter.filter());
         let mut tree = partition.tree.write();
         let entry = tree.entry(filter.filter());
@@ -163,7 +168,8 @@ impl Router {
 
     fn literal_index(&self, topic: &str) -> usize {
         let end = topic.bytes().position(|byte| byte == b'/').unwrap_or(topic.len());
-        usize::try_from(self.hasher.hash_one(&topic.as_bytes()[..end]) % PARTITIONS as u64).expect("less than 64")
+        usize::try_from(self.hasher.hash_one(&topic.as_bytes()[..end]) % PARTITIONS as u64)
+            .expect("less than 64")
     }
 }
 

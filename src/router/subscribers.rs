@@ -59,7 +59,9 @@ impl Subscribers {
     pub(crate) fn for_each_direct(&self, mut visit: impl FnMut(Subscriber)) {
         match &self.direct {
             Direct::Few(few) => few.iter().copied().for_each(visit),
-            Direct::Many(many) => many.iter().for_each(|(&session, &terms)| visit(Subscriber { session, terms })),
+            Direct::Many(many) => {
+                many.iter().for_each(|(&session, &terms)| visit(Subscriber { session, terms }))
+            }
         }
     }
 
@@ -129,7 +131,8 @@ impl Subscribers {
 
     /// Takes a session out of the group of `filter`; returns whether the group is gone.
     pub(crate) fn leave(&mut self, filter: &TopicFilter, session: SessionRef) -> bool {
-        let Some(position) = self.groups.iter().position(|group| group.filter().share_group() == filter.share_group())
+        let Some(position) =
+            self.groups.iter().position(|group| group.filter().share_group() == filter.share_group())
         else {
             return false;
         };

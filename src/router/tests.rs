@@ -22,7 +22,8 @@ fn router(overlap: Overlap) -> Router {
 }
 
 fn slots(set: &MatchSet) -> Vec<u32> {
-    let mut slots: Vec<u32> = (0..2).flat_map(|worker| set.of_worker(worker)).map(|target| target.slot).collect();
+    let mut slots: Vec<u32> =
+        (0..2).flat_map(|worker| set.of_worker(worker)).map(|target| target.slot).collect();
     slots.sort_unstable();
     slots
 }
@@ -39,7 +40,8 @@ fn a_message_finds_exact_and_wildcard_subscribers_on_every_worker() {
 }
 
 #[test]
-fn overlapping_subscriptions_become_one_copy_with_the_highest_qos_and_every_identifier() { // [MQTT-3.3.4-2]
+fn overlapping_subscriptions_become_one_copy_with_the_highest_qos_and_every_identifier() {
+    // [MQTT-3.3.4-2]
     let router = router(Overlap::Merge);
     let load = Arc::default();
     router.subscribe(&filter("a/#"), subscriber(1, QoS::AtMostOnce, 7, false), &load);
@@ -62,7 +64,8 @@ fn overlapping_subscriptions_become_a_copy_each_when_the_configuration_says_so()
 }
 
 #[test]
-fn no_local_takes_only_its_own_subscription_out_of_a_merged_copy() { // [MQTT-3.8.3-3]
+fn no_local_takes_only_its_own_subscription_out_of_a_merged_copy() {
+    // [MQTT-3.8.3-3]
     let router = router(Overlap::Merge);
     let load = Arc::default();
     router.subscribe(&filter("a/#"), subscriber(1, QoS::ExactlyOnce, 7, true), &load);

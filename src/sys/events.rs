@@ -14,11 +14,7 @@ use crate::{config, worker::Peer};
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ClientEvent<'a> {
     /// Its CONNECT was accepted.
-    Connected {
-        clean_start: bool,
-        keep_alive: u16,
-        receive_maximum: u16,
-    },
+    Connected { clean_start: bool, keep_alive: u16, receive_maximum: u16 },
     /// Its connection ended.
     Disconnected(Cause),
     /// It subscribed.

@@ -5,10 +5,7 @@ use std::time::SystemTime;
 use flotilla_mqtt::packet::PacketType;
 
 use super::load::Load;
-use crate::{
-    metrics::Totals,
-    node::Node,
-};
+use crate::{metrics::Totals, node::Node};
 
 /// Remembers the greatest value that each gauge has had.
 #[derive(Debug, Default)]
@@ -36,7 +33,13 @@ const PACKETS: [(&str, PacketType, bool, bool); 14] = [
 
 impl Tree {
     /// Appends every topic with its value.
-    pub(super) fn values(&mut self, node: &Node, totals: &Totals, load: &Load, values: &mut Vec<(String, String)>) {
+    pub(super) fn values(
+        &mut self,
+        node: &Node,
+        totals: &Totals,
+        load: &Load,
+        values: &mut Vec<(String, String)>,
+    ) {
         self.brokers(node, totals, values);
         let mut put = |topic: &str, value: String| values.push((format!("$SYS/broker/{topic}"), value));
         mosquitto(node, totals, self.maxima[0], &mut put);
@@ -49,7 +52,8 @@ impl Tree {
     fn brokers(&mut self, node: &Node, totals: &Totals, values: &mut Vec<(String, String)>) {
         let name = &node.config.node.name;
         values.push(("$SYS/brokers".to_owned(), name.clone()));
-        let mut put = |topic: &str, value: String| values.push((format!("$SYS/brokers/{name}/{topic}"), value));
+        let mut put =
+            |topic: &str, value: String| values.push((format!("$SYS/brokers/{name}/{topic}"), value));
         put("version", env!("CARGO_PKG_VERSION").to_owned());
         put("sysdescr", "Flotilla".to_owned());
         put("uptime", node.clock.uptime().as_secs().to_string());
@@ -74,7 +78,10 @@ impl Tree {
         put("metrics/packets/sent", totals.sent.iter().sum::<u64>().to_string());
         for (packet, packet_type, received, sent) in PACKETS {
             if received {
-                put(&format!("metrics/packets/{packet}/received"), totals.received[packet_type as usize].to_string());
+                put(
+                    &format!("metrics/packets/{packet}/received"),
+                    totals.received[packet_type as usize].to_string(),
+                );
             }
             if sent {
                 put(&format!("metrics/packets/{packet}/sent"), totals.sent[packet_type as usize].to_string());

@@ -10,7 +10,10 @@ use flotilla_mqtt::{
     topic::TopicFilter,
 };
 
-use super::{Worker, mailbox::{Batch, Receivers}};
+use super::{
+    Worker,
+    mailbox::{Batch, Receivers},
+};
 use crate::router::{Grant, Group, OwnMessage, PickHint, Picked, SessionRef, Target};
 
 /// Members of a group that are tried for one message.
@@ -68,7 +71,12 @@ impl Worker {
     }
 
     /// Gives a message to one member of a group, to another one if that cannot take it.
-    pub(super) fn deliver_to_group(&mut self, group: &Arc<Group>, message: &Transit<'_>, exclude: Option<SessionRef>) {
+    pub(super) fn deliver_to_group(
+        &mut self,
+        group: &Arc<Group>,
+        message: &Transit<'_>,
+        exclude: Option<SessionRef>,
+    ) {
         let random = self.random.next();
         let hint = PickHint { topic: message.topic, publisher: message.publisher, random, exclude };
         let Some(picked) = group.pick(&hint) else { return };
@@ -93,12 +101,19 @@ impl Worker {
             let grant = Grant::of(&picked.subscriber);
             let options = options(&grant, message, Some(Arc::clone(&picked.filter)));
             match self.deliver(session, message, &options) {
-                Some(Delivered::Sent | Delivered::Queued { .. } | Delivered::Dropped(DropReason::Expired)) => return,
+                Some(
+                    Delivered::Sent | Delivered::Queued { .. } | Delivered::Dropped(DropReason::Expired),
+                ) => return,
                 None | Some(Delivered::Dropped(_)) => {}
             }
             let tried = picked.tried + 1;
             let random = self.random.next();
-            let hint = PickHint { topic: message.topic, publisher: message.publisher, random, exclude: Some(session) };
+            let hint = PickHint {
+                topic: message.topic,
+                publisher: message.publisher,
+                random,
+                exclude: Some(session),
+            };
             let next = self.node.router.group(&picked.filter).and_then(|group| group.pick(&hint));
             match next {
                 Some(next) if tried < TRIES_MAX => picked = Picked { tried, ..next },
@@ -140,7 +155,9 @@ impl Worker {
                 self.mark_dirty(to.slot);
                 self.metrics().publish_sent(message.qos.min(options.qos), message.payload.len());
             }
-            Delivered::Queued { displaced } => self.metrics().delivery_dropped_queue_full.add(displaced.into()),
+            Delivered::Queued { displaced } => {
+                self.metrics().delivery_dropped_queue_full.add(displaced.into())
+            }
             Delivered::Dropped(reason) => self.count_drop(reason, 1),
         }
         Some(delivered)
@@ -163,7 +180,9 @@ impl Worker {
         entry.update_load();
         let has_output = entry.link.as_ref().is_some_and(|link| !link.out.is_empty());
         let metrics = self.metrics();
-        for (qos, &sent) in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().zip(&report.sent) {
+        for (qos, &sent) in
+            [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().zip(&report.sent)
+        {
             metrics.qos_sent[qos as usize].add(sent.into());
             metrics.packets_sent(PacketType::Publish, sent.into());
         }

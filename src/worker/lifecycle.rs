@@ -21,11 +21,7 @@ use super::{
     sessions::Entry,
     timers::{Reminder, TICK, tick_of},
 };
-use crate::{
-    registry::Home,
-    router::SessionRef,
-    sys::ClientEvent,
-};
+use crate::{registry::Home, router::SessionRef, sys::ClientEvent};
 
 /// A connection that is ready for its session.
 pub(super) struct Arrival {
@@ -232,7 +228,8 @@ impl Worker {
         let packet = link
             .and_then(|link| link.partial.as_ref())
             .map(|partial| partial.since + node.config.mqtt.packet_timeout);
-        let write = link.and_then(|link| link.blocked_since).map(|since| since + node.config.mqtt.write_timeout);
+        let write =
+            link.and_then(|link| link.blocked_since).map(|since| since + node.config.mqtt.write_timeout);
         [entry.session.next_deadline(), packet, write].into_iter().flatten().min()
     }
 
@@ -312,7 +309,9 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
         for event in events.drain(..) {
             match event {
                 Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
-                Event::Completed(completion, reason) => cell.with(|worker| worker.complete(completion, reason)),
+                Event::Completed(completion, reason) => {
+                    cell.with(|worker| worker.complete(completion, reason))
+                }
                 Event::Decongested => cell.with(|worker| {
                     for waker in worker.throttled.drain(..) {
                         waker.wake();

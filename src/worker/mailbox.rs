@@ -1,10 +1,8 @@
 //! What workers hand to each other.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -129,7 +127,12 @@ impl Batch {
         self.items.is_empty()
     }
 
-    pub(super) fn push(&mut self, message: &Transit<'_>, publisher: Option<SessionRef>, receivers: Receivers) {
+    pub(super) fn push(
+        &mut self,
+        message: &Transit<'_>,
+        publisher: Option<SessionRef>,
+        receivers: Receivers,
+    ) {
         let shared_payload =
             if message.payload.len() >= SHARE_FROM { Some(message.keep().payload.clone()) } else { None };
         let payload = if shared_payload.is_some() { &[][..] } else { message.payload };
@@ -177,7 +180,8 @@ impl Batch {
 
     /// What it counts against the bound of a mailbox.
     fn cost(&self) -> usize {
-        let shared: usize = self.items.iter().filter_map(|item| item.shared_payload.as_ref()).map(Bytes::len).sum();
+        let shared: usize =
+            self.items.iter().filter_map(|item| item.shared_payload.as_ref()).map(Bytes::len).sum();
         self.bytes.len() + shared + self.items.len() * size_of::<Item>()
     }
 }
@@ -185,4 +189,3 @@ impl Batch {
 fn length(len: usize) -> u32 {
     u32::try_from(len).expect("a packet is shorter than 256 MiB")
 }
-

@@ -22,8 +22,8 @@ mod subscribe;
 mod timers;
 
 pub(crate) use connection::Peer;
-pub(crate) use opening::spawn as serve;
 pub(crate) use mailbox::{Event, Mailbox};
+pub(crate) use opening::spawn as serve;
 
 use std::{
     cell::{Cell, RefCell},
@@ -36,11 +36,7 @@ use std::{
 use flotilla_mqtt::{ReasonCode, Timestamp};
 use tokio::task::LocalSet;
 
-use self::{
-    mailbox::Batch,
-    sessions::Sessions,
-    timers::Wheel,
-};
+use self::{mailbox::Batch, sessions::Sessions, timers::Wheel};
 use crate::{listener::Acceptor, metrics::Metrics, node::Node, router::MatchCache, sys};
 
 /// A worker as its tasks hold it.

@@ -77,7 +77,11 @@ async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option
 }
 
 /// CONNECT, and the AUTH packets that may follow it.
-async fn handshake(cell: &WorkerCell, incoming: &mut Incoming, peer: &mut Peer) -> Result<Box<Accepted>, OpenError> {
+async fn handshake(
+    cell: &WorkerCell,
+    incoming: &mut Incoming,
+    peer: &mut Peer,
+) -> Result<Box<Accepted>, OpenError> {
     let (node, random) = cell.with(|worker| (Arc::clone(worker.node()), worker.random.next_wide()));
     let mut authenticator = Anonymous { allowed: node.config.auth.anonymous };
     let mut decoder = Decoder::server(node.limits.max_packet_size.get());

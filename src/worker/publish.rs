@@ -43,7 +43,9 @@ impl Worker {
             }
         };
         match request {
-            Request::Publish(incoming, ticket) => self.publish(at.slot, publisher, &incoming, ticket, backing),
+            Request::Publish(incoming, ticket) => {
+                self.publish(at.slot, publisher, &incoming, ticket, backing)
+            }
             Request::Nothing => self.note_answer(at.slot, packet_type),
             Request::Refused(_) => {
                 self.metrics().dropped_refused.increment();
@@ -85,8 +87,16 @@ impl Worker {
         let mut scratch = std::mem::take(&mut self.properties);
         let properties = forward_properties(&publish.properties, &mut scratch);
         let payload = publish.payload;
-        let message =
-            Transit::new(topic, properties, payload, qos, publish.retain, expires_at, Some(publisher), backing);
+        let message = Transit::new(
+            topic,
+            properties,
+            payload,
+            qos,
+            publish.retain,
+            expires_at,
+            Some(publisher),
+            backing,
+        );
         let answer = self.accept(here, &message, ticket);
         scratch.clear();
         self.properties = scratch;
@@ -96,7 +106,12 @@ impl Worker {
     }
 
     /// Takes a message in; returns the reason code of its acknowledgement, or `None` if that comes later.
-    fn accept(&mut self, from: SessionRef, message: &Transit<'_>, ticket: Option<Ticket>) -> Option<ReasonCode> {
+    fn accept(
+        &mut self,
+        from: SessionRef,
+        message: &Transit<'_>,
+        ticket: Option<Ticket>,
+    ) -> Option<ReasonCode> {
         if message.retain && self.retain(message).is_err() && message.qos > QoS::AtMostOnce {
             // Nothing happens to a message that the client is told was refused.
             return Some(ReasonCode::QuotaExceeded);
@@ -173,4 +188,3 @@ impl Worker {
         SessionRef { worker: self.id, slot, epoch: self.sessions.epoch(slot) }
     }
 }
-

@@ -34,7 +34,14 @@ pub(super) struct Subscribing {
 
 impl Entry {
     pub(super) fn new(session: Session) -> Box<Self> {
-        Box::new(Self { session, link: None, load: None, replays: None, subscribing: None, reminded_at: u64::MAX })
+        Box::new(Self {
+            session,
+            link: None,
+            load: None,
+            replays: None,
+            subscribing: None,
+            reminded_at: u64::MAX,
+        })
     }
 
     /// Tells the groups how busy the session is.

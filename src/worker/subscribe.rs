@@ -82,7 +82,8 @@ impl Worker {
         let replaced = entry.session.subscribe(&filter, options, subscribe.subscription_id)?;
         // The text of a filter that is replaced is kept, so that it is in memory once.
         let filter = replaced.as_ref().map_or(filter, |old| Arc::clone(&old.filter));
-        let load = if filter.is_shared() { Arc::clone(entry.load.get_or_insert_default()) } else { Arc::default() };
+        let load =
+            if filter.is_shared() { Arc::clone(entry.load.get_or_insert_default()) } else { Arc::default() };
         let subscriber = Subscriber { session: here, terms: Terms::new(options, subscribe.subscription_id) };
         let change = self.node.router.subscribe(&filter, subscriber, &load);
         let metrics = self.metrics();
@@ -143,9 +144,10 @@ impl Worker {
             let own = entry.session.client_id().clone();
             page.clear();
             let filter = subscription.filter.filter();
-            let next = self.node.retained.page(filter, replay.after.as_deref(), PAGE, self.now, &mut |message| {
-                page.push(Arc::clone(message));
-            });
+            let next =
+                self.node.retained.page(filter, replay.after.as_deref(), PAGE, self.now, &mut |message| {
+                    page.push(Arc::clone(message));
+                });
             match next {
                 Some(topic) => replay.after = Some(topic),
                 None => drop(replays.pop_front()),
@@ -174,7 +176,8 @@ impl Worker {
         };
         self.deliver(self.session_ref(slot), &Transit::from_message(message), &options);
         let Some(entry) = self.sessions.entry(slot) else { return false };
-        entry.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER) && entry.session.queue_len() == 0
+        entry.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER)
+            && entry.session.queue_len() == 0
     }
 
     /// Goes on after `sent` when the client has taken what it got.
@@ -241,4 +244,3 @@ fn granted_qos(options: SubscriptionOptions) -> ReasonCode {
         flotilla_mqtt::QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
     }
 }
-
