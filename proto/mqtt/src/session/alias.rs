@@ -8,7 +8,7 @@ use crate::codec::TopicForm;
 #[derive(Debug)]
 pub(super) struct OutgoingAliases {
     by_topic: BTreeMap<Box<str>, NonZeroU16>,
-    /// The client's Topic Alias Maximum, or ours [MQTT-3.3.2-9].
+    /// The client's Topic Alias Maximum [MQTT-3.3.2-11], or ours if it is lower.
     maximum: NonZeroU16,
 }
 

@@ -25,8 +25,8 @@ use crate::{
 pub(super) struct Inbound {
     /// Topics by alias, from 1; of this connection only [MQTT-3.3.2-7].
     aliases: Vec<Option<Arc<str>>>,
-    /// Publishes whose PUBACK or PUBREC has not been sent, oldest first: acknowledgements leave in the order of the
-    /// publishes [MQTT-4.6.0-2] [MQTT-4.6.0-3], whatever the order in which they are stored.
+    /// Publishes whose PUBACK or PUBREC has not been sent, oldest first. Acknowledgements leave in the order of the
+    /// publishes, as clients must do it too [MQTT-4.6.0-2] [MQTT-4.6.0-3], whatever the order in which they are stored.
     unanswered: VecDeque<Unanswered>,
     /// The number of the oldest of them within the connection.
     first_sequence: u32,

@@ -512,3 +512,6 @@ impl Connection {
         (silence_max > 0).then(|| self.last_packet + Duration::from_millis(silence_max))
     }
 }
+
+#[cfg(test)]
+mod tests;

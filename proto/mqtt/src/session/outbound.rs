@@ -171,7 +171,7 @@ impl Session {
             (PacketType::PubRec, Stage::Published { exactly_once: true, .. } | Stage::Released)
                 if !ack.reason.is_error() =>
             {
-                // From here on the client has the message, and only the identifier is kept [MQTT-4.3.3-7].
+                // From here on the client has the message, and only the identifier is kept [MQTT-4.3.3-6].
                 outbound.window.release(index);
                 write_ack(PacketType::PubRel, id, ReasonCode::Success, self.version, out);
                 return Ok(());
@@ -208,9 +208,8 @@ impl Session {
 }
 
 impl Outbound {
-    /// Sends again what was in flight when the last connection ended, in the order of old [MQTT-4.4.0-1]
-    /// [MQTT-4.6.0-1]; whether all of it is sent. What has expired is sent too, for its delivery has begun
-    /// (section 4.3.2.1).
+    /// Sends again what was in flight when the last connection ended [MQTT-4.4.0-1], in the order of old; whether all of
+    /// it is sent. What has expired is sent too, for its delivery has begun [MQTT-4.3.3-7].
     fn resend(
         &mut self,
         now: Timestamp,
@@ -230,18 +229,25 @@ impl Outbound {
                     self.window.mark_sent();
                 }
                 Stage::Published { .. } if !quota => return false,
-                Stage::Published { held, .. } => {
+                Stage::Published { held, exactly_once } => {
+                    let (id, exactly_once) = (entry.id, *exactly_once);
                     let sent = held.as_ref().is_some_and(|held| {
                         let transit = Transit::from_message(&held.message);
-                        let delivery = delivery(held.options.qos, entry.id, true);
+                        let delivery = delivery(held.options.qos, id, true);
                         connection.send(now, &transit, &held.options, delivery, out).is_ok()
                     });
                     if sent {
                         self.window.mark_sent();
+                        continue;
+                    }
+                    // Too large for this connection: on as if it had been sent [MQTT-3.1.2-25]. The client may have it
+                    // from an earlier one and hold its identifier, which must not meet another message before PUBREL.
+                    self.report.too_large += 1;
+                    if exactly_once {
+                        self.window.release(index);
+                        write_ack(PacketType::PubRel, id, ReasonCode::Success, connection.version, out);
                     } else {
-                        // As if its delivery were complete [MQTT-3.1.2-25].
                         self.window.remove(index);
-                        self.report.too_large += 1;
                     }
                 }
             }
