@@ -23,9 +23,8 @@ fn session_present_tells_the_truth() {
         assert!(!client.connack().session_present, "{version:?}: nothing was there");
         client.subscribe(&topic, 1);
         client.disconnect();
-        // 3.1 has no Session Present: the flag is reserved there and stays 0.
         let mut client = broker.connect(&connect);
-        assert_eq!(client.connack().session_present, version != Version::V31);
+        client.assert_resumed();
         client.publish(&topic, "still subscribed", 0);
         client.expect_publish(&topic, "still subscribed");
         client.disconnect();
@@ -257,7 +256,7 @@ fn takeover() {
             let seen = old.expect_publish(&topic, "in flight");
             let mut new = broker.connect(&Connect::new(second, &client_id).persistent());
             old.expect_disconnect(0x8E);
-            assert_eq!(new.connack().session_present, second != Version::V31, "{first:?} to {second:?}");
+            new.assert_resumed();
             assert_eq!(new.expect_any_publish(), seen.dup());
             publisher.publish(&topic, "new", 1);
             new.expect_publish(&topic, "new");
