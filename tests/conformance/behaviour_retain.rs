@@ -40,6 +40,7 @@ fn retained_message_is_replaced_and_deleted() {
             // Without RETAIN nothing changes.
             publisher.publish(&topic, "passing by", qos);
             publisher.publish(&topic, "", qos);
+            publisher.ping();
             seen_by_new_subscriber(Some("second"));
             retain(&mut publisher, &topic, "", qos);
             seen_by_new_subscriber(None);

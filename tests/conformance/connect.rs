@@ -33,9 +33,9 @@ fn b01_first_packet_is_not_connect() {
     ];
     hostile(|scene| {
         for first in firsts {
-            scene.closes_at_once(first);
+            scene.closes_at_once(Version::V5, first);
         }
-        scene.closes_at_once(&[0x00, 0]);
+        scene.closes_at_once(Version::V5, &[0x00, 0]);
     });
 }
 
@@ -45,7 +45,7 @@ fn b01_first_packet_with_a_large_length() {
     // 256 MB are announced and never come: the first byte decides, so nothing waits and nothing is allocated.
     hostile(|scene| {
         for first_byte in [0x30, 0x82, 0xF0] {
-            scene.closes_at_once(&[first_byte, 0xFF, 0xFF, 0xFF, 0x7F]);
+            scene.closes_at_once(Version::V5, &[first_byte, 0xFF, 0xFF, 0xFF, 0x7F]);
         }
     });
 }
@@ -163,7 +163,7 @@ fn b07_reserved_connect_flag() {
         scene.refuses_connect(Version::V5, &connect.bytes_with_flags(connect.flags() | 1), 0x81);
         for version in Version::OLD {
             let connect = Connect::new(version, "b07");
-            scene.closes_at_once(&connect.bytes_with_flags(connect.flags() | 1));
+            scene.closes_at_once(version, &connect.bytes_with_flags(connect.flags() | 1));
         }
     });
 }
@@ -184,7 +184,7 @@ fn b08_will_flags_without_a_will() {
             for connect in wrong {
                 match version {
                     Version::V5 => scene.refuses_connect(version, &connect, 0x81),
-                    _ => scene.closes_at_once(&connect),
+                    _ => scene.closes_at_once(version, &connect),
                 }
             }
         }
@@ -196,7 +196,7 @@ fn b09_password_without_user_name() {
     // (v3.1.1: MQTT-3.1.2-22)
     hostile(|scene| {
         for version in Version::OLD {
-            scene.closes_at_once(&Connect::new(version, "b09").password(b"secret").bytes());
+            scene.closes_at_once(version, &Connect::new(version, "b09").password(b"secret").bytes());
         }
         // 5.0 allows it (section 3.1.2.9).
         scene.broker.connect(&Connect::new(Version::V5, &unique("b09")).password(b"secret")).disconnect();
@@ -226,7 +226,7 @@ fn b10_connect_fields_do_not_fit_the_flags() {
                 // The last two end before the version is known: there is no form to answer in.
                 match version {
                     Version::V5 if index < 7 => scene.refuses_connect(version, connect, 0x81),
-                    _ => scene.closes_at_once(connect),
+                    _ => scene.closes_at_once(version, connect),
                 }
             }
         }
@@ -286,7 +286,7 @@ fn b13_client_id_that_is_no_string() {
                 let connect = packet(0x10, head.binary(id));
                 match version {
                     Version::V5 => scene.refuses_connect(version, &connect, 0x81),
-                    _ => scene.closes_at_once(&connect),
+                    _ => scene.closes_at_once(version, &connect),
                 }
             }
         }

@@ -193,7 +193,7 @@ fn b24_auth_where_none_was_agreed() {
         let method = [Property::text(id::AUTHENTICATION_METHOD, "method")];
         let auth = |reason| packet(0xF0, Body::new().u8(reason).properties(&method));
         // Before CONNECT it is one of the packets of B01.
-        scene.closes_at_once(&auth(0x18));
+        scene.closes_at_once(Version::V5, &auth(0x18));
         // Success, Continue, Re-authenticate, and a code that AUTH does not have; the short form too.
         for reason in [0x00, 0x18, 0x19, 0x01] {
             scene.refuses(&auth(reason), 0x82);

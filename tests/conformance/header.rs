@@ -31,7 +31,7 @@ fn b31_fixed_header_flags() {
         scene.closes(Version::V311, &[0x60, 2, 0, 1]);
         scene.closes(Version::V311, &[0xC1, 0]);
         // In a CONNECT they are read before the version is known, so there is no form to answer in.
-        scene.closes_at_once(&[0x11, 0]);
+        scene.closes_at_once(Version::V5, &[0x11, 0]);
     });
 }
 
@@ -42,7 +42,7 @@ fn b32_remaining_length_of_five_bytes() {
         scene.refuses(&[0x30, 0x80, 0x80, 0x80, 0x80, 0x01], 0x81);
         scene.refuses(&[0x30, 0xFF, 0xFF, 0xFF, 0xFF], 0x81);
         scene.closes(Version::V311, &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F]);
-        scene.closes_at_once(&[0x10, 0xFF, 0xFF, 0xFF, 0xFF]);
+        scene.closes_at_once(Version::V5, &[0x10, 0xFF, 0xFF, 0xFF, 0xFF]);
     });
 }
 
@@ -73,7 +73,7 @@ fn b34_larger_than_maximum_packet_size() {
         scene.refuses(&[0x82, 0xFF, 0xFF, 0xFF, 0x7F], 0x95);
         scene.closes(Version::V311, &[0x30, 0xFF, 0xFF, 0xFF, 0x7F]);
         // Before the version is known there is no form to answer in.
-        scene.closes_at_once(&[0x10, 0xFF, 0xFF, 0xFF, 0x7F]);
+        scene.closes_at_once(Version::V5, &[0x10, 0xFF, 0xFF, 0xFF, 0x7F]);
     });
 }
 

@@ -89,10 +89,10 @@ impl Scene {
         client.expect_closed();
     }
 
-    /// A connection that begins with `input` is closed without a word.
+    /// A connection that begins with `input`, which is meant to be of this version, is closed without a word.
     #[track_caller]
-    fn closes_at_once(&self, input: &[u8]) {
-        let mut client = self.broker.open(Version::V5);
+    fn closes_at_once(&self, version: Version, input: &[u8]) {
+        let mut client = self.broker.open(version);
         client.send(input);
         client.expect_closed();
     }
