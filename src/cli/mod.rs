@@ -4,6 +4,7 @@
 //! somebody asked for goes to standard output, everything else to standard error.
 
 mod check_config;
+mod start;
 
 use std::{
     fmt,
@@ -18,6 +19,7 @@ use flotilla::config::{Config, ConfigErrors};
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
+        Command::Start(args) => start::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Version => match say(format_args!("flotilla {VERSION}")) {
             Ok(()) => ExitCode::SUCCESS,
@@ -36,6 +38,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a broker; SIGINT or SIGTERM stops it, a second one at once.
+    Start(start::StartArgs),
     /// Check a configuration: tell everything that is wrong with it, or "ok".
     CheckConfig(check_config::CheckConfigArgs),
     /// Print the version.
@@ -93,10 +97,9 @@ mod tests {
 
     #[test]
     fn overrides_can_be_repeated() {
-        let cli =
-            Cli::try_parse_from(["flotilla", "check-config", "-c", "f", "--set", "a.b=1", "--set", "c.d=2"])
-                .unwrap();
-        let Command::CheckConfig(args) = cli.command else { panic!("it is `check-config`") };
+        let cli = Cli::try_parse_from(["flotilla", "start", "-c", "f", "--set", "a.b=1", "--set", "c.d=2"])
+            .unwrap();
+        let Command::Start(args) = cli.command else { panic!("it is `start`") };
         assert_eq!(args.config.set, ["a.b=1", "c.d=2"]);
         assert_eq!(args.config.config, Some(PathBuf::from("f")));
     }
