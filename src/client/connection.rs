@@ -38,7 +38,8 @@ impl Connection {
         topic_alias_maximum: u16,
     ) -> Result<Self, ClientError> {
         let address = address(args);
-        match time::timeout(args.connect_timeout, Self::handshake(args, identity, topic_alias_maximum)).await {
+        match time::timeout(args.connect_timeout, Self::handshake(args, identity, topic_alias_maximum)).await
+        {
             Ok(connection) => connection,
             Err(_) => Err(ClientError::ConnectTimeout { address, waited: args.connect_timeout }),
         }
@@ -111,8 +112,12 @@ impl Connection {
         let keep_alive = KeepAlive::new(args.keepalive);
         let mut connection = Self { stream, protocol, keep_alive };
         let greeting = connection.greeting().await.map_err(|error| match error {
-            ClientError::Closed | ClientError::Lost(_) => no_connack(args, "it closed the connection without an answer"),
-            ClientError::Decode(_) | ClientError::Unexpected(_) => no_connack(args, "its answer is not a CONNACK"),
+            ClientError::Closed | ClientError::Lost(_) => {
+                no_connack(args, "it closed the connection without an answer")
+            }
+            ClientError::Decode(_) | ClientError::Unexpected(_) => {
+                no_connack(args, "its answer is not a CONNACK")
+            }
             error => error,
         })?;
         connection.handle_greeting(args, greeting)?;
@@ -267,8 +272,8 @@ fn answer_within(interval: Duration) -> Duration {
 async fn dial(args: &ConnectionArgs) -> Result<TcpStream, ClientError> {
     let host = args.host.trim_start_matches('[').trim_end_matches(']');
     let candidates = tokio::net::lookup_host((host, args.port)).await;
-    let candidates =
-        candidates.map_err(|source| ClientError::Resolve { host: args.host.clone(), source: plain(source) })?;
+    let candidates = candidates
+        .map_err(|source| ClientError::Resolve { host: args.host.clone(), source: plain(source) })?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for candidate in candidates {
         match TcpStream::connect(candidate).await {
@@ -302,7 +307,11 @@ fn no_connack(args: &ConnectionArgs, what: &'static str) -> ClientError {
 /// As people write it: an IPv6 address in brackets.
 fn address(args: &ConnectionArgs) -> String {
     let (host, port) = (&args.host, args.port);
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// How much is read at once.

@@ -48,7 +48,12 @@ impl Payloads {
         } else {
             Vec::new()
         };
-        Ok(Self::Repeated { payload: payload.into(), left: args.repeat, delay: args.repeat_delay, due: Instant::now() })
+        Ok(Self::Repeated {
+            payload: payload.into(),
+            left: args.repeat,
+            delay: args.repeat_delay,
+            due: Instant::now(),
+        })
     }
 
     /// The next payload; `None` when that was all.

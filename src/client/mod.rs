@@ -18,7 +18,9 @@ mod publish;
 mod stop;
 mod subscribe;
 
-pub use args::{ConnectionArgs, OutputArgs, PubArgs, PublishPropertyArgs, SubArgs, SubscribePropertyArgs, WillArgs};
+pub use args::{
+    ConnectionArgs, OutputArgs, PubArgs, PublishPropertyArgs, SubArgs, SubscribePropertyArgs, WillArgs,
+};
 
 use std::{future::Future, process::ExitCode};
 

@@ -74,7 +74,9 @@ pub(super) fn check_topic(option: &str, topic: &str) -> Result<(), ClientError> 
     }
     // [MQTT-3.3.2-2]
     if topic.contains(['+', '#']) {
-        return Err(ClientError::Usage(format!("{option}: `{topic}` has a wildcard, which only a subscription can have")));
+        return Err(ClientError::Usage(format!(
+            "{option}: `{topic}` has a wildcard, which only a subscription can have"
+        )));
     }
     Ok(())
 }
@@ -142,7 +144,11 @@ pub(super) fn check_subscribe_properties(
 ///
 /// # Errors
 /// It cannot be read, or it is longer than an MQTT packet can be.
-pub(super) fn read_bounded(what: &'static str, reader: impl Read, limit: u64) -> io::Result<Result<Vec<u8>, ClientError>> {
+pub(super) fn read_bounded(
+    what: &'static str,
+    reader: impl Read,
+    limit: u64,
+) -> io::Result<Result<Vec<u8>, ClientError>> {
     let mut bytes = Vec::new();
     reader.take(limit + 1).read_to_end(&mut bytes)?;
     let len = bytes.len() as u64;
@@ -209,7 +215,9 @@ fn check_string(option: &str, text: &str) -> Result<(), ClientError> {
 fn check_len(option: &str, bytes: &[u8]) -> Result<(), ClientError> {
     if bytes.len() > FIELD_MAX {
         let len = bytes.len();
-        return Err(ClientError::Usage(format!("{option}: {len} bytes, and no more than {FIELD_MAX} can be sent")));
+        return Err(ClientError::Usage(format!(
+            "{option}: {len} bytes, and no more than {FIELD_MAX} can be sent"
+        )));
     }
     Ok(())
 }
@@ -291,10 +299,14 @@ mod tests {
 
     #[test]
     fn what_only_5_has_is_refused_before() {
-        assert_eq!(usage_error("-V 311 --content-type t"), "--content-type needs MQTT 5.0 (-V 5), not MQTT 3.1.1");
+        assert_eq!(
+            usage_error("-V 311 --content-type t"),
+            "--content-type needs MQTT 5.0 (-V 5), not MQTT 3.1.1"
+        );
         assert_eq!(usage_error("-V 31 -x 5"), "--session-expiry needs MQTT 5.0 (-V 5), not MQTT 3.1");
         assert_eq!(usage_error("-V 311 -P x"), "a password needs --username in MQTT 3.1.1");
-        let args = Cli::<SubArgs>::parse_from(["sub", "-t", "a", "-V", "311", "--retain-handling", "new"]).args;
+        let args =
+            Cli::<SubArgs>::parse_from(["sub", "-t", "a", "-V", "311", "--retain-handling", "new"]).args;
         assert!(check_subscribe_properties(ProtocolVersion::V311, &args.options).is_err());
         assert!(check_subscribe_properties(ProtocolVersion::V5, &args.options).is_ok());
     }
@@ -329,7 +341,10 @@ mod tests {
         assert_eq!(connect.properties.maximum_packet_size.map(std::num::NonZeroU32::get), Some(99));
         assert_eq!(connect.properties.topic_alias_maximum, 4);
         let will = connect.will.unwrap();
-        assert_eq!((will.topic, will.payload, will.retain, will.properties.delay), ("w", &b"gone"[..], true, 3));
+        assert_eq!(
+            (will.topic, will.payload, will.retain, will.properties.delay),
+            ("w", &b"gone"[..], true, 3)
+        );
         assert_eq!(will.qos, flotilla_mqtt::QoS::AtLeastOnce);
     }
 

@@ -116,7 +116,10 @@ impl Serialize for JsonMessage<'_> {
             map.serialize_entry("packet_id", &id.value())?;
         }
         if message.properties != ReceivedProperties::default() {
-            map.serialize_entry("properties", &JsonProperties { properties: &message.properties, always_base64 })?;
+            map.serialize_entry(
+                "properties",
+                &JsonProperties { properties: &message.properties, always_base64 },
+            )?;
         }
         map.end()
     }
@@ -233,7 +236,10 @@ mod tests {
         let message = message("a/b", b"\x1b[2J\xff\0");
         let args = OutputArgs::default();
         assert_eq!(printed(&args, false, &message), b"\x1b[2J\xff\0\n");
-        assert_eq!(printed(&OutputArgs { no_newline: true, ..args.clone() }, false, &message), b"\x1b[2J\xff\0");
+        assert_eq!(
+            printed(&OutputArgs { no_newline: true, ..args.clone() }, false, &message),
+            b"\x1b[2J\xff\0"
+        );
         assert_eq!(printed(&OutputArgs { base64: true, ..args.clone() }, false, &message), b"G1sySv8A\n");
         assert_eq!(printed(&OutputArgs { verbose: true, ..args }, false, &message), b"a/b \x1b[2J\xff\0\n");
     }
@@ -286,9 +292,16 @@ mod tests {
     }
 
     #[test]
-    fn base64_has_the_vectors_of_its_rfc() { // RFC 4648, section 10
-        let vectors =
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
+    fn base64_has_the_vectors_of_its_rfc() {
+        // RFC 4648, section 10
+        let vectors = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+        ];
         for (plain, encoded) in vectors {
             assert_eq!(base64(plain.as_bytes()), encoded);
         }

@@ -34,7 +34,14 @@ pub(super) async fn publish(args: PubArgs) -> Result<(), ClientError> {
     };
     let user_properties = args.properties.user_property_pairs();
     let properties = args.properties.of_message(&user_properties);
-    let mut publisher = Publisher { args: &args, properties, connection, payloads, is_introduced: false, report: Report::default() };
+    let mut publisher = Publisher {
+        args: &args,
+        properties,
+        connection,
+        payloads,
+        is_introduced: false,
+        report: Report::default(),
+    };
     let result = publisher.run(&mut stop).await;
     let Publisher { connection, report, .. } = publisher;
     let goodbye = result.as_ref().map_or_else(ClientError::reason, |()| ReasonCode::Success);

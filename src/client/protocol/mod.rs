@@ -3,6 +3,12 @@
 //! It answers by itself what needs no decision (PUBREC with PUBREL, PUBREL with PUBCOMP) and turns the rest into an
 //! [`Event`]. A received message is acknowledged only by [`Protocol::acknowledge`], after it is safely printed.
 
+mod event;
+#[cfg(test)]
+mod tests;
+
+pub(super) use event::{Event, Greeting, Received, ReceivedProperties};
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::{NonZeroU16, NonZeroU32},
@@ -13,8 +19,8 @@ use flotilla_mqtt::{
     PacketId, ProtocolVersion, QoS, ReasonCode,
     codec::{self, Decoder, SendBuffer},
     packet::{
-        Ack, ConnAck, ConnAckProperties, Connect, Delivery, Disconnect, DisconnectProperties, Packet, Publish,
-        PublishProperties, SubAck, Subscribe,
+        Ack, ConnAck, ConnAckProperties, Connect, Delivery, Disconnect, DisconnectProperties, Packet,
+        Publish, PublishProperties, SubAck, Subscribe,
     },
 };
 
@@ -39,53 +45,6 @@ pub(super) struct Protocol {
     in_flight: BTreeMap<PacketId, QoS>,
     subscribing: Option<PacketId>,
     next_id: PacketId,
-}
-
-/// What the broker says, as far as somebody has to decide something.
-#[derive(Debug, PartialEq)]
-pub(super) enum Event {
-    /// It has answered CONNECT.
-    Greeted(Greeting),
-    /// A message, not seen before on this connection.
-    Message(Received),
-    /// It is done with a message of ours.
-    Published { reason: ReasonCode, text: Option<String> },
-    /// It has answered SUBSCRIBE.
-    Subscribed { reasons: Vec<ReasonCode>, text: Option<String> },
-    /// It is alive.
-    Pong,
-}
-
-/// The answer to CONNECT.
-#[derive(Debug, PartialEq)]
-pub(super) struct Greeting {
-    pub(super) reason: ReasonCode,
-    pub(super) text: Option<String>,
-    pub(super) session_present: bool,
-    pub(super) assigned_client_id: Option<String>,
-    pub(super) server_keep_alive: Option<u16>,
-}
-
-/// A message from the broker.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Received {
-    pub(super) topic: String,
-    pub(super) payload: Vec<u8>,
-    pub(super) delivery: Delivery,
-    pub(super) retain: bool,
-    pub(super) properties: ReceivedProperties,
-}
-
-/// Its properties.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct ReceivedProperties {
-    pub(super) payload_is_utf8: Option<bool>,
-    pub(super) message_expiry: Option<u32>,
-    pub(super) content_type: Option<String>,
-    pub(super) response_topic: Option<String>,
-    pub(super) correlation_data: Option<Vec<u8>>,
-    pub(super) subscription_ids: Vec<u32>,
-    pub(super) user_properties: Vec<(String, String)>,
 }
 
 /// What the broker takes (section 3.2.2.3).
@@ -363,7 +322,11 @@ impl Protocol {
 
     /// The reason of a PUBREL or PUBCOMP; before 5.0 they have none.
     fn found(&self, known: bool) -> ReasonCode {
-        if known || !self.version.is_v5() { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound }
+        if known || !self.version.is_v5() {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        }
     }
 
     /// An identifier that no exchange of ours has. There is one, for fewer than 65,535 are in flight.
@@ -398,7 +361,9 @@ impl Protocol {
 impl ServerLimits {
     fn announced(properties: &ConnAckProperties<'_>) -> Self {
         Self {
-            in_flight: properties.receive_maximum.map_or(IN_FLIGHT_MAX, |maximum| maximum.get().min(IN_FLIGHT_MAX)),
+            in_flight: properties
+                .receive_maximum
+                .map_or(IN_FLIGHT_MAX, |maximum| maximum.get().min(IN_FLIGHT_MAX)),
             packet_size: properties.maximum_packet_size,
             qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
             retain: properties.retain_available.unwrap_or(true),
@@ -410,21 +375,6 @@ impl ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         Self::announced(&ConnAckProperties::default())
-    }
-}
-
-impl From<&PublishProperties<'_>> for ReceivedProperties {
-    fn from(properties: &PublishProperties<'_>) -> Self {
-        let user_properties = properties.user_properties.iter();
-        Self {
-            payload_is_utf8: properties.payload_is_utf8,
-            message_expiry: properties.message_expiry,
-            content_type: properties.content_type.map(str::to_owned),
-            response_topic: properties.response_topic.map(str::to_owned),
-            correlation_data: properties.correlation_data.map(<[u8]>::to_vec),
-            subscription_ids: properties.subscription_ids.iter().map(NonZeroU32::get).collect(),
-            user_properties: user_properties.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        }
     }
 }
 
