@@ -11,6 +11,10 @@ use bytes::{Buf, Bytes};
 #[derive(Debug, Default)]
 pub struct SendBuffer {
     /// Whole pieces, oldest first.
+    #[expect(
+        clippy::box_collection,
+        reason = "absent for nearly every connection, so it takes one word, not four"
+    )]
     sealed: Option<Box<VecDeque<Bytes>>>,
     sealed_len: usize,
     /// The newest bytes, of which the first `start` are already written.

@@ -110,7 +110,7 @@ pub struct ConnAck<'a> {
     pub properties: ConnAckProperties<'a>,
 }
 
-/// Properties of CONNACK (section 3.2.2.3). `None` and the defaults are not sent.
+/// Properties of CONNACK (section 3.2.2.3). `None` is not sent; nor is a Maximum QoS of 2, which only absence can say.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ConnAckProperties<'a> {
     /// Session Expiry Interval in seconds, when the server does not use the client's.

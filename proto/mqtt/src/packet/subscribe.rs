@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::{FilterNames, Filters, PacketId, QoS, ReasonCodes, UserProperties};
+use crate::codec::DecodeError;
 
 /// SUBSCRIBE (section 3.8).
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,32 @@ pub struct SubscriptionOptions {
     pub retain_as_published: bool,
     /// When retained messages are sent.
     pub retain_handling: RetainHandling,
+}
+
+impl SubscriptionOptions {
+    /// Reads the byte that follows a filter. Those of 3.1.1 are a subset: there the upper six bits are reserved.
+    pub(crate) const fn from_bits(bits: u8) -> Result<Self, DecodeError> {
+        if bits & 0b1100_0000 != 0 {
+            return Err(DecodeError::SubscriptionOptionsReserved);
+        }
+        let Some(qos) = QoS::from_u8(bits & 0b11) else { return Err(DecodeError::SubscriptionQoS3) };
+        let retain_handling = match bits >> 4 {
+            0 => RetainHandling::Send,
+            1 => RetainHandling::SendIfNew,
+            2 => RetainHandling::DoNotSend,
+            _ => return Err(DecodeError::RetainHandling3),
+        };
+        let (no_local, retain_as_published) = (bits & 0b100 != 0, bits & 0b1000 != 0);
+        Ok(Self { qos, no_local, retain_as_published, retain_handling })
+    }
+
+    /// The byte that follows a filter.
+    pub(crate) const fn bits(self) -> u8 {
+        self.qos as u8
+            | (self.no_local as u8) << 2
+            | (self.retain_as_published as u8) << 3
+            | (self.retain_handling as u8) << 4
+    }
 }
 
 /// Retain Handling (section 3.8.3.1).

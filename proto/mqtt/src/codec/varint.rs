@@ -1,0 +1,56 @@
+//! Variable Byte Integers (section 1.5.5).
+
+use super::DecodeError;
+
+/// The largest value: four bytes of seven bits.
+pub(crate) const MAX: u32 = 268_435_455;
+
+/// The integer at the start of `bytes` and its length; `None`: not all of it is there yet.
+///
+/// More bytes than the value needs are an error: the encoding MUST be minimal [MQTT-1.5.5-1].
+#[inline]
+pub(crate) fn read(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
+    match bytes {
+        [] => Ok(None),
+        [first @ 0..=0x7F, ..] => Ok(Some((u32::from(*first), 1))),
+        _ => read_long(bytes),
+    }
+}
+
+fn read_long(bytes: &[u8]) -> Result<Option<(u32, usize)>, DecodeError> {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= u32::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            let is_minimal = index == 0 || *byte != 0;
+            return if is_minimal {
+                Ok(Some((value, index + 1)))
+            } else {
+                Err(DecodeError::VarIntNotMinimal)
+            };
+        }
+    }
+    if bytes.len() < 4 { Ok(None) } else { Err(DecodeError::VarIntTooLong) }
+}
+
+/// The bytes that `value` takes.
+pub(crate) const fn len(value: usize) -> usize {
+    match value {
+        0..=0x7F => 1,
+        0x80..=0x3FFF => 2,
+        0x4000..=0x1F_FFFF => 3,
+        _ => 4,
+    }
+}
+
+/// Appends `value`, which must not be above [`MAX`].
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lowest seven bits are meant")]
+pub(crate) fn write(mut value: usize, out: &mut Vec<u8>) {
+    debug_assert!(value <= MAX as usize, "the caller has checked the length");
+    while value > 0x7F {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
