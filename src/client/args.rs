@@ -47,10 +47,10 @@ pub struct PubArgs {
     /// Say so when a message had no subscriber (MQTT 5.0, QoS 1 and 2).
     #[arg(short, long)]
     pub verbose: bool,
-    #[allow(missing_docs)]
+    /// Properties of the message.
     #[command(flatten)]
     pub properties: PublishPropertyArgs,
-    #[allow(missing_docs)]
+    /// How to connect.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 }
@@ -99,13 +99,13 @@ pub struct SubArgs {
     /// Exit as soon as the broker has taken the subscriptions.
     #[arg(short = 'E', long)]
     pub exit_after_subscribe: bool,
-    #[allow(missing_docs)]
+    /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
-    #[allow(missing_docs)]
+    /// Options of the subscriptions.
     #[command(flatten)]
     pub options: SubscribePropertyArgs,
-    #[allow(missing_docs)]
+    /// How to connect.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 }
@@ -202,7 +202,7 @@ pub struct ConnectionArgs {
     /// Maximum Packet Size that the broker may send (MQTT 5.0).
     #[arg(long, value_name = "BYTES")]
     pub maximum_packet_size: Option<NonZeroU32>,
-    #[allow(missing_docs)]
+    /// The will.
     #[command(flatten)]
     pub will: WillArgs,
     /// Tell on standard error what happens on the connection.

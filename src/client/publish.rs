@@ -70,7 +70,7 @@ impl Publisher<'_> {
     /// Returns when every message is sent and, at QoS 1 and 2, acknowledged.
     async fn run(&mut self, stop: &mut Stop) -> Result<(), ClientError> {
         let alias = self.args.properties.topic_alias;
-        self.connection.protocol.check_publish(self.args.qos, self.args.retain, alias)?;
+        self.connection.protocol.limits().check_publish(self.args.qos, self.args.retain, alias)?;
         let mut is_more = true;
         loop {
             while let Some(event) = self.connection.next_event()? {

@@ -4,10 +4,12 @@
 //! [`Event`]. A received message is acknowledged only by [`Protocol::acknowledge`], after it is safely printed.
 
 mod event;
+mod limits;
 #[cfg(test)]
 mod tests;
 
 pub(super) use event::{Event, Greeting, Received, ReceivedProperties};
+use limits::ServerLimits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +21,8 @@ use flotilla_mqtt::{
     PacketId, ProtocolVersion, QoS, ReasonCode,
     codec::{self, Decoder, SendBuffer},
     packet::{
-        Ack, ConnAck, ConnAckProperties, Connect, Delivery, Disconnect, DisconnectProperties, Packet,
-        Publish, PublishProperties, SubAck, Subscribe,
+        Ack, ConnAck, Connect, Delivery, Disconnect, DisconnectProperties, Packet, Publish,
+        PublishProperties, SubAck, Subscribe,
     },
 };
 
@@ -42,19 +44,20 @@ pub(super) struct Protocol {
     /// QoS 2 messages that are printed, and whose PUBREL has not come.
     awaiting_release: BTreeSet<PacketId>,
     /// QoS 1 and 2 messages of our own that the broker is not done with.
-    in_flight: BTreeMap<PacketId, QoS>,
+    in_flight: BTreeMap<PacketId, Exchange>,
     subscribing: Option<PacketId>,
     next_id: PacketId,
 }
 
-/// What the broker takes (section 3.2.2.3).
-#[derive(Debug)]
-struct ServerLimits {
-    in_flight: u16,
-    packet_size: Option<NonZeroU32>,
-    qos: QoS,
-    retain: bool,
-    topic_alias: u16,
+/// What the broker has yet to send for a message of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exchange {
+    /// PUBACK.
+    AtLeastOnce,
+    /// PUBREC, then PUBCOMP.
+    ExactlyOnce,
+    /// PUBCOMP; this was the reason of the PUBREC, the only one that says whether somebody is subscribed.
+    Released(ReasonCode),
 }
 
 impl Protocol {
@@ -119,35 +122,9 @@ impl Protocol {
         !self.awaiting_release.is_empty()
     }
 
-    /// Checks that the broker takes messages of this kind.
-    ///
-    /// # Errors
-    /// It said in CONNACK that it does not.
-    pub(super) fn check_publish(
-        &self,
-        qos: QoS,
-        retain: bool,
-        topic_alias: Option<NonZeroU16>,
-    ) -> Result<(), ClientError> {
-        let limits = &self.limits;
-        let unavailable = |what, limit| Err(ClientError::Unavailable { what, limit });
-        if qos > limits.qos {
-            // [MQTT-3.2.2-11]
-            return unavailable("messages of this QoS", format!("its highest is {}", limits.qos as u8));
-        }
-        if retain && !limits.retain {
-            // [MQTT-3.2.2-14]
-            return unavailable("retained messages", "it keeps none".to_owned());
-        }
-        if topic_alias.is_some_and(|alias| alias.get() > limits.topic_alias) {
-            // [MQTT-3.3.2-9]
-            let limit = match limits.topic_alias {
-                0 => "it takes none".to_owned(),
-                highest => format!("its highest is {highest}"),
-            };
-            return unavailable("this topic alias", limit);
-        }
-        Ok(())
+    /// What the broker takes.
+    pub(super) const fn limits(&self) -> &ServerLimits {
+        &self.limits
     }
 
     /// Sends a message; only while [`Protocol::can_publish`].
@@ -163,15 +140,19 @@ impl Protocol {
         payload: &[u8],
     ) -> Result<(), ClientError> {
         let dup = false;
-        let delivery = match qos {
-            QoS::AtMostOnce => Delivery::AtMostOnce,
-            QoS::AtLeastOnce => Delivery::AtLeastOnce { id: self.free_id(), dup },
-            QoS::ExactlyOnce => Delivery::ExactlyOnce { id: self.free_id(), dup },
+        let (delivery, exchange) = match qos {
+            QoS::AtMostOnce => (Delivery::AtMostOnce, None),
+            QoS::AtLeastOnce => {
+                let id = self.free_id();
+                (Delivery::AtLeastOnce { id, dup }, Some((id, Exchange::AtLeastOnce)))
+            }
+            QoS::ExactlyOnce => {
+                let id = self.free_id();
+                (Delivery::ExactlyOnce { id, dup }, Some((id, Exchange::ExactlyOnce)))
+            }
         };
         self.send(&Packet::Publish(Publish { delivery, retain, topic, properties, payload }))?;
-        if let Some(id) = delivery.packet_id() {
-            self.in_flight.insert(id, qos);
-        }
+        self.in_flight.extend(exchange);
         Ok(())
     }
 
@@ -228,9 +209,14 @@ impl Protocol {
         match packet {
             Packet::ConnAck(connack) => Ok(Some(self.handle_connack(&connack))),
             Packet::Publish(publish) => self.handle_publish(&publish),
-            Packet::PubAck(ack) => Ok(self.finish(&ack, QoS::AtLeastOnce)),
+            Packet::PubAck(ack) => {
+                Ok(self.finish(&ack, |exchange| (exchange == Exchange::AtLeastOnce).then_some(ack.reason)))
+            }
             Packet::PubRec(ack) => self.handle_pubrec(&ack),
-            Packet::PubComp(ack) => Ok(self.finish(&ack, QoS::ExactlyOnce)),
+            Packet::PubComp(ack) => Ok(self.finish(&ack, |exchange| match exchange {
+                Exchange::Released(reason) => Some(if ack.reason.is_error() { ack.reason } else { reason }),
+                Exchange::AtLeastOnce | Exchange::ExactlyOnce => None,
+            })),
             Packet::PubRel(ack) => {
                 let known = self.awaiting_release.remove(&ack.id);
                 self.send(&Packet::PubComp(Ack::new(ack.id, self.found(known))))?;
@@ -296,20 +282,23 @@ impl Protocol {
     fn handle_pubrec(&mut self, ack: &Ack<'_>) -> Result<Option<Event>, ClientError> {
         if ack.reason.is_error() {
             // The exchange ends here, without PUBREL [MQTT-4.3.3-4].
-            return Ok(self.finish(ack, QoS::ExactlyOnce));
+            return Ok(self.finish(ack, |exchange| (exchange == Exchange::ExactlyOnce).then_some(ack.reason)));
         }
-        let known = self.in_flight.get(&ack.id) == Some(&QoS::ExactlyOnce);
+        let exchange = self.in_flight.get_mut(&ack.id).filter(|exchange| **exchange != Exchange::AtLeastOnce);
+        let known = exchange.map(|exchange| *exchange = Exchange::Released(ack.reason)).is_some();
         self.send(&Packet::PubRel(Ack::new(ack.id, self.found(known))))?;
         Ok(None)
     }
 
-    /// Ends the exchange of a message of ours; an answer to what was never sent, or not at this QoS, is ignored.
-    fn finish(&mut self, ack: &Ack<'_>, qos: QoS) -> Option<Event> {
-        if self.in_flight.get(&ack.id) != Some(&qos) {
-            return None;
-        }
+    /// Ends the exchange of a message of ours; an answer to what was never sent, or out of turn, is ignored.
+    fn finish(
+        &mut self,
+        ack: &Ack<'_>,
+        reason: impl FnOnce(Exchange) -> Option<ReasonCode>,
+    ) -> Option<Event> {
+        let reason = reason(*self.in_flight.get(&ack.id)?)?;
         self.in_flight.remove(&ack.id);
-        Some(Event::Published { reason: ack.reason, text: ack.reason_string.map(str::to_owned) })
+        Some(Event::Published { reason, text: ack.reason_string.map(str::to_owned) })
     }
 
     fn handle_suback(&mut self, suback: &SubAck<'_>) -> Result<Option<Event>, ClientError> {
@@ -358,36 +347,11 @@ impl Protocol {
     }
 }
 
-impl ServerLimits {
-    fn announced(properties: &ConnAckProperties<'_>) -> Self {
-        Self {
-            in_flight: properties
-                .receive_maximum
-                .map_or(IN_FLIGHT_MAX, |maximum| maximum.get().min(IN_FLIGHT_MAX)),
-            packet_size: properties.maximum_packet_size,
-            qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
-            retain: properties.retain_available.unwrap_or(true),
-            topic_alias: properties.topic_alias_maximum.unwrap_or(0),
-        }
-    }
-}
-
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self::announced(&ConnAckProperties::default())
-    }
-}
-
 /// The largest packet that MQTT has, with its header.
 pub(super) const PACKET_MAX: u32 = 268_435_455 + 5;
-
-/// Messages of ours that are on their way at once, unless the broker wants fewer.
-const IN_FLIGHT_MAX: u16 = 100;
 
 /// Bytes that wait for the socket before no further message is taken from standard input.
 const OUTPUT_MAX: usize = 64 * 1024;
 
 /// A packet of this size is not copied again on its way to the socket.
 const SHARED_MIN: usize = 4 * 1024;
-
-const _: () = assert!(IN_FLIGHT_MAX < u16::MAX, "`free_id` must find one");

@@ -1,7 +1,8 @@
 //! The client's side of MQTT against packets of a broker.
 
 use flotilla_mqtt::packet::{
-    ConnectProperties, Filters, PacketType, ReasonCodes, SubscriptionOptions, UserProperties,
+    ConnAckProperties, ConnectProperties, Filters, PacketType, ReasonCodes, SubscriptionOptions,
+    UserProperties,
 };
 
 use super::*;
@@ -143,15 +144,15 @@ fn own_messages_are_done_with_their_last_acknowledgement() {
     receive(&mut protocol, &Packet::PubAck(Ack::new(id(1), ReasonCode::NoMatchingSubscribers)));
     let done = Event::Published { reason: ReasonCode::NoMatchingSubscribers, text: None };
     assert_eq!(protocol.next_event().unwrap(), Some(done));
-    receive(&mut protocol, &Packet::PubRec(Ack::new(id(2), ReasonCode::Success)));
+    // Before its PUBREC: ignored.
+    receive(&mut protocol, &Packet::PubComp(Ack::new(id(2), ReasonCode::Success)));
+    receive(&mut protocol, &Packet::PubRec(Ack::new(id(2), ReasonCode::NoMatchingSubscribers)));
     assert_eq!(protocol.next_event().unwrap(), None);
     assert_eq!(sent(&mut protocol), [(PacketType::PubRel, 2, ReasonCode::Success)]);
     assert_eq!(protocol.in_flight(), 1);
     receive(&mut protocol, &Packet::PubComp(Ack::new(id(2), ReasonCode::Success)));
-    assert_eq!(
-        protocol.next_event().unwrap(),
-        Some(Event::Published { reason: ReasonCode::Success, text: None })
-    );
+    let done = Event::Published { reason: ReasonCode::NoMatchingSubscribers, text: None };
+    assert_eq!(protocol.next_event().unwrap(), Some(done), "the reason is in the PUBREC");
     assert_eq!(protocol.in_flight(), 0);
 }
 
@@ -198,10 +199,10 @@ fn what_the_broker_does_not_take_is_not_sent() {
             ..ConnAckProperties::default()
         },
     );
-    assert!(protocol.check_publish(QoS::AtLeastOnce, false, NonZeroU16::new(3)).is_ok());
-    assert!(protocol.check_publish(QoS::ExactlyOnce, false, None).is_err());
-    assert!(protocol.check_publish(QoS::AtMostOnce, true, None).is_err());
-    assert!(protocol.check_publish(QoS::AtMostOnce, false, NonZeroU16::new(4)).is_err());
+    assert!(protocol.limits().check_publish(QoS::AtLeastOnce, false, NonZeroU16::new(3)).is_ok());
+    assert!(protocol.limits().check_publish(QoS::ExactlyOnce, false, None).is_err());
+    assert!(protocol.limits().check_publish(QoS::AtMostOnce, true, None).is_err());
+    assert!(protocol.limits().check_publish(QoS::AtMostOnce, false, NonZeroU16::new(4)).is_err());
     let large = protocol.publish(QoS::AtLeastOnce, false, "t", PublishProperties::default(), &[0; 20]);
     assert!(matches!(large, Err(ClientError::Unavailable { .. })), "{large:?}");
     assert_eq!((sent(&mut protocol), protocol.in_flight()), (vec![], 0));
