@@ -16,6 +16,7 @@ use super::{
     args::ConnectionArgs,
     error::{ClientError, describe, version_name},
     options::Identity,
+    print::tell,
     protocol::{Event, Greeting, Protocol},
 };
 
@@ -144,10 +145,11 @@ impl Connection {
         }
         if args.debug {
             let id = greeting.assigned_client_id.as_deref().or(args.id.as_deref()).unwrap_or("(not known)");
+            let id = id.escape_debug();
             let session = if greeting.session_present { "resumed session" } else { "new session" };
             let reason = describe(greeting.reason, greeting.text.as_deref());
             let version = version_name(args.protocol_version);
-            eprintln!("connected to {} with {version} as {id}: {session}: {reason}", address(args));
+            tell(format_args!("connected to {} with {version} as {id}: {session}: {reason}", address(args)));
         }
         Ok(())
     }

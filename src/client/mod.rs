@@ -25,6 +25,7 @@ pub use args::{
 use std::{future::Future, process::ExitCode};
 
 use error::ClientError;
+use print::tell;
 
 /// Runs `flotilla pub`: publishes, reports on standard error, and returns what a script should know.
 #[must_use]
@@ -49,7 +50,7 @@ fn run(client: impl Future<Output = Result<(), ClientError>>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            tell(format_args!("error: {error}"));
             error.exit_code()
         }
     }

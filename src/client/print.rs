@@ -1,8 +1,8 @@
-//! What a message looks like on standard output.
+//! What a message looks like on standard output, and how anything comes to standard error.
 
 use std::{
     borrow::Cow,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{self, BufWriter, Write},
 };
 
@@ -75,6 +75,11 @@ impl<W: Write> Printer<W> {
     fn write_text(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.escape { self.out.write_all(visible(bytes).as_bytes()) } else { self.out.write_all(bytes) }
     }
+}
+
+/// Writes a line to standard error. That nobody reads there is no reason to stop.
+pub(super) fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// One line of JSON. Binary data that is not text appears in base64, under another name.

@@ -14,6 +14,7 @@ use super::{
     error::{ClientError, describe},
     input::Payloads,
     options::{self, Identity},
+    print::tell,
     protocol::Event,
     stop::Stop,
 };
@@ -104,7 +105,7 @@ impl Publisher<'_> {
             }
             // One message too large does not keep the others back.
             Err(error @ ClientError::Unavailable { .. }) => {
-                eprintln!("message not sent: {error}");
+                tell(format_args!("message not sent: {error}"));
                 self.report.is_refused = true;
                 Ok(())
             }
@@ -117,12 +118,12 @@ impl Publisher<'_> {
         let Event::Published { reason, text } = event else { return };
         let (topic, reason_text) = (&self.args.topic, describe(reason, text.as_deref()));
         if reason.is_error() {
-            eprintln!("the broker refused the message for {topic}: {reason_text}");
+            tell(format_args!("the broker refused the message for {topic}: {reason_text}"));
             self.report.is_refused = true;
         } else if reason == ReasonCode::NoMatchingSubscribers && self.args.verbose {
-            eprintln!("{topic}: nobody is subscribed");
+            tell(format_args!("{topic}: nobody is subscribed"));
         } else if self.args.connection.debug {
-            eprintln!("published to {topic}: {reason_text}");
+            tell(format_args!("published to {topic}: {reason_text}"));
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     connection::Connection,
     error::{ClientError, describe},
     options::{self, Identity},
-    print::Printer,
+    print::{Printer, tell},
     protocol::{Event, Received},
     stop::Stop,
 };
@@ -117,12 +117,15 @@ impl<W: io::Write> Subscriber<'_, W> {
         let mut granted = 0;
         for (filter, &reason) in self.args.topics.iter().zip(reasons) {
             if reason.is_error() {
-                eprintln!("the broker refused the subscription to {filter}: {}", describe(reason, text));
+                tell(format_args!(
+                    "the broker refused the subscription to {filter}: {}",
+                    describe(reason, text)
+                ));
                 self.is_refused = true;
             } else {
                 granted += 1;
                 if self.args.connection.debug {
-                    eprintln!("subscribed to {filter}: {}", describe(reason, text));
+                    tell(format_args!("subscribed to {filter}: {}", describe(reason, text)));
                 }
             }
         }

@@ -113,6 +113,19 @@ fn a_refused_message_is_4_and_the_others_are_sent() {
 }
 
 #[test]
+fn a_qos_2_message_that_nobody_wants_is_told_of_with_its_pubrec() {
+    let (pubrec, pubcomp): (&[u8], &[u8]) = (&[0x50, 3, 0, 1, 0x10], &[0x70, 2, 0, 1]);
+    for (options, message) in [("", ""), ("-v", "t: nobody is subscribed\n")] {
+        let turns =
+            vec![Expect(CONNECT), Send(CONNACK), Expect(0x34), Send(pubrec), Expect(PUBREL), Send(pubcomp)];
+        let script = Script::play(turns);
+        let outcome = outcome(client(script.port, &format!("pub -t t -m x -q 2 {options}")));
+        assert_eq!(outcome, (Some(0), message.to_owned()));
+        script.finish();
+    }
+}
+
+#[test]
 fn what_the_broker_does_not_take_is_not_sent() {
     let maximum_qos_0: &[u8] = &[0x20, 5, 0, 0, 2, 0x24, 0];
     let script = Script::play(vec![Expect(CONNECT), Send(maximum_qos_0)]);

@@ -193,7 +193,7 @@ impl Protocol {
         self.send(&Packet::PingReq)
     }
 
-    /// Says goodbye; nothing may be sent after it [MQTT-3.14.4-2].
+    /// Says goodbye; nothing may be sent after it [MQTT-3.14.4-1].
     ///
     /// # Errors
     /// It cannot be written down.
