@@ -1,4 +1,13 @@
 //! CONNECT to CONNACK, enhanced authentication included.
+//!
+//! Rules, where the specification leaves a choice:
+//!
+//! * Identifiers longer than 23 bytes are taken in 3.1 too, and an empty one in all versions, if the session is clean
+//!   (v3.1.1: [MQTT-3.1.3-8]).
+//! * `mqtt.server_keepalive` and `mqtt.max_keepalive` rule 5.0 clients only: the others cannot be told, and a client
+//!   that keeps to its own Keep Alive would be taken for dead.
+//! * Whether the payload of a will is the UTF-8 that its Payload Format Indicator says is not checked.
+//! * A client whose Maximum Packet Size has no room for its CONNACK is refused with 0x95.
 
 use std::{
     num::{NonZeroU16, NonZeroU32},
@@ -6,10 +15,14 @@ use std::{
     time::Duration,
 };
 
-use super::{ClientId, Limits, SessionExpiry};
+use bytes::Bytes;
+
+use super::{ClientId, Limits, SessionExpiry, Will};
 use crate::{
-    Message, ProtocolVersion, ReasonCode, Timestamp,
-    packet::{Auth, Connect},
+    Message, ProtocolVersion, ReasonCode,
+    codec::{encode, forward_will_properties},
+    packet::{Auth, AuthProperties, ConnAck, ConnAckProperties, Connect, LastWill, Packet},
+    topic::{check_name, is_publishable},
 };
 
 /// A CONNECT that was accepted: what the session needs to know of the new connection.
@@ -25,6 +38,8 @@ pub struct Accepted {
     pub clean_start: bool,
     /// How long the session outlives this connection.
     pub expiry: SessionExpiry,
+    /// What the client asked for: `expiry` may be shorter.
+    pub asked_expiry: SessionExpiry,
     /// Keep Alive in force, in seconds; 0: none. `server_keep_alive` says whether it differs from the client's.
     pub keep_alive: u16,
     /// Whether `keep_alive` is the server's.
@@ -39,10 +54,12 @@ pub struct Accepted {
     pub request_response_information: bool,
     /// Request Problem Information.
     pub request_problem_information: bool,
-    /// The will and its delay.
-    pub will: Option<(Arc<Message>, Duration)>,
+    /// The will.
+    pub will: Option<Will>,
     /// Authentication Method of this connection; re-authentication must use it again [MQTT-4.12.1-1].
     pub authentication_method: Option<Box<str>>,
+    /// The last Authentication Data, for the CONNACK.
+    pub authentication_data: Vec<u8>,
 }
 
 /// A CONNECT that is refused; the connection is closed after the CONNACK.
@@ -54,9 +71,19 @@ pub struct Refusal {
     pub reason: ReasonCode,
 }
 
-/// Decides on a CONNECT. To be written: see the plan of the session.
+/// Decides on a CONNECT, over several steps if it asks for enhanced authentication.
 #[derive(Debug)]
-pub struct Handshake {}
+pub struct Handshake {
+    version: ProtocolVersion,
+    /// What is accepted once authentication is complete.
+    pending: Option<Box<Accepted>>,
+    /// Packets that the client has sent for its authentication.
+    rounds: u8,
+    /// The client's Maximum Packet Size.
+    packet_len_max: usize,
+    /// Bytes of the CONNACK without Authentication Data and what may be left out.
+    connack_len: usize,
+}
 
 /// What comes next in a handshake.
 #[derive(Debug)]
@@ -95,37 +122,247 @@ pub enum AuthStep {
     Done(Vec<u8>),
 }
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "signatures only, for now")]
 impl Handshake {
-    /// `random` is the source of an assigned identifier.
+    /// Takes the CONNECT. `random` is the source of an assigned identifier.
+    ///
+    /// # Errors
+    /// The CONNECT is refused: send the CONNACK that says why, and close.
     pub fn start(
-        now: Timestamp,
         connect: &Connect<'_>,
         limits: &Limits,
         random: u128,
         authenticator: &mut impl Authenticator,
     ) -> Result<(Self, HandshakeStep), Refusal> {
-        todo!()
+        let version = connect.version;
+        let refuse = |reason| Refusal { version, reason };
+        let accepted = Box::new(Accepted::decide(connect, limits, random).map_err(refuse)?);
+        let mut handshake = Self {
+            version,
+            packet_len_max: accepted.packet_len_max(),
+            connack_len: accepted.connack_len(limits),
+            pending: None,
+            rounds: 0,
+        };
+        handshake.check_fits(handshake.connack_len)?;
+        let properties = &connect.properties;
+        let step = match properties.authentication_method {
+            Some(method) => {
+                let step = authenticator.step(method, properties.authentication_data).map_err(refuse)?;
+                handshake.take_step(accepted, step)?
+            }
+            None => {
+                let client_id = accepted.client_id.as_str();
+                authenticator
+                    .check_password(client_id, connect.username, connect.password)
+                    .map_err(refuse)?;
+                HandshakeStep::Accept(accepted)
+            }
+        };
+        Ok((handshake, step))
     }
+
+    /// Takes the client's answer to an AUTH.
+    ///
+    /// # Errors
+    /// The CONNECT is refused: send the CONNACK that says why, and close.
     pub fn handle_auth(
         &mut self,
         auth: &Auth<'_>,
         authenticator: &mut impl Authenticator,
     ) -> Result<HandshakeStep, Refusal> {
-        todo!()
+        let refuse = |reason| Refusal { version: self.version, reason };
+        let Some(accepted) = self.pending.take() else {
+            return Err(refuse(ReasonCode::ProtocolError));
+        };
+        let method = accepted.authentication_method.as_deref();
+        let (Some(method), true) = (method, auth.properties.authentication_method == method) else {
+            return Err(refuse(ReasonCode::ProtocolError)); // [MQTT-4.12.0-5]
+        };
+        if auth.reason != ReasonCode::ContinueAuthentication || self.rounds >= AUTH_ROUNDS_MAX {
+            return Err(refuse(ReasonCode::ProtocolError)); // [MQTT-4.12.0-3]
+        }
+        let step = authenticator.step(method, auth.properties.authentication_data).map_err(refuse)?;
+        self.take_step(accepted, step)
+    }
+
+    fn take_step(&mut self, mut accepted: Box<Accepted>, step: AuthStep) -> Result<HandshakeStep, Refusal> {
+        self.rounds += 1;
+        match step {
+            AuthStep::Continue(data) => {
+                let properties = AuthProperties {
+                    authentication_method: accepted.authentication_method.as_deref(),
+                    authentication_data: (!data.is_empty()).then_some(&data),
+                    ..AuthProperties::default()
+                };
+                let auth = Auth { reason: ReasonCode::ContinueAuthentication, properties };
+                let mut bytes = Vec::new();
+                // An authenticator whose data cannot be written down is at fault, not the client.
+                encode(&Packet::Auth(auth), self.version, &mut bytes).map_err(|_| Refusal {
+                    version: self.version,
+                    reason: ReasonCode::ImplementationSpecificError,
+                })?;
+                self.check_fits(bytes.len())?;
+                self.pending = Some(accepted);
+                Ok(HandshakeStep::Continue(bytes))
+            }
+            AuthStep::Done(data) => {
+                if data.len() > usize::from(u16::MAX) {
+                    return Err(Refusal {
+                        version: self.version,
+                        reason: ReasonCode::ImplementationSpecificError,
+                    });
+                }
+                self.check_fits(self.connack_len + data.len() + AUTHENTICATION_DATA_OVERHEAD)?;
+                accepted.authentication_data = data;
+                Ok(HandshakeStep::Accept(accepted))
+            }
+        }
+    }
+
+    /// Checks that the client takes a packet of this size [MQTT-3.1.2-24].
+    fn check_fits(&self, packet_len: usize) -> Result<(), Refusal> {
+        if packet_len <= self.packet_len_max {
+            return Ok(());
+        }
+        Err(Refusal { version: self.version, reason: ReasonCode::PacketTooLarge })
     }
 }
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "signatures only, for now")]
 impl Accepted {
+    /// Applies the limits to a CONNECT, or refuses it.
+    fn decide(connect: &Connect<'_>, limits: &Limits, random: u128) -> Result<Self, ReasonCode> {
+        let version = connect.version;
+        if connect.client_id.len() > usize::from(limits.max_client_id_len) {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        let named = ClientId::new(connect.client_id);
+        let client_id_assigned = named.is_none();
+        if client_id_assigned && !version.is_v5() && !connect.clean_start {
+            return Err(ReasonCode::ClientIdentifierNotValid); // (v3.1.1: MQTT-3.1.3-8)
+        }
+        let client_id = named.unwrap_or_else(|| ClientId::assigned(random));
+        let properties = &connect.properties;
+        let asked_expiry = match (version.is_v5(), connect.clean_start) {
+            (true, _) => SessionExpiry::from_secs(properties.session_expiry),
+            (false, true) => SessionExpiry::AtDisconnect,
+            (false, false) => SessionExpiry::from_config(limits.expiry_v3),
+        };
+        let keep_alive = match version.is_v5() {
+            true => limits.keep_alive(connect.keep_alive),
+            false => connect.keep_alive,
+        };
+        let will = connect.will.as_ref().map(|will| decide_will(will, &client_id, limits)).transpose()?;
+        Ok(Self {
+            version,
+            client_id,
+            client_id_assigned,
+            clean_start: connect.clean_start,
+            expiry: asked_expiry.bounded_by(limits.expiry_max),
+            asked_expiry,
+            keep_alive,
+            server_keep_alive: keep_alive != connect.keep_alive,
+            receive_maximum: properties.receive_maximum.min(limits.max_inflight),
+            maximum_packet_size: properties.maximum_packet_size,
+            topic_alias_maximum: properties.topic_alias_maximum.min(limits.topic_alias_max),
+            request_response_information: properties.request_response_information,
+            request_problem_information: properties.request_problem_information,
+            will,
+            authentication_method: properties.authentication_method.map(Into::into),
+            authentication_data: Vec::new(),
+        })
+    }
+
+    /// Appends the CONNACK. Response Information is left out when the client's Maximum Packet Size has no room for it.
     pub fn write_connack(&self, limits: &Limits, session_present: bool, out: &mut Vec<u8>) {
-        todo!()
+        let start = out.len();
+        let mut properties = self.connack_properties(limits);
+        if self.request_response_information {
+            properties.response_information = limits.response_information.as_deref();
+        }
+        let may_shrink = properties.response_information.is_some();
+        self.encode_connack(session_present, properties, out);
+        if may_shrink && out.len() - start > self.packet_len_max() {
+            out.truncate(start);
+            self.encode_connack(session_present, self.connack_properties(limits), out);
+        }
+    }
+
+    fn encode_connack(&self, session_present: bool, properties: ConnAckProperties<'_>, out: &mut Vec<u8>) {
+        let connack = ConnAck { session_present, reason: ReasonCode::Success, properties };
+        let written = encode(&Packet::ConnAck(Box::new(connack)), self.version, out);
+        debug_assert_eq!(written, Ok(()), "every part was decoded or checked");
+    }
+
+    /// Everything but Response Information. What equals the default of the specification is left out.
+    fn connack_properties(&self, limits: &Limits) -> ConnAckProperties<'_> {
+        let data = Some(&*self.authentication_data);
+        ConnAckProperties {
+            session_expiry: (self.expiry != self.asked_expiry).then(|| self.expiry.as_secs()),
+            receive_maximum: Some(limits.receive_maximum).filter(|maximum| *maximum != NonZeroU16::MAX),
+            maximum_packet_size: Some(limits.max_packet_size).filter(|max| max.get() < PACKET_LEN_MAX),
+            assigned_client_id: self.client_id_assigned.then(|| self.client_id.as_str()),
+            topic_alias_maximum: Some(limits.topic_alias_max).filter(|maximum| *maximum > 0),
+            server_keep_alive: self.server_keep_alive.then_some(self.keep_alive),
+            authentication_method: self.authentication_method.as_deref(),
+            authentication_data: data.filter(|data| !data.is_empty()),
+            ..ConnAckProperties::default()
+        }
+    }
+
+    /// Bytes of the CONNACK without Response Information; 0 for a client that takes any packet.
+    fn connack_len(&self, limits: &Limits) -> usize {
+        let mut bytes = Vec::new();
+        if self.maximum_packet_size.is_some() {
+            self.encode_connack(false, self.connack_properties(limits), &mut bytes);
+        }
+        bytes.len()
+    }
+
+    /// The longest packet that the client takes.
+    fn packet_len_max(&self) -> usize {
+        self.maximum_packet_size.map_or(usize::MAX, |max| usize::try_from(max.get()).unwrap_or(usize::MAX))
     }
 }
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "signatures only, for now")]
+fn decide_will(will: &LastWill<'_>, client_id: &ClientId, limits: &Limits) -> Result<Will, ReasonCode> {
+    if check_name(will.topic, limits.max_topic_levels).is_err() || !is_publishable(will.topic) {
+        return Err(ReasonCode::TopicNameInvalid);
+    }
+    let mut properties = Vec::new();
+    forward_will_properties(&will.properties, &mut properties);
+    let message = Message {
+        topic: will.topic.into(),
+        properties: properties.into(),
+        payload: Bytes::copy_from_slice(will.payload),
+        qos: will.qos,
+        retain: will.retain,
+        expires_at: None,
+        publisher: Some(client_id.clone()),
+    };
+    let secs = |secs| Duration::from_secs(u64::from(secs));
+    Ok(Will {
+        message: Arc::new(message),
+        delay: secs(will.properties.delay),
+        expiry: will.properties.message_expiry.map(secs),
+    })
+}
+
 impl Refusal {
+    /// Appends the CONNACK.
     pub fn write_connack(&self, out: &mut Vec<u8>) {
-        todo!()
+        let properties = ConnAckProperties::default();
+        let connack = ConnAck { session_present: false, reason: self.reason, properties };
+        let written = encode(&Packet::ConnAck(Box::new(connack)), self.version, out);
+        debug_assert_eq!(written, Ok(()), "it has no variable part");
     }
 }
+
+/// The most AUTH steps of one authentication.
+pub(super) const AUTH_ROUNDS_MAX: u8 = 16;
+
+/// The longest packet of the protocol: a Maximum Packet Size from here on says nothing.
+const PACKET_LEN_MAX: u32 = 268_435_455 + 5;
+
+/// Bytes that Authentication Data adds to a packet besides itself: its property identifier and length, and two lengths
+/// of the packet that may take two bytes more each.
+const AUTHENTICATION_DATA_OVERHEAD: usize = 3 + 4;

@@ -49,6 +49,24 @@ pub struct Limits {
     pub subscriptions_max: usize,
 }
 
+impl Limits {
+    /// The Keep Alive in force for a client that can be told, in seconds [MQTT-3.2.2-21].
+    pub(super) fn keep_alive(&self, asked: u16) -> u16 {
+        let keep_alive = self.server_keepalive.unwrap_or(asked);
+        match self.max_keepalive.map(NonZeroU16::get) {
+            Some(max) if keep_alive == 0 || keep_alive > max => max,
+            _ => keep_alive,
+        }
+    }
+
+    /// How long a client with this Keep Alive in seconds may be silent, in milliseconds; 0: for ever [MQTT-3.1.2-22].
+    pub(super) fn silence_max_millis(&self, keep_alive: u16) -> u32 {
+        let secs = f64::from(keep_alive) * 2.0 * self.keepalive_backoff;
+        let silence_max = Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX);
+        u32::try_from(silence_max.as_millis()).unwrap_or(u32::MAX)
+    }
+}
+
 /// What happens when a queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QueueFull {

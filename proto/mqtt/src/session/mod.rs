@@ -1,286 +1,517 @@
 //! What MQTT says about one client: the session state machine.
+//!
+//! A [`Session`] takes packets, messages, deadlines and the time, and appends bytes to a [`SendBuffer`]. A connection
+//! goes through it like this:
+//!
+//! 1. [`Handshake`] decides on the CONNECT. If it is accepted, the caller claims the client identifier and finds the
+//!    session or, after ending the old one for Clean Start, makes a new one.
+//! 2. The CONNACK is written with [`Accepted::write_connack`]; [`Session::connect`] and [`Session::resume`] follow.
+//! 3. Each packet goes to [`Session::handle_packet`], whose [`Request`] the caller answers. Messages for the client go
+//!    to [`Session::deliver`]. [`Session::pump`] is called when the send buffer has drained,
+//!    [`Session::handle_deadline`] at [`Session::next_deadline`].
+//! 4. [`Session::disconnect`] ends the connection. The session stays until it says that it has ended, or
+//!    [`Session::end`] is called.
+//!
+//! Invariants, checked after each change in debug builds: packet identifiers in flight are unique; no more is in flight
+//! on a connection than the client's Receive Maximum; the queue is within its bounds and its bytes are counted right;
+//! acknowledgements leave in the order of the publishes. All memory is bounded by [`Limits`]; what only traffic needs
+//! is allocated by traffic, and given back when the client pings for want of anything else to say.
+//!
+//! Absent on purpose: who may publish or subscribe to what, where messages go, retained messages, timers.
 
+mod alias;
+mod client_id;
+mod connection;
+mod delivery;
+mod error;
 mod handshake;
+mod inbound;
+mod lifetime;
 mod limits;
+mod outbound;
+mod queue;
+mod request;
+mod subscriptions;
+mod window;
+mod wire;
 
+pub use client_id::ClientId;
+pub use delivery::{Delivered, DeliveryOptions, DropReason, QueueReport};
+pub use error::SessionError;
 pub use handshake::{Accepted, AuthStep, Authenticator, Handshake, HandshakeStep, Refusal};
+pub use lifetime::{Cause, Due, Ending, SessionExpiry, Will};
 pub use limits::{Limits, QueueFull};
+pub use request::{Incoming, IncomingTopic, Request, Ticket};
+pub use subscriptions::Subscription;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
-
-use crate::{
-    Message, ProtocolVersion, QoS, ReasonCode, SubscriptionIds, Timestamp, Transit,
-    codec::SendBuffer,
-    packet::{Auth, Packet, Publish, Subscribe, SubscriptionOptions, Unsubscribe},
-    topic::TopicFilter,
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::Duration,
 };
 
-/// A Client Identifier: UTF-8, not empty, shared.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientId(Arc<str>);
-
-/// How long a session outlives its connection. 0 and 0xFFFF_FFFF seconds are not durations, so they are not stored as one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionExpiry {
-    /// It ends with the connection.
-    AtDisconnect,
-    /// It ends this long after the connection.
-    After(Duration),
-    /// It stays until somebody starts clean.
-    Never,
-}
-
-/// What the caller must do for a packet. Borrows from the packet, never from the session.
-#[derive(Debug)]
-pub enum Request<'a> {
-    /// Nothing: the session answered by itself.
-    Nothing,
-    /// Route this message. For QoS 1 and 2 call [`Session::handle_stored`] with the ticket once it is kept by all who
-    /// must keep it; until then the client is not told.
-    Publish(Incoming<'a>, Option<Ticket>),
-    /// Check each filter, call [`Session::subscribe`] for those that are granted, make the routes known, then
-    /// call [`Session::handle_subscribed`].
-    Subscribe(Subscribe<'a>),
-    /// Call [`Session::unsubscribe`] for each filter, then [`Session::handle_unsubscribed`].
-    Unsubscribe(Unsubscribe<'a>),
-    /// The client said goodbye: call [`Session::disconnect`] with this cause and close.
-    Disconnect(Cause),
-    /// Re-authentication (5.0, section 4.12.1): hand it to the authenticator.
-    Authenticate(Auth<'a>),
-}
-
-/// A PUBLISH with its topic alias resolved.
-#[derive(Debug)]
-pub struct Incoming<'a> {
-    /// The full Topic Name.
-    pub topic: IncomingTopic<'a>,
-    /// As it was received; `publish.topic` may be empty.
-    pub publish: Publish<'a>,
-}
-
-/// Where the topic of a PUBLISH comes from.
-#[derive(Debug, Clone)]
-pub enum IncomingTopic<'a> {
-    /// The packet.
-    Packet(&'a str),
-    /// The session's table of aliases.
-    Alias(Arc<str>),
-}
-
-/// Stands for a PUBLISH that is not acknowledged yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket(u32);
-
-/// How one message goes to one session: the sum of the matching subscriptions.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DeliveryOptions {
-    /// The highest QoS that was granted; the message's own QoS is the other bound.
-    pub qos: QoS,
-    /// The RETAIN flag to send (Retain As Published is already applied).
-    pub retain: bool,
-    /// Identifiers of the matching subscriptions.
-    pub subscription_ids: SubscriptionIds,
-    /// The shared subscription that picked this session.
-    pub shared: Option<Arc<TopicFilter>>,
-}
-
-/// What became of one delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivered {
-    /// It is in the send buffer.
-    Sent,
-    /// It waits in the session's queue; `displaced` older ones were dropped for it.
-    Queued {
-        /// Messages dropped under [`QueueFull::DropOldest`].
-        displaced: u32,
+use crate::{
+    PacketId, ProtocolVersion, ReasonCode, Timestamp,
+    codec::SendBuffer,
+    packet::{
+        Auth, AuthProperties, Disconnect, DisconnectProperties, Packet, ReasonCodes, SubAck,
+        SubscriptionOptions, UnsubAck, UserProperties,
     },
-    /// It was dropped.
-    Dropped(DropReason),
-}
-
-/// Why a message did not reach a session. Each is a counter of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DropReason {
-    /// The queue, or for QoS 0 the send buffer, is full.
-    QueueFull,
-    /// QoS 0 for a client that is away.
-    Qos0Offline,
-    /// Longer than the client's Maximum Packet Size.
-    TooLarge,
-    /// Its Message Expiry Interval has passed.
-    Expired,
-}
-
-/// What [`Session::pump`] and [`Session::handle_packet`] did with the queue since it was last asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct QueueReport {
-    /// Messages sent from the queue, by QoS.
-    pub sent: [u32; 3],
-    /// Dropped because they had expired.
-    pub expired: u32,
-    /// Dropped because they are too large for the client.
-    pub too_large: u32,
-    /// Messages whose delivery the client completed (PUBACK, PUBCOMP, or an error code in PUBACK/PUBREC).
-    pub acked: u32,
-}
-
-/// Why a connection ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// DISCONNECT 0x00: the will is dropped.
-    Normal,
-    /// DISCONNECT 0x04 or any other client code that is not 0x00: the will is sent.
-    WithWill(ReasonCode),
-    /// The network connection broke or was closed by the client without a DISCONNECT.
-    ConnectionLost,
-    /// The server ends it, for this reason.
-    Server(ReasonCode),
-}
-
-/// What follows from the end of a connection, of a delay or of a session.
-#[derive(Debug, Default)]
-pub struct Ending {
-    /// A will to publish now.
-    pub will: Option<Arc<Message>>,
-    /// The session is over: remove its subscriptions and forget it.
-    pub ended: bool,
-}
-
-/// What [`Session::handle_deadline`] found due.
-#[derive(Debug)]
-pub enum Due {
-    /// Nothing: look at [`Session::next_deadline`] again.
-    Nothing,
-    /// The client was silent for 1.5 times its Keep Alive: close with 0x8D [MQTT-3.1.2-22].
-    KeepAliveTimeout,
-    /// The delay of the will, or the session, is over.
-    Ending(Ending),
-}
-
-/// One subscription of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subscription {
-    /// The whole filter, `$share/<group>/` included.
-    pub filter: Arc<TopicFilter>,
-    /// Its options.
-    pub options: SubscriptionOptions,
-    /// Its identifier.
-    pub id: Option<NonZeroU32>,
-}
-
-/// The client broke the protocol: send `reason()` in a DISCONNECT (5.0) and close.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SessionError {
-    /// See 3.3.4.
-    #[error("more than {limit} publishes are unacknowledged")]
-    ReceiveMaximumExceeded {
-        /// What the server allows.
-        limit: u16,
-    },
-}
+    topic::TopicFilter,
+};
+use alias::OutgoingAliases;
+use connection::{Authentication, Connection};
+use inbound::Inbound;
+use outbound::Outbound;
+use subscriptions::Subscriptions;
 
 /// One client's session; see the module's documentation.
+///
+/// Connected, idle and with one subscription it takes about 200 bytes.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    client_id: ClientId,
+    limits: Arc<Limits>,
+    link: Link,
+    /// Of the present connection, or else the last.
+    version: ProtocolVersion,
+    expiry: SessionExpiry,
+    will: Option<Box<ArmedWill>>,
+    subscriptions: Subscriptions,
+    inbound: Option<Box<Inbound>>,
+    outbound: Option<Box<Outbound>>,
+    /// Counts connections, so that tickets of old ones are known.
+    epoch: u32,
+}
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "signatures only, for now")]
+/// Whether the client is there.
+#[derive(Debug)]
+enum Link {
+    Connected(Connection),
+    /// `expires_at`: when the session ends; `None`: never, or it has.
+    Away {
+        expires_at: Option<Timestamp>,
+    },
+}
+
+impl Link {
+    fn receive_maximum(&self) -> NonZeroU16 {
+        match self {
+            Self::Connected(connection) => connection.receive_maximum,
+            Self::Away { .. } => NonZeroU16::MIN, // The next connection brings its own.
+        }
+    }
+}
+
+/// A will that has not been published.
+#[derive(Debug)]
+struct ArmedWill {
+    will: Will,
+    /// When its delay is over; `None` while the client is connected.
+    due: Option<Timestamp>,
+}
+
 impl Session {
+    /// A session whose client has not connected yet.
+    #[must_use]
     pub fn new(client_id: ClientId, limits: Arc<Limits>) -> Self {
-        todo!()
+        Self {
+            client_id,
+            limits,
+            link: Link::Away { expires_at: None },
+            version: ProtocolVersion::V5,
+            expiry: SessionExpiry::Never,
+            will: None,
+            subscriptions: Subscriptions::default(),
+            inbound: None,
+            outbound: None,
+            epoch: 0,
+        }
     }
+
+    /// Whose session it is.
+    #[must_use]
     pub fn client_id(&self) -> &ClientId {
-        todo!()
+        &self.client_id
     }
+
+    /// The protocol of the present connection, or else the last.
+    #[must_use]
     pub fn version(&self) -> ProtocolVersion {
-        todo!()
+        self.version
     }
+
+    /// Whether the client is connected.
+    #[must_use]
     pub fn is_connected(&self) -> bool {
-        todo!()
+        matches!(self.link, Link::Connected(_))
     }
+
+    /// How long the session outlives its connection.
+    #[must_use]
     pub fn expiry(&self) -> SessionExpiry {
-        todo!()
+        self.expiry
     }
+
     /// Starts a connection; the CONNACK must be in the send buffer before `resume` is called.
+    ///
+    /// A will of the last connection that waits for its delay is dropped [MQTT-3.1.3-9].
+    ///
+    /// # Panics
+    /// In debug builds, if the last connection was not ended with [`Session::disconnect`]: its will would be lost.
     pub fn connect(&mut self, now: Timestamp, accepted: Accepted) {
-        todo!()
+        debug_assert!(!self.is_connected(), "the last connection was ended");
+        if let Some(inbound) = &mut self.inbound {
+            inbound.disconnect(self.epoch); // Nothing to do unless it was not.
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        self.version = accepted.version;
+        self.expiry = accepted.expiry;
+        self.will = accepted.will.map(|will| Box::new(ArmedWill { will, due: None }));
+        let authentication =
+            accepted.authentication_method.map(|method| Box::new(Authentication { method, rounds: 0 }));
+        self.link = Link::Connected(Connection {
+            version: accepted.version,
+            live: false,
+            asked_no_expiry: accepted.asked_expiry == SessionExpiry::AtDisconnect,
+            receive_maximum: accepted.receive_maximum,
+            maximum_packet_size: accepted.maximum_packet_size,
+            last_packet: now,
+            silence_max_millis: self.limits.silence_max_millis(accepted.keep_alive),
+            aliases: NonZeroU16::new(accepted.topic_alias_maximum)
+                .map(|maximum| Box::new(OutgoingAliases::new(maximum))),
+            authentication,
+        });
+        if let Some(outbound) = &mut self.outbound {
+            outbound.window.restart(accepted.receive_maximum);
+        }
+        self.check_invariants();
     }
+
     /// Resends what is in flight, in order, with DUP, then sends from the queue [MQTT-4.4.0-1].
     pub fn resume(&mut self, now: Timestamp, out: &mut SendBuffer) {
-        todo!()
+        if let Link::Connected(connection) = &mut self.link {
+            connection.live = true;
+        }
+        self.pump(now, out);
     }
+
+    /// Takes one packet from the client.
+    ///
+    /// # Errors
+    /// The client broke the protocol: the caller writes `error.reason()` with [`Session::write_disconnect`], calls
+    /// [`Session::disconnect`] with it as [`Cause::Server`] and closes.
     pub fn handle_packet<'a>(
         &mut self,
         now: Timestamp,
         packet: Packet<'a>,
         out: &mut SendBuffer,
     ) -> Result<Request<'a>, SessionError> {
-        todo!()
+        let Link::Connected(connection) = &mut self.link else {
+            return Err(SessionError::UnexpectedPacket(packet.packet_type()));
+        };
+        connection.last_packet = now;
+        let request = match packet {
+            Packet::Publish(publish) => self.handle_publish(publish, out),
+            Packet::PubAck(ref ack) | Packet::PubRec(ref ack) | Packet::PubComp(ref ack) => {
+                self.handle_ack(now, packet.packet_type(), ack, out).map(|()| Request::Nothing)
+            }
+            Packet::PubRel(ack) => {
+                self.handle_pubrel(ack.id, out);
+                Ok(Request::Nothing)
+            }
+            Packet::Subscribe(subscribe) => {
+                self.check_answer_len(subscribe.filters.len())?;
+                Ok(Request::Subscribe(subscribe))
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.check_answer_len(unsubscribe.filters.len())?;
+                Ok(Request::Unsubscribe(unsubscribe))
+            }
+            Packet::PingReq => {
+                wire::write(&Packet::PingResp, self.version, out);
+                self.release_idle_memory();
+                Ok(Request::Nothing)
+            }
+            Packet::Disconnect(disconnect) => self.handle_disconnect(&disconnect).map(Request::Disconnect),
+            Packet::Auth(auth) => self.handle_auth(auth),
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => Err(SessionError::UnexpectedPacket(packet.packet_type())),
+        };
+        self.check_invariants();
+        request
     }
+
+    /// The message of a PUBLISH is kept by all who must keep it, or never will be: tells the client, once those before
+    /// it have been told.
+    ///
+    /// `reason` is [`ReasonCode::Success`], [`ReasonCode::NoMatchingSubscribers`], or an error, which frees the
+    /// identifier of a QoS 2 message. 3.1 and 3.1.1 know success only.
+    ///
+    /// Call it also when the connection of the ticket has ended. It then acknowledges nothing, but decides whether the
+    /// client's resend of a QoS 2 message is the same message or a new one.
     pub fn handle_stored(&mut self, ticket: Ticket, reason: ReasonCode, out: &mut SendBuffer) {
-        todo!()
+        let connected = self.is_connected();
+        if let Some(inbound) = &mut self.inbound {
+            inbound.handle_stored(ticket, reason, self.epoch, self.version, connected.then_some(out));
+        }
+        self.check_invariants();
     }
+
+    /// Whether so many publishes wait to be stored that the caller should take no more packets from the client until
+    /// [`Session::handle_stored`] has been called.
+    ///
+    /// A 5.0 client is held back by its Receive Maximum; 3.1 and 3.1.1 have none, so TCP must do it.
+    #[must_use]
+    pub fn is_saturated(&self) -> bool {
+        let limit = usize::from(self.limits.receive_maximum.get());
+        !self.version.is_v5()
+            && self.inbound.as_ref().is_some_and(|inbound| inbound.unanswered_len() >= limit)
+    }
+
+    /// Adds a subscription or replaces the one with the same filter, which is returned [MQTT-3.8.4-3].
+    ///
+    /// # Errors
+    /// [`ReasonCode::QuotaExceeded`]: the session has as many as it may.
     pub fn subscribe(
         &mut self,
         filter: &Arc<TopicFilter>,
         options: SubscriptionOptions,
         id: Option<NonZeroU32>,
     ) -> Result<Option<Subscription>, ReasonCode> {
-        todo!()
+        let full = self.subscriptions.len() >= self.limits.subscriptions_max;
+        if full && !self.subscriptions.contains(filter.as_str()) {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        let subscription = Subscription { filter: Arc::clone(filter), options, id };
+        Ok(self.subscriptions.insert(subscription))
     }
+
+    /// Removes a subscription; `None`: there was none.
     pub fn unsubscribe(&mut self, filter: &str) -> Option<Subscription> {
-        todo!()
+        self.subscriptions.remove(filter)
     }
+
+    /// The subscriptions, in the order of their filters.
     pub fn subscriptions(&self) -> impl ExactSizeIterator<Item = &Subscription> {
-        [].iter()
+        self.subscriptions.iter()
     }
-    pub fn handle_subscribed(&mut self, id: crate::PacketId, reasons: &[ReasonCode], out: &mut SendBuffer) {
-        todo!()
+
+    /// Answers SUBSCRIBE; one code for each filter, in order [MQTT-3.8.4-6].
+    pub fn handle_subscribed(&mut self, id: PacketId, reasons: &[ReasonCode], out: &mut SendBuffer) {
+        if self.is_connected() {
+            let reasons = ReasonCodes::from(reasons);
+            let (reason_string, user_properties) = (None, UserProperties::default());
+            let suback = SubAck { id, reason_string, user_properties, reasons };
+            wire::write(&Packet::SubAck(suback), self.version, out);
+        }
     }
-    pub fn handle_unsubscribed(&mut self, id: crate::PacketId, reasons: &[ReasonCode], out: &mut SendBuffer) {
-        todo!()
+
+    /// Answers UNSUBSCRIBE; one code for each filter, in order [MQTT-3.11.3-1] (v3.1.1: none).
+    pub fn handle_unsubscribed(&mut self, id: PacketId, reasons: &[ReasonCode], out: &mut SendBuffer) {
+        if self.is_connected() {
+            let reasons = ReasonCodes::from(if self.version.is_v5() { reasons } else { &[] });
+            let (reason_string, user_properties) = (None, UserProperties::default());
+            let unsuback = UnsubAck { id, reason_string, user_properties, reasons };
+            wire::write(&Packet::UnsubAck(unsuback), self.version, out);
+        }
     }
-    pub fn deliver(
-        &mut self,
-        now: Timestamp,
-        transit: &Transit<'_>,
-        options: &DeliveryOptions,
-        out: &mut SendBuffer,
-    ) -> Delivered {
-        todo!()
+
+    /// Answers [`Request::Authenticate`]: asks for more, or says that re-authentication is complete.
+    pub fn handle_authenticated(&mut self, step: &AuthStep, out: &mut SendBuffer) {
+        let Link::Connected(connection) = &mut self.link else { return };
+        let Some(authentication) = &mut connection.authentication else { return };
+        let (reason, data) = match step {
+            AuthStep::Continue(data) => (ReasonCode::ContinueAuthentication, data),
+            AuthStep::Done(data) => (ReasonCode::Success, data),
+        };
+        if reason == ReasonCode::Success {
+            authentication.rounds = 0;
+        }
+        let properties = AuthProperties {
+            authentication_method: Some(&authentication.method),
+            authentication_data: (!data.is_empty()).then_some(data),
+            ..AuthProperties::default()
+        };
+        wire::write(&Packet::Auth(Auth { reason, properties }), self.version, out);
     }
-    /// Sends from the queue what window and send buffer allow; call it when the send buffer has drained.
-    pub fn pump(&mut self, now: Timestamp, out: &mut SendBuffer) {
-        todo!()
-    }
+
+    /// What the session did by itself with its queue since it was last asked.
     pub fn take_report(&mut self) -> QueueReport {
-        todo!()
+        self.outbound.as_mut().map(|outbound| std::mem::take(&mut outbound.report)).unwrap_or_default()
     }
-    /// Messages in flight to the client and in its queue.
+
+    /// Messages in flight to the client.
+    #[must_use]
     pub fn inflight_len(&self) -> usize {
-        todo!()
+        self.outbound.as_ref().map_or(0, |outbound| outbound.window.len())
     }
+
+    /// Messages that wait in the queue.
+    #[must_use]
     pub fn queue_len(&self) -> usize {
-        todo!()
+        self.outbound.as_ref().map_or(0, |outbound| outbound.queue.len())
     }
+
+    /// Ends the connection. Without one it does nothing.
+    ///
+    /// The will is dropped if the client said goodbye [MQTT-3.14.4-3], else published at once, or after its delay unless
+    /// the session ends before [MQTT-3.1.2-8].
     pub fn disconnect(&mut self, now: Timestamp, cause: Cause) -> Ending {
-        todo!()
+        if !self.is_connected() {
+            return Ending::default();
+        }
+        if let Some(inbound) = &mut self.inbound {
+            inbound.disconnect(self.epoch);
+        }
+        self.epoch = self.epoch.wrapping_add(1); // From here on the tickets of this connection are old.
+        self.release_idle_memory();
+        let ended = self.expiry == SessionExpiry::AtDisconnect;
+        let expires_at = if ended { None } else { self.expiry.deadline(now) };
+        self.link = Link::Away { expires_at };
+        let mut ending = Ending { will: None, ended };
+        if let Some(mut armed) = self.will.take().filter(|_| cause != Cause::Normal) {
+            if ended || armed.will.delay.is_zero() {
+                ending.will = Some(armed.will.publish(now));
+            } else {
+                armed.due = Some(now + armed.will.delay);
+                self.will = Some(armed);
+            }
+        }
+        self.check_invariants();
+        ending
     }
-    /// Ends the session now: Clean Start, or an administrator.
-    pub fn end(&mut self) -> Ending {
-        todo!()
+
+    /// Ends the session now: Clean Start, or an administrator. A will that is still to be published is due with it.
+    pub fn end(&mut self, now: Timestamp) -> Ending {
+        let will = self.will.take().map(|armed| armed.will.publish(now));
+        if let Some(inbound) = &mut self.inbound {
+            inbound.disconnect(self.epoch);
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        self.link = Link::Away { expires_at: None };
+        Ending { will, ended: true }
     }
-    /// After the session ended, or the client unsubscribed: messages of shared subscriptions that another member of the group must get, oldest first.
-    pub fn take_shared(&mut self, filter: Option<&TopicFilter>) -> Vec<(Arc<TopicFilter>, Arc<Message>)> {
-        todo!()
-    }
+
+    /// When [`Session::handle_deadline`] wants to run; `None`: never. Each packet from the client moves it on.
+    #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        todo!()
+        match &self.link {
+            Link::Connected(connection) => connection.silence_ends(),
+            Link::Away { expires_at } => {
+                let will_due = self.will.as_ref().and_then(|armed| armed.due);
+                expires_at.iter().chain(&will_due).min().copied()
+            }
+        }
     }
+
+    /// Says what is due at `now`.
     pub fn handle_deadline(&mut self, now: Timestamp) -> Due {
-        todo!()
+        let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
+        match &mut self.link {
+            Link::Connected(connection) if is_due(connection.silence_ends()) => Due::KeepAliveTimeout,
+            Link::Connected(_) => Due::Nothing,
+            Link::Away { expires_at } => {
+                let ended = is_due(*expires_at);
+                if ended {
+                    *expires_at = None;
+                }
+                // The end of the session is the end of the delay (section 3.1.3.2.2).
+                let will = self.will.take_if(|armed| ended || is_due(armed.due));
+                if !ended && will.is_none() {
+                    return Due::Nothing;
+                }
+                Due::Ending(Ending { will: will.map(|armed| armed.will.publish(now)), ended })
+            }
+        }
     }
+
     /// Writes a DISCONNECT if the protocol has one for the server (5.0).
     pub fn write_disconnect(&self, reason: ReasonCode, out: &mut SendBuffer) {
-        todo!()
+        if self.is_connected() && self.version.is_v5() {
+            let properties = DisconnectProperties::default();
+            wire::write(&Packet::Disconnect(Disconnect { reason, properties }), self.version, out);
+        }
+    }
+
+    /// DISCONNECT from the client.
+    fn handle_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Result<Cause, SessionError> {
+        let Link::Connected(connection) = &self.link else { return Ok(Cause::ConnectionLost) };
+        if let Some(secs) = disconnect.properties.session_expiry {
+            let asked = SessionExpiry::from_secs(secs);
+            if connection.asked_no_expiry && asked != SessionExpiry::AtDisconnect {
+                return Err(SessionError::SessionExpiryRaised);
+            }
+            self.expiry = asked.bounded_by(self.limits.expiry_max);
+        }
+        Ok(match disconnect.reason {
+            ReasonCode::Success => Cause::Normal,
+            reason => Cause::WithWill(reason),
+        })
+    }
+
+    /// AUTH from the client: a step of re-authentication (section 4.12.1).
+    fn handle_auth<'a>(&mut self, auth: Auth<'a>) -> Result<Request<'a>, SessionError> {
+        let Link::Connected(Connection { authentication: Some(authentication), .. }) = &mut self.link else {
+            return Err(SessionError::UnexpectedAuth);
+        };
+        let expected = match authentication.rounds {
+            0 => ReasonCode::Reauthenticate,
+            _ => ReasonCode::ContinueAuthentication,
+        };
+        let same_method = auth.properties.authentication_method == Some(&*authentication.method);
+        if auth.reason != expected || !same_method || authentication.rounds >= handshake::AUTH_ROUNDS_MAX {
+            return Err(SessionError::UnexpectedAuth);
+        }
+        authentication.rounds += 1;
+        Ok(Request::Authenticate(auth))
+    }
+
+    /// Checks that SUBACK or UNSUBACK with `reasons` codes is no longer than the client takes [MQTT-3.1.2-24].
+    fn check_answer_len(&self, reasons: usize) -> Result<(), SessionError> {
+        let Link::Connected(Connection { maximum_packet_size: Some(maximum), .. }) = &self.link else {
+            return Ok(());
+        };
+        // Five bytes of fixed header at most, the identifier, and the length of no properties.
+        let len = 5 + 2 + 1 + reasons;
+        if u32::try_from(len).is_ok_and(|len| len <= maximum.get()) {
+            return Ok(());
+        }
+        Err(SessionError::AnswerTooLarge { len })
+    }
+
+    /// Gives back what traffic has allocated, if there is none now.
+    fn release_idle_memory(&mut self) {
+        self.inbound.take_if(|inbound| inbound.is_idle());
+        self.outbound.take_if(|outbound| outbound.is_idle());
+    }
+
+    /// Checks the invariants of the module's documentation.
+    fn check_invariants(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        if let Some(inbound) = &self.inbound {
+            inbound.check_invariants();
+        }
+        if let Some(outbound) = &self.outbound {
+            outbound.queue.check_invariants(&self.limits);
+            let receive_maximum = self.is_connected().then(|| self.link.receive_maximum());
+            outbound.window.check_invariants(receive_maximum);
+        }
     }
 }
+
+impl Connection {
+    /// When the client has been silent for too long [MQTT-3.1.2-22].
+    fn silence_ends(&self) -> Option<Timestamp> {
+        let silence_max = u64::from(self.silence_max_millis);
+        (silence_max > 0).then(|| self.last_packet + Duration::from_millis(silence_max))
+    }
+}
+
+#[cfg(test)]
+mod tests;

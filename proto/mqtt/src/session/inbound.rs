@@ -1,0 +1,361 @@
+//! Messages from the client.
+//!
+//! Rules, where the specification leaves a choice:
+//!
+//! * A PUBLISH to `$SYS`, `$share` or `$queue` (0x87) or with too many levels (0x90) is refused without closing: QoS 1
+//!   and 2 of 5.0 are told, everything else is acknowledged and dropped. A 3.1.1 client would send it again after each
+//!   reconnect if it were not acknowledged.
+//! * A PUBLISH of QoS 2 with an identifier that is in use is the same message again, with DUP or without: it is
+//!   answered, not routed. At QoS 1 nothing is remembered: what comes twice is routed twice. The two do not share
+//!   identifiers here, so that a client that mixes them up harms only itself.
+//! * A PUBREL for a message whose PUBREC has not been sent is answered as one for an unknown message.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{Incoming, IncomingTopic, Request, Session, SessionError, Ticket, wire::write_ack};
+use crate::{
+    PacketId, ProtocolVersion, ReasonCode,
+    codec::SendBuffer,
+    packet::{Delivery, PacketType, Publish},
+    topic::{check_name, is_publishable},
+};
+
+/// What a session remembers of the messages from its client; absent while there is nothing to remember.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    /// Topics by alias, from 1; of this connection only [MQTT-3.3.2-7].
+    aliases: Vec<Option<Arc<str>>>,
+    /// Publishes whose PUBACK or PUBREC has not been sent, oldest first. Acknowledgements leave in the order of the
+    /// publishes, as clients must do it too [MQTT-4.6.0-2] [MQTT-4.6.0-3], whatever the order in which they are stored.
+    unanswered: VecDeque<Unanswered>,
+    /// The number of the oldest of them within the connection.
+    first_sequence: u32,
+    /// QoS 2 messages whose identifier is taken until PUBREL, oldest first [MQTT-4.3.3-10].
+    received: VecDeque<Received>,
+    /// How many of `received`, at the front, are from earlier connections.
+    carried: usize,
+    /// Publishes of this connection that count against Receive Maximum.
+    outstanding: u16,
+    /// QoS 2 messages of earlier connections whose ticket has not come back.
+    orphans: Vec<Orphan>,
+}
+
+/// A PUBLISH that waits for its PUBACK or PUBREC.
+#[derive(Debug)]
+struct Unanswered {
+    id: PacketId,
+    exactly_once: bool,
+    /// Sent again by the client on a new connection: has no ticket of its own and does not count.
+    repeat: bool,
+    /// The code of the answer, once it is known.
+    outcome: Option<ReasonCode>,
+}
+
+/// A QoS 2 message that the client has not released.
+#[derive(Debug)]
+struct Received {
+    id: PacketId,
+    state: Receipt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receipt {
+    /// Its ticket has not come back.
+    Storing,
+    /// It is stored, and its PUBREC has not been sent.
+    Stored,
+    /// Its PUBREC has been sent, now or on an earlier connection.
+    Acknowledged,
+}
+
+#[derive(Debug)]
+struct Orphan {
+    ticket: Ticket,
+    id: PacketId,
+}
+
+impl Session {
+    pub(super) fn handle_publish<'a>(
+        &mut self,
+        publish: Publish<'a>,
+        out: &mut SendBuffer,
+    ) -> Result<Request<'a>, SessionError> {
+        let topic = self.resolve_topic(&publish)?;
+        let refusal = self.refusal(topic.as_str());
+        let (id, exactly_once) = match publish.delivery {
+            Delivery::AtMostOnce => {
+                return Ok(match refusal {
+                    None => Request::Publish(Incoming { topic, publish }, None),
+                    Some(reason) => Request::Refused(reason),
+                });
+            }
+            Delivery::AtLeastOnce { id, .. } => (id, false),
+            Delivery::ExactlyOnce { id, .. } => (id, true),
+        };
+        let version = self.version;
+        let inbound = self.inbound.get_or_insert_default();
+        if exactly_once && inbound.handle_repeat(id, version, out) {
+            return Ok(Request::Nothing);
+        }
+        inbound.check_room(version, self.limits.receive_maximum.get())?;
+        let mut refusal = refusal;
+        if exactly_once && inbound.received.len() >= usize::from(self.limits.awaiting_rel_max) {
+            if !version.is_v5() {
+                return Err(SessionError::ReceiveMaximumExceeded { limit: self.limits.awaiting_rel_max });
+            }
+            // Within its Receive Maximum the client did nothing wrong: identifiers of earlier connections fill the table.
+            refusal = refusal.or(Some(ReasonCode::QuotaExceeded));
+        }
+        let ticket = inbound.begin(id, exactly_once, self.epoch);
+        match refusal {
+            None => Ok(Request::Publish(Incoming { topic, publish }, Some(ticket))),
+            Some(reason) => {
+                inbound.settle(ticket.sequence, reason, version);
+                inbound.answer(version, out);
+                Ok(Request::Refused(reason))
+            }
+        }
+    }
+
+    /// Replaces a topic alias by its topic, and learns new ones.
+    fn resolve_topic<'a>(&mut self, publish: &Publish<'a>) -> Result<IncomingTopic<'a>, SessionError> {
+        let Some(alias) = publish.properties.topic_alias.map(std::num::NonZeroU16::get) else {
+            return Ok(IncomingTopic::Packet(publish.topic));
+        };
+        let maximum = self.limits.topic_alias_max;
+        if alias > maximum {
+            return Err(SessionError::TopicAliasInvalid { alias, maximum }); // [MQTT-3.3.2-9]
+        }
+        let aliases = &mut self.inbound.get_or_insert_default().aliases;
+        let index = usize::from(alias) - 1;
+        if publish.topic.is_empty() {
+            let topic = aliases.get(index).cloned().flatten();
+            return topic.map(IncomingTopic::Alias).ok_or(SessionError::TopicAliasUnknown { alias });
+        }
+        if aliases.len() <= index {
+            aliases.resize(index + 1, None);
+        }
+        if aliases[index].as_deref() != Some(publish.topic) {
+            aliases[index] = Some(publish.topic.into());
+        }
+        Ok(IncomingTopic::Packet(publish.topic))
+    }
+
+    /// Why nobody gets what is published to this topic.
+    fn refusal(&self, topic: &str) -> Option<ReasonCode> {
+        if !is_publishable(topic) {
+            return Some(ReasonCode::NotAuthorized);
+        }
+        check_name(topic, self.limits.max_topic_levels).err().map(|_| ReasonCode::TopicNameInvalid)
+    }
+
+    pub(super) fn handle_pubrel(&mut self, id: PacketId, out: &mut SendBuffer) {
+        let known = self.inbound.as_mut().is_some_and(|inbound| inbound.release(id));
+        let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        write_ack(PacketType::PubComp, id, reason, self.version, out);
+    }
+}
+
+impl Inbound {
+    /// Whether a PUBLISH of QoS 2 is one that is known already [MQTT-4.3.3-10]; then it is answered, at once or when the
+    /// first one is.
+    fn handle_repeat(&mut self, id: PacketId, version: ProtocolVersion, out: &mut SendBuffer) -> bool {
+        let Some(received) = self.received.iter().find(|received| received.id == id) else {
+            return false;
+        };
+        let state = received.state;
+        if !self.unanswered.iter().any(|publish| publish.exactly_once && publish.id == id) {
+            let outcome = (state != Receipt::Storing).then_some(ReasonCode::Success);
+            self.unanswered.push_back(Unanswered { id, exactly_once: true, repeat: true, outcome });
+            self.answer(version, out);
+        }
+        true
+    }
+
+    /// Checks what a client may have sent without an acknowledgement [MQTT-3.3.4-7].
+    fn check_room(&self, version: ProtocolVersion, receive_maximum: u16) -> Result<(), SessionError> {
+        // 3.1 and 3.1.1 have no Receive Maximum: `Session::is_saturated` holds such clients back, and this is the end
+        // for a caller that does not ask.
+        let limit = if version.is_v5() { receive_maximum } else { u16::MAX };
+        if self.outstanding >= limit || self.unanswered.len() >= UNANSWERED_MAX {
+            return Err(SessionError::ReceiveMaximumExceeded { limit });
+        }
+        Ok(())
+    }
+
+    /// Takes the identifier of a new message.
+    fn begin(&mut self, id: PacketId, exactly_once: bool, epoch: u32) -> Ticket {
+        let waiting = u32::try_from(self.unanswered.len()).expect("UNANSWERED_MAX fits");
+        let ticket = Ticket { epoch, sequence: self.first_sequence.wrapping_add(waiting) };
+        self.unanswered.push_back(Unanswered { id, exactly_once, repeat: false, outcome: None });
+        if exactly_once {
+            self.received.push_back(Received { id, state: Receipt::Storing });
+        }
+        self.outstanding += 1;
+        ticket
+    }
+
+    /// The message of `ticket` is stored, or will never be.
+    pub(super) fn handle_stored(
+        &mut self,
+        ticket: Ticket,
+        reason: ReasonCode,
+        epoch: u32,
+        version: ProtocolVersion,
+        out: Option<&mut SendBuffer>,
+    ) {
+        if ticket.epoch == epoch {
+            self.settle(ticket.sequence, reason, version);
+        } else if let Some(index) = self.orphans.iter().position(|orphan| orphan.ticket == ticket) {
+            let id = self.orphans.swap_remove(index).id;
+            self.settle_orphan(id, reason, version);
+        }
+        if let Some(out) = out {
+            self.answer(version, out);
+        }
+    }
+
+    /// Writes down the outcome of a PUBLISH of this connection.
+    fn settle(&mut self, sequence: u32, reason: ReasonCode, version: ProtocolVersion) {
+        let index = sequence.wrapping_sub(self.first_sequence) as usize;
+        let Some(publish) = self.unanswered.get_mut(index) else { return };
+        if publish.repeat || publish.outcome.is_some() {
+            return;
+        }
+        // 3.1.1 cannot say no: the message is acknowledged, and for QoS 2 its identifier is held until PUBREL.
+        let reason = if version.is_v5() { reason } else { ReasonCode::Success };
+        publish.outcome = Some(reason);
+        if publish.exactly_once {
+            let id = publish.id;
+            self.set_received(id, reason);
+        }
+    }
+
+    /// The same for a PUBLISH of an earlier connection: only a repetition on this connection may be answered.
+    fn settle_orphan(&mut self, id: PacketId, reason: ReasonCode, version: ProtocolVersion) {
+        let repeat = self.unanswered.iter_mut().find(|publish| publish.repeat && publish.id == id);
+        let reason = match &repeat {
+            Some(_) if !version.is_v5() => ReasonCode::Success,
+            _ => reason,
+        };
+        if let Some(repeat) = repeat {
+            repeat.outcome = Some(reason);
+        }
+        self.set_received(id, reason);
+    }
+
+    /// Marks a QoS 2 message as stored, or frees its identifier: a PUBREC with an error ends it (section 4.3.3).
+    fn set_received(&mut self, id: PacketId, reason: ReasonCode) {
+        // The newest is by far the likeliest.
+        let Some(index) = self.received.iter().rposition(|received| received.id == id) else { return };
+        if !reason.is_error() {
+            self.received[index].state = Receipt::Stored;
+            return;
+        }
+        self.received.remove(index);
+        if index < self.carried {
+            self.carried -= 1;
+        }
+        // Else it still counts against Receive Maximum, until its PUBREC is sent.
+    }
+
+    /// Sends the acknowledgements that are due, in order.
+    fn answer(&mut self, version: ProtocolVersion, out: &mut SendBuffer) {
+        while let Some(Unanswered { outcome: Some(reason), .. }) = self.unanswered.front() {
+            let reason = *reason;
+            let Some(publish) = self.unanswered.pop_front() else { return };
+            self.first_sequence = self.first_sequence.wrapping_add(1);
+            if !publish.exactly_once {
+                write_ack(PacketType::PubAck, publish.id, reason, version, out);
+                self.outstanding -= 1;
+                continue;
+            }
+            write_ack(PacketType::PubRec, publish.id, reason, version, out);
+            if reason.is_error() {
+                self.outstanding -= u16::from(!publish.repeat);
+            } else if let Some(received) =
+                self.received.iter_mut().rev().find(|received| received.id == publish.id)
+            {
+                received.state = Receipt::Acknowledged;
+            }
+        }
+    }
+
+    /// PUBREL: frees an identifier; whether there was one to free.
+    fn release(&mut self, id: PacketId) -> bool {
+        let Some(index) = self.received.iter().position(|received| received.id == id) else { return false };
+        if self.received[index].state != Receipt::Acknowledged {
+            return false;
+        }
+        self.received.remove(index);
+        if index < self.carried {
+            self.carried -= 1;
+        } else {
+            self.outstanding -= 1;
+        }
+        true
+    }
+
+    /// Forgets the connection that ended.
+    pub(super) fn disconnect(&mut self, epoch: u32) {
+        self.aliases = Vec::new();
+        for (sequence, publish) in (self.first_sequence..=u32::MAX).chain(0..).zip(self.unanswered.drain(..))
+        {
+            // The message may be stored yet. If its identifier were forgotten, the client's resend would be a second
+            // message.
+            if publish.exactly_once && !publish.repeat && publish.outcome.is_none() {
+                self.orphans.push(Orphan { ticket: Ticket { epoch, sequence }, id: publish.id });
+            }
+        }
+        self.unanswered.shrink_to(0);
+        self.first_sequence = 0;
+        self.outstanding = 0;
+        self.carried = self.received.len();
+    }
+
+    /// Publishes whose PUBACK or PUBREC has not been sent.
+    pub(super) fn unanswered_len(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// Whether nothing would be lost with it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.unanswered.is_empty()
+            && self.received.is_empty()
+            && self.orphans.is_empty()
+            && self.aliases.is_empty()
+    }
+
+    pub(super) fn check_invariants(&self) {
+        assert!(self.carried <= self.received.len(), "what is carried over is part of what is received");
+        let of_this_connection = self.received.len() - self.carried;
+        let unacknowledged = self.unanswered.iter().filter(|publish| {
+            !publish.repeat && (!publish.exactly_once || publish.outcome.is_some_and(ReasonCode::is_error))
+        });
+        assert_eq!(
+            usize::from(self.outstanding),
+            of_this_connection + unacknowledged.count(),
+            "publishes counted"
+        );
+        assert!(self.unanswered.front().is_none_or(|first| first.outcome.is_none()), "an answer is due");
+        for (index, received) in self.received.iter().enumerate() {
+            let id = received.id;
+            assert!(self.received.iter().skip(index + 1).all(|other| other.id != id), "{id} is held once");
+            let waits = self.unanswered.iter().filter(|publish| {
+                publish.exactly_once && publish.id == id && !publish.outcome.is_some_and(ReasonCode::is_error)
+            });
+            let waits = waits.count();
+            let orphans = self.orphans.iter().filter(|orphan| orphan.id == id).count();
+            assert!(waits <= 1 && orphans <= 1, "{id} is answered once");
+            if received.state == Receipt::Storing {
+                assert!(waits + orphans >= 1, "{id} waits for a ticket");
+            }
+        }
+        assert!(self.orphans.iter().all(|orphan| {
+            self.received.iter().take(self.carried).any(|received| received.id == orphan.id)
+        }));
+    }
+}
+
+/// What may wait for an acknowledgement on one connection, repetitions included.
+const UNANSWERED_MAX: usize = u16::MAX as usize;

@@ -1,0 +1,80 @@
+//! What a session asks of its caller.
+
+use std::{fmt, sync::Arc};
+
+use super::Cause;
+use crate::{
+    ReasonCode,
+    packet::{Auth, Publish, Subscribe, Unsubscribe},
+};
+
+/// What the caller must do for a packet. Borrows from the packet, never from the session.
+#[derive(Debug)]
+pub enum Request<'a> {
+    /// Nothing: the session answered by itself.
+    Nothing,
+    /// Route this message. For QoS 1 and 2 call [`Session::handle_stored`](super::Session::handle_stored) with the
+    /// ticket once it is kept by all who must keep it; until then the client is not told.
+    Publish(Incoming<'a>, Option<Ticket>),
+    /// A PUBLISH that goes nowhere, and why: count it. The client has been told as far as its protocol and the QoS
+    /// have words for it.
+    Refused(ReasonCode),
+    /// Check each filter, call [`Session::subscribe`](super::Session::subscribe) for those that are granted, make the
+    /// routes known, then call [`Session::handle_subscribed`](super::Session::handle_subscribed).
+    Subscribe(Subscribe<'a>),
+    /// Call [`Session::unsubscribe`](super::Session::unsubscribe) for each filter, then
+    /// [`Session::handle_unsubscribed`](super::Session::handle_unsubscribed).
+    Unsubscribe(Unsubscribe<'a>),
+    /// The client said goodbye: call [`Session::disconnect`](super::Session::disconnect) with this cause and close.
+    Disconnect(Cause),
+    /// Re-authentication (5.0, section 4.12.1): hand it to the authenticator, then call
+    /// [`Session::handle_authenticated`](super::Session::handle_authenticated), or close with its reason code.
+    Authenticate(Auth<'a>),
+}
+
+/// A PUBLISH with its topic alias resolved.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// The full Topic Name.
+    pub topic: IncomingTopic<'a>,
+    /// As it was received; `publish.topic` may be empty.
+    pub publish: Publish<'a>,
+}
+
+/// Where the topic of a PUBLISH comes from.
+#[derive(Debug, Clone)]
+pub enum IncomingTopic<'a> {
+    /// The packet.
+    Packet(&'a str),
+    /// The session's table of aliases.
+    Alias(Arc<str>),
+}
+
+impl IncomingTopic<'_> {
+    /// The full Topic Name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Packet(topic) => topic,
+            Self::Alias(topic) => topic,
+        }
+    }
+}
+
+/// Stands for a PUBLISH that is not acknowledged yet.
+///
+/// Every ticket must come back to the session that gave it, also after the connection has ended: the identifier of a
+/// QoS 2 message stays taken until it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// The connection: a ticket of an older one acknowledges nothing on a newer one.
+    pub(super) epoch: u32,
+    /// The PUBLISH, counted within the connection.
+    pub(super) sequence: u32,
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.sequence)
+    }
+}

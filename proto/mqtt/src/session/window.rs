@@ -1,0 +1,208 @@
+//! Messages in flight to the client.
+
+use std::{collections::VecDeque, num::NonZeroU16};
+
+use super::delivery::Held;
+use crate::{PacketId, QoS};
+
+/// QoS 1 and 2 messages that were sent and whose delivery is not complete, in the order in which they were sent.
+///
+/// Identifiers are given in turn and never while they are in use [MQTT-2.2.1-4].
+#[derive(Debug)]
+pub(super) struct Window {
+    entries: VecDeque<InFlight>,
+    /// How many more PUBLISH packets Receive Maximum allows on this connection [MQTT-3.3.4-9].
+    quota: u16,
+    /// Entries before this one have been sent on this connection; the others wait for [`Window::next_unsent`].
+    unsent_from: usize,
+    next_id: PacketId,
+    /// How many identifiers from `next_id` on are known not to be in use.
+    free_run: u16,
+}
+
+/// One message in flight.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) id: PacketId,
+    pub(super) stage: Stage,
+    /// Whether it was sent on this connection.
+    sent: bool,
+    /// Whether it holds a part of the quota: a PUBLISH of this connection does, a PUBREL alone does not (section 4.9).
+    counted: bool,
+}
+
+/// How far the delivery of a message is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// PUBLISH was sent. Without `held` it cannot be sent again: the session ends with the connection.
+    Published { exactly_once: bool, held: Option<Held> },
+    /// QoS 2: PUBREC has come, PUBREL was sent; the message itself is the client's now.
+    Released,
+}
+
+impl Window {
+    pub(super) fn new(receive_maximum: NonZeroU16) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            quota: receive_maximum.get(),
+            unsent_from: 0,
+            next_id: PacketId::MIN,
+            free_run: u16::MAX,
+        }
+    }
+
+    /// A new connection: nothing is sent on it yet.
+    pub(super) fn restart(&mut self, receive_maximum: NonZeroU16) {
+        for entry in &mut self.entries {
+            entry.sent = false;
+            entry.counted = false;
+        }
+        self.unsent_from = 0;
+        self.quota = receive_maximum.get();
+    }
+
+    /// The identifier for another message, if it may be sent now.
+    pub(super) fn vacancy(&mut self) -> Option<PacketId> {
+        if self.quota == 0 || self.unsent_from < self.entries.len() {
+            return None;
+        }
+        if self.free_run == 0 {
+            self.find_free_run()?;
+        }
+        Some(self.next_id)
+    }
+
+    /// Moves `next_id` to identifiers that are not in use; `None`: all are.
+    ///
+    /// Costs one look at each entry for each gap between them, so next to nothing per message.
+    fn find_free_run(&mut self) -> Option<()> {
+        for _ in 0..=self.entries.len() {
+            let next = self.next_id.value();
+            let distance = |entry: &InFlight| distance(next, entry.id.value());
+            match self.entries.iter().map(distance).min() {
+                Some(0) => self.next_id = self.next_id.next(),
+                nearest => {
+                    self.free_run = nearest.unwrap_or(u16::MAX);
+                    return Some(());
+                }
+            }
+        }
+        None
+    }
+
+    /// Puts the message in flight that was sent with the identifier of [`Window::vacancy`].
+    pub(super) fn push(&mut self, qos: QoS, held: Option<Held>) {
+        let exactly_once = qos == QoS::ExactlyOnce;
+        let stage = Stage::Published { exactly_once, held };
+        self.entries.push_back(InFlight { id: self.next_id, stage, sent: true, counted: true });
+        self.unsent_from = self.entries.len();
+        self.quota -= 1;
+        self.next_id = self.next_id.next();
+        self.free_run -= 1;
+    }
+
+    /// The next entry to send again on this connection, with its place.
+    pub(super) fn next_unsent(&mut self) -> Option<(usize, &InFlight)> {
+        while self.entries.get(self.unsent_from).is_some_and(|entry| entry.sent) {
+            self.unsent_from += 1; // It was acknowledged before it was sent again.
+        }
+        self.entries.get(self.unsent_from).map(|entry| (self.unsent_from, entry))
+    }
+
+    /// The entry that [`Window::next_unsent`] gave has been sent.
+    pub(super) fn mark_sent(&mut self) {
+        let entry = &mut self.entries[self.unsent_from];
+        entry.sent = true;
+        if matches!(entry.stage, Stage::Published { .. }) {
+            entry.counted = true;
+            self.quota -= 1;
+        }
+        self.unsent_from += 1;
+    }
+
+    /// Whether Receive Maximum allows another PUBLISH.
+    pub(super) fn has_quota(&self) -> bool {
+        self.quota > 0
+    }
+
+    /// The place of the message with this identifier.
+    pub(super) fn position(&self, id: PacketId) -> Option<usize> {
+        let front = self.entries.front()?;
+        // Where it is as long as nothing before it was acknowledged out of turn.
+        let likely = usize::from(distance(front.id.value(), id.value()));
+        if self.entries.get(likely).is_some_and(|entry| entry.id == id) {
+            return Some(likely);
+        }
+        self.entries.iter().position(|entry| entry.id == id)
+    }
+
+    /// How far the message at this place is.
+    pub(super) fn stage(&self, index: usize) -> &Stage {
+        &self.entries[index].stage
+    }
+
+    /// PUBREC: the message is the client's, and its PUBREL is sent.
+    pub(super) fn release(&mut self, index: usize) {
+        let entry = &mut self.entries[index];
+        entry.stage = Stage::Released;
+        entry.sent = true;
+    }
+
+    /// The delivery is over.
+    pub(super) fn remove(&mut self, index: usize) -> Option<InFlight> {
+        let entry = self.entries.remove(index)?;
+        if index < self.unsent_from {
+            self.unsent_from -= 1;
+        }
+        self.quota += u16::from(entry.counted);
+        Some(entry)
+    }
+
+    /// Takes the messages that were sent at QoS 1 through shared subscriptions and not acknowledged.
+    pub(super) fn take_shared(&mut self) -> Vec<Held> {
+        let mut taken = Vec::new();
+        for entry in std::mem::take(&mut self.entries) {
+            match entry.stage {
+                Stage::Published { exactly_once: false, held: Some(held) } if held.is_shared(None) => {
+                    self.quota += u16::from(entry.counted);
+                    taken.push(held);
+                }
+                _ => self.entries.push_back(entry),
+            }
+        }
+        self.unsent_from = 0;
+        taken
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn check_invariants(&self, receive_maximum: Option<NonZeroU16>) {
+        let mut ids: Vec<_> = self.entries.iter().map(|entry| entry.id).collect();
+        ids.sort_unstable();
+        assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "identifiers in flight are unique");
+        assert!(self.unsent_from <= self.entries.len());
+        assert!(self.entries.iter().take(self.unsent_from).all(|entry| entry.sent));
+        assert!(self.entries.iter().all(|entry| entry.sent || !entry.counted), "only what was sent counts");
+        let mut free =
+            (0..self.free_run).zip(std::iter::successors(Some(self.next_id), |id| Some(id.next())));
+        assert!(
+            self.free_run > 512 || free.all(|(_, id)| ids.binary_search(&id).is_err()),
+            "the next identifiers are free"
+        );
+        if let Some(receive_maximum) = receive_maximum {
+            let counted = self.entries.iter().filter(|entry| entry.counted).count();
+            assert_eq!(counted + usize::from(self.quota), usize::from(receive_maximum.get()), "quota");
+        }
+    }
+}
+
+/// How many identifiers `to` is after `from`; 1 follows 65,535.
+fn distance(from: u16, to: u16) -> u16 {
+    if to >= from { to - from } else { u16::MAX - from + to }
+}
