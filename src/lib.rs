@@ -21,6 +21,7 @@ mod registry;
 mod retained;
 mod router;
 mod sys;
+pub mod telemetry;
 mod worker;
 
 pub use broker::{Broker, BrokerHandle, StartError};
