@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Exit codes: 0, it was done; 1, it could not be done, and standard error says why; 2, the arguments are wrong. What
+//! Exit codes, but for `pub` and `sub`, whose `--help` lists theirs: 0, it was done; 1, it could not be done, and standard error says why; 2, the arguments are wrong. What
 //! somebody asked for goes to standard output, everything else to standard error.
 
 mod check_config;
@@ -14,13 +14,18 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use flotilla::config::{Config, ConfigErrors};
+use flotilla::{
+    client::{PubArgs, SubArgs, run_pub, run_sub},
+    config::{Config, ConfigErrors},
+};
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
+        Command::Pub(args) => run_pub(args),
+        Command::Sub(args) => run_sub(args),
         Command::Version => match say(format_args!("flotilla {VERSION}")) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -42,6 +47,10 @@ enum Command {
     Start(start::StartArgs),
     /// Check a configuration: tell everything that is wrong with it, or "ok".
     CheckConfig(check_config::CheckConfigArgs),
+    /// Publish messages.
+    Pub(PubArgs),
+    /// Subscribe, and print the messages that come.
+    Sub(SubArgs),
     /// Print the version.
     Version,
 }
