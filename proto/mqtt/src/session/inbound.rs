@@ -12,7 +12,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Incoming, IncomingTopic, Request, Session, SessionError, Ticket, wire::write_ack};
+use super::{
+    Incoming, IncomingTopic, Request, Session, SessionError, Ticket,
+    wire::{allowed, write_ack},
+};
 use crate::{
     PacketId, ProtocolVersion, ReasonCode,
     codec::SendBuffer,
@@ -223,7 +226,7 @@ impl Inbound {
             return;
         }
         // 3.1.1 cannot say no: the message is acknowledged, and for QoS 2 its identifier is held until PUBREL.
-        let reason = if version.is_v5() { reason } else { ReasonCode::Success };
+        let reason = if version.is_v5() { allowed(reason, PacketType::PubAck) } else { ReasonCode::Success };
         publish.outcome = Some(reason);
         if publish.exactly_once {
             let id = publish.id;
@@ -236,7 +239,7 @@ impl Inbound {
         let repeat = self.unanswered.iter_mut().find(|publish| publish.repeat && publish.id == id);
         let reason = match &repeat {
             Some(_) if !version.is_v5() => ReasonCode::Success,
-            _ => reason,
+            _ => allowed(reason, PacketType::PubRec),
         };
         if let Some(repeat) = repeat {
             repeat.outcome = Some(reason);
