@@ -146,10 +146,13 @@ impl Session {
 
     /// Why nobody gets what is published to this topic.
     fn refusal(&self, topic: &str) -> Option<ReasonCode> {
-        if !is_publishable(topic) {
+        if topic.starts_with('$') && !is_publishable(topic) {
             return Some(ReasonCode::NotAuthorized);
         }
-        check_name(topic, self.limits.max_topic_levels).err().map(|_| ReasonCode::TopicNameInvalid)
+        // The decoder has checked all but our own limit, and a short topic is within that.
+        let max_levels = self.limits.max_topic_levels;
+        let is_deep = topic.len() >= usize::from(max_levels) && check_name(topic, max_levels).is_err();
+        is_deep.then_some(ReasonCode::TopicNameInvalid)
     }
 
     pub(super) fn handle_pubrel(&mut self, id: PacketId, out: &mut SendBuffer) {
