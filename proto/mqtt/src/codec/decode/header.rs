@@ -124,8 +124,8 @@ fn check_remaining_len(
         PacketType::PubAck | PacketType::PubRec | PacketType::PubRel | PacketType::PubComp => {
             remaining_len == 2 || is_v5 && remaining_len > 2
         }
-        PacketType::ConnAck => remaining_len == 2 && !is_v5 || is_v5 && remaining_len > 2,
-        PacketType::UnsubAck => remaining_len == 2 && !is_v5 || is_v5 && remaining_len > 2,
+        PacketType::ConnAck | PacketType::UnsubAck if is_v5 => remaining_len > 2,
+        PacketType::ConnAck | PacketType::UnsubAck => remaining_len == 2,
         // An empty payload is another error than a short packet, and is found later.
         PacketType::Subscribe | PacketType::SubAck | PacketType::Unsubscribe => {
             remaining_len >= 2 + properties

@@ -5,6 +5,8 @@ mod connect;
 mod header;
 mod publish;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 
 pub(super) use connect::ConnectFlags;
 pub use connect::refusal_version;
@@ -90,24 +92,25 @@ impl Decoder {
         if header.packet_type == PacketType::Publish {
             return publish::publish(self.sender, version, header.flags, reader).map(Packet::Publish);
         }
-        other(self.sender, version, header.packet_type, reader)
+        other(self.sender, version, header, reader)
     }
 }
 
-/// Everything but PUBLISH.
+/// Away from the hot path.
 fn other(
     sender: Sender,
     version: ProtocolVersion,
-    packet_type: PacketType,
+    header: Header,
     reader: Reader<'_>,
 ) -> Result<Packet<'_>, DecodeError> {
+    let packet_type = header.packet_type;
     let ack = |reader| ack::ack(packet_type, version, reader);
     match packet_type {
         PacketType::Connect => connect::connect(reader).map(|connect| Packet::Connect(Box::new(connect))),
         PacketType::ConnAck => {
             connect::connack(version, reader).map(|connack| Packet::ConnAck(Box::new(connack)))
         }
-        PacketType::Publish => publish::publish(sender, version, 0, reader).map(Packet::Publish),
+        PacketType::Publish => publish::publish(sender, version, header.flags, reader).map(Packet::Publish),
         PacketType::PubAck => ack(reader).map(Packet::PubAck),
         PacketType::PubRec => ack(reader).map(Packet::PubRec),
         PacketType::PubRel => ack(reader).map(Packet::PubRel),

@@ -21,23 +21,18 @@ pub(crate) fn string(string: &str, out: &mut Vec<u8>) -> Result<(), EncodeError>
 
 /// Appends a section: its length, then what `content` writes. `follows` more bytes, which the length counts too, are
 /// for the caller to append.
-///
-/// The length takes one byte for most sections; where it takes more, the content moves up to make room for them.
 pub(super) fn section(
     out: &mut Vec<u8>,
     follows: usize,
     content: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     let start = out.len();
-    out.push(0);
     content(out)?;
-    let len = out.len() - start - 1 + follows;
+    let len = out.len() - start + follows;
     if len > varint::MAX as usize {
         return Err(EncodeError::PacketTooLong(len));
     }
-    let mut encoded = Vec::with_capacity(4);
-    varint::write(len, &mut encoded);
-    out.splice(start..=start, encoded);
+    varint::insert(len, start, out);
     Ok(())
 }
 

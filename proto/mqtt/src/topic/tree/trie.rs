@@ -8,15 +8,13 @@
 //! child that starts with `+`, which its parent knows.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     num::NonZeroU32,
     ops::{Index, IndexMut},
 };
 
-use hashbrown::HashTable;
-
 use super::{
-    is_mostly_empty,
+    chunks::Chunks,
+    id_table::{IdTable, KeyHash},
     label::{Label, match_label, shared_levels},
 };
 use crate::topic::levels::first_level;
@@ -30,8 +28,7 @@ pub(super) struct Trie<V> {
     /// Nodes that are not in use.
     free: Vec<NodeId>,
     /// The nodes whose first level is literal, by parent and first level.
-    literal_children: HashTable<NodeId>,
-    hasher: RandomState,
+    literal_children: IdTable<NodeId>,
     len: usize,
 }
 
@@ -59,15 +56,9 @@ const ROOT: NodeId = NodeId(NonZeroU32::MIN);
 
 impl<V> Trie<V> {
     pub(super) fn new() -> Self {
-        let mut nodes = Nodes(Vec::new());
-        nodes.0.push(Node::new(ROOT, b""));
-        Self {
-            nodes,
-            free: Vec::new(),
-            literal_children: HashTable::new(),
-            hasher: RandomState::new(),
-            len: 0,
-        }
+        let mut nodes = Nodes(Chunks::new());
+        nodes.push(Node::new(ROOT, b""));
+        Self { nodes, free: Vec::new(), literal_children: IdTable::new(), len: 0 }
     }
 
     /// How many filters there are.
@@ -254,10 +245,11 @@ impl<V> Trie<V> {
         if !self.nodes[parent].has_literal_child() {
             return None;
         }
-        let hash = self.hasher.hash_one((parent, level));
-        let is_it =
-            |id: &NodeId| self.nodes[*id].parent == parent && self.nodes[*id].label.first_level() == level;
-        self.literal_children.find(hash, is_it).copied()
+        let hash = self.literal_children.hash((parent, level));
+        self.literal_children.find(hash, |id| {
+            let node = &self.nodes[id];
+            node.parent == parent && node.label.first_level() == level
+        })
     }
 
     fn insert_child(&mut self, parent: NodeId, levels: &[u8]) -> NodeId {
@@ -275,13 +267,10 @@ impl<V> Trie<V> {
 
     /// Makes a node known to its parent.
     fn link(&mut self, id: NodeId) {
-        let Node { parent, label, .. } = &self.nodes[id];
-        let parent = *parent;
-        if label.first_level() == b"+" {
-            self.nodes[parent].plus_child = Some(id);
-        } else {
-            let hash = self.nodes.key_hash(id, &self.hasher);
-            self.literal_children.insert_unique(hash, id, |id| self.nodes.key_hash(*id, &self.hasher));
+        let parent = self.nodes[id].parent;
+        match self.literal_key(id) {
+            Some(hash) => self.literal_children.insert(hash, id),
+            None => self.nodes[parent].plus_child = Some(id),
         }
         self.nodes[parent].children += 1;
         self.nodes[parent].children_xor ^= id.0.get();
@@ -289,19 +278,20 @@ impl<V> Trie<V> {
 
     /// Undoes `link`; label and parent must still be the same.
     fn unlink(&mut self, id: NodeId) {
-        let Node { parent, label, .. } = &self.nodes[id];
-        let parent = *parent;
-        if label.first_level() == b"+" {
-            self.nodes[parent].plus_child = None;
-        } else {
-            let hash = self.nodes.key_hash(id, &self.hasher);
-            self.literal_children
-                .find_entry(hash, |other| *other == id)
-                .expect("a literal child is in the table")
-                .remove();
+        let parent = self.nodes[id].parent;
+        match self.literal_key(id) {
+            Some(hash) => self.literal_children.remove(hash, id),
+            None => self.nodes[parent].plus_child = None,
         }
         self.nodes[parent].children -= 1;
         self.nodes[parent].children_xor ^= id.0.get();
+    }
+
+    /// Under what a node is found in the table; `None` when its first level is `+`.
+    fn literal_key(&self, id: NodeId) -> Option<KeyHash> {
+        let Node { parent, label, .. } = &self.nodes[id];
+        let level = label.first_level();
+        (level != b"+").then(|| self.literal_children.hash((parent, level)))
     }
 
     fn release(&mut self, id: NodeId) {
@@ -309,16 +299,17 @@ impl<V> Trie<V> {
         self.free.push(id);
     }
 
-    /// Gives memory back when most nodes have become free, by numbering the others anew.
+    /// Gives memory back when most nodes have become free, by numbering the others anew: seldom enough that the removals
+    /// pay for it.
     fn shrink(&mut self) {
         let room = self.nodes.0.len();
         let used = room - self.free.len();
-        if !is_mostly_empty(used, room) {
+        if room <= 64 || used >= room / 4 {
             return;
         }
         let mut new_ids = vec![ROOT; room];
-        let mut kept = Nodes(Vec::with_capacity(used));
-        for (id, mut node) in self.nodes.ids().zip(std::mem::take(&mut self.nodes.0)) {
+        let mut kept = Nodes(Chunks::new());
+        for (id, mut node) in self.nodes.ids().zip(std::mem::replace(&mut self.nodes.0, Chunks::new())) {
             if id == ROOT || node.has_value() || node.children > 0 {
                 (node.plus_child, node.children, node.children_xor) = (None, 0, 0);
                 new_ids[id.index()] = kept.push(node);
@@ -326,7 +317,7 @@ impl<V> Trie<V> {
         }
         self.nodes = kept;
         self.free = Vec::new();
-        self.literal_children = HashTable::with_capacity(used);
+        self.literal_children = IdTable::new();
         for id in self.nodes.ids().skip(1) {
             let old_parent = self.nodes[id].parent;
             self.nodes[id].parent = new_ids[old_parent.index()];
@@ -395,14 +386,10 @@ impl NodeId {
 
 /// All nodes, by identifier. Identifiers of free nodes are used again.
 #[derive(Debug)]
-struct Nodes<V>(Vec<Node<V>>);
+struct Nodes<V>(Chunks<Node<V>>);
 
 impl<V> Nodes<V> {
     fn push(&mut self, node: Node<V>) -> NodeId {
-        if self.0.len() == self.0.capacity() {
-            // Doubling would leave up to half of the room of millions of nodes unused.
-            self.0.reserve_exact(self.0.len() / 4 + 8);
-        }
         self.0.push(node);
         let number = u32::try_from(self.0.len()).ok().and_then(NonZeroU32::new);
         NodeId(number.expect("four thousand million nodes do not fit into memory"))
@@ -411,11 +398,6 @@ impl<V> Nodes<V> {
     fn ids(&self) -> impl Iterator<Item = NodeId> + use<V> {
         let count = u32::try_from(self.0.len()).expect("every node has an identifier");
         (1..=count).filter_map(NonZeroU32::new).map(NodeId)
-    }
-
-    /// The hash of the key under which a node is found: its parent and its first level.
-    fn key_hash(&self, id: NodeId, hasher: &RandomState) -> u64 {
-        hasher.hash_one((self[id].parent, self[id].label.first_level()))
     }
 }
 
@@ -475,6 +457,12 @@ impl<V> Trie<V> {
     }
 
     pub(super) fn check_invariants(&self) {
+        let literals = self
+            .nodes
+            .ids()
+            .filter(|id| *id != ROOT && !self.free.contains(id))
+            .filter(|id| self.literal_key(*id).is_some());
+        assert_eq!(literals.count(), self.literal_children.len());
         let mut values = 0;
         let mut linked = 0;
         let mut unused = 0;

@@ -1,0 +1,137 @@
+//! Starting and stopping a broker.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use flotilla_mqtt::ReasonCode;
+
+use crate::{
+    clock::Clock,
+    cluster::Alone,
+    config::{Config, Listener},
+    listener,
+    metrics::Metrics,
+    node::{Node, SocketCount},
+    registry::Registry,
+    retained::MemoryRetained,
+    router::Router,
+    worker::{self, Event, Mailbox},
+};
+
+/// A broker: one node with its workers and listeners.
+#[derive(Debug)]
+pub struct Broker;
+
+/// A broker that runs. Dropping the handle does not stop it.
+#[derive(Debug)]
+pub struct BrokerHandle {
+    node: Arc<Node>,
+    listeners: Vec<(String, SocketAddr)>,
+    workers: Vec<JoinHandle<io::Result<()>>>,
+}
+
+/// Why a broker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be had.
+    #[error("listener {name} cannot listen on {bind}: {source}")]
+    Bind {
+        /// Its name.
+        name: String,
+        /// The address that the configuration asks for.
+        bind: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No listener is enabled.
+    #[error("no listener is enabled: there would be no way to connect")]
+    NoListener,
+    /// The system does not give us another thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// How often a stopping broker looks whether its workers have ended.
+const STOP_POLL: Duration = Duration::from_millis(10);
+
+impl Broker {
+    /// Starts a broker and returns when it listens. Its threads are its own: no runtime is needed.
+    ///
+    /// # Errors
+    /// A listener cannot be opened, or the system is out of threads.
+    pub fn start(config: Config) -> Result<BrokerHandle, StartError> {
+        let workers = config.node.workers.get();
+        let enabled: BTreeMap<&String, &Listener> =
+            config.listeners.iter().filter(|(_, listener)| listener.enabled).collect();
+        if enabled.is_empty() {
+            return Err(StartError::NoListener);
+        }
+        let mut acceptors: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut listeners = Vec::new();
+        for (number, (&name, &config)) in (0u16..).zip(&enabled) {
+            let addr = listener::bind(number, config, workers, &mut acceptors).map_err(|source| {
+                StartError::Bind { name: name.clone(), bind: config.bind.to_string(), source }
+            })?;
+            listeners.push((name.clone(), addr));
+        }
+        let sockets = enabled.values().map(|listener| SocketCount::new(listener.max_connections)).collect();
+        let node = Arc::new(Node {
+            limits: Arc::new(config.limits()),
+            clock: Clock::start(),
+            router: Router::new(workers, config.mqtt.overlap, config.shared.strategy),
+            registry: Registry::new(),
+            retained: Box::new(MemoryRetained::new(&config.retained)),
+            cluster: Box::new(Alone),
+            mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
+            metrics: (0..workers).map(|_| Metrics::default()).collect(),
+            sockets,
+            config,
+        });
+        let mut handle = BrokerHandle { node, listeners, workers: Vec::new() };
+        for (id, acceptors) in (0u16..).zip(acceptors) {
+            let node = Arc::clone(&handle.node);
+            let thread = thread::Builder::new().name(format!("worker-{id}"));
+            match thread.spawn(move || worker::run(node, id, acceptors)) {
+                Ok(worker) => handle.workers.push(worker),
+                Err(error) => {
+                    handle.stop(Duration::ZERO);
+                    return Err(StartError::Thread(error));
+                }
+            }
+        }
+        Ok(handle)
+    }
+}
+
+impl BrokerHandle {
+    /// The listeners by name, each with the address that it really has.
+    #[must_use]
+    pub fn listeners(&self) -> &[(String, SocketAddr)] {
+        &self.listeners
+    }
+
+    /// Stops: tells every client (0x8B to those that speak 5.0) and waits for them to read it, at most for `grace`.
+    /// Returns whether all workers ended in time.
+    pub fn stop(self, grace: Duration) -> bool {
+        for mailbox in &self.node.mailboxes {
+            mailbox.send(Event::Stop(ReasonCode::ServerShuttingDown));
+        }
+        let deadline = Instant::now() + grace;
+        while self.workers.iter().any(|worker| !worker.is_finished()) && Instant::now() < deadline {
+            thread::sleep(STOP_POLL);
+        }
+        self.workers.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Whether a worker has ended on its own, which it does only when something is badly wrong.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.workers.iter().any(JoinHandle::is_finished)
+    }
+}

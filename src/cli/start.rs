@@ -1,0 +1,176 @@
+//! `flotilla start`.
+
+use std::{net::SocketAddr, process::ExitCode, thread, time::Duration};
+
+use clap::Args;
+use flotilla::{
+    Broker, BrokerHandle,
+    config::{Auth, Config},
+    telemetry,
+};
+use rlimit::Resource;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time,
+};
+use tracing::{debug, error, info, warn};
+
+use super::{ConfigArgs, VERSION, report, say};
+
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+}
+
+/// Starts a broker and waits until it is to stop.
+pub(super) fn run(args: &StartArgs) -> ExitCode {
+    let config = match args.config.load() {
+        Ok((config, _)) => config,
+        Err(errors) => {
+            report(&errors);
+            return ExitCode::FAILURE;
+        }
+    };
+    telemetry::init(&config.log);
+    raise_descriptor_limit();
+    match serve(config) {
+        Ok(ending) => ending.exit_code(),
+        Err(error) => {
+            error!(error = %error, "cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a broker came to its end.
+enum Ending {
+    /// It was told to, and everything was closed in time.
+    Stopped,
+    /// It was told to, and the grace was over before everything was closed.
+    GraceOver,
+    /// A second signal of this number came.
+    Hurried(i32),
+    /// One of its threads ended on its own.
+    Failed,
+}
+
+impl Ending {
+    /// 0 only when everything was closed; as a shell would say it where a signal ended the process.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Stopped => ExitCode::SUCCESS,
+            Self::GraceOver | Self::Failed => ExitCode::FAILURE,
+            Self::Hurried(number) => u8::try_from(128 + number).map_or(ExitCode::FAILURE, ExitCode::from),
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<Ending, Box<dyn std::error::Error>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Before the first line that somebody may wait for: a signal after it must find us listening.
+    let mut signals = Signals::new(&runtime)?;
+    let (name, grace, auth) = (config.node.name.clone(), config.node.shutdown_grace, config.auth.clone());
+    let broker = Broker::start(config)?;
+    warn_of_open_doors(&auth, broker.listeners());
+    announce(broker.listeners(), &name);
+    Ok(runtime.block_on(run_until_stopped(broker, &mut signals, grace)))
+}
+
+async fn run_until_stopped(broker: BrokerHandle, signals: &mut Signals, grace: Duration) -> Ending {
+    let mut health = time::interval(HEALTH_INTERVAL);
+    loop {
+        tokio::select! {
+            number = signals.next() => {
+                info!(signal = number, grace = ?grace, "stopping");
+                break;
+            }
+            _ = health.tick() => if broker.has_failed() {
+                error!("a worker ended on its own, which leaves its clients unserved");
+                return Ending::Failed;
+            },
+        }
+    }
+    // Stopping blocks, and a second signal must not wait for it. The thread ends with the process.
+    let (report, stopped) = oneshot::channel();
+    let stopper = thread::Builder::new().name("stop".to_owned());
+    if let Err(error) = stopper.spawn(move || report.send(broker.stop(grace))) {
+        error!(%error, "cannot start a thread to stop with");
+        return Ending::GraceOver;
+    }
+    tokio::select! {
+        in_time = stopped => match in_time {
+            Ok(true) => {
+                info!("stopped");
+                Ending::Stopped
+            }
+            Ok(false) | Err(_) => {
+                warn!(grace = ?grace, "not everything was closed in time");
+                Ending::GraceOver
+            }
+        },
+        number = signals.next() => {
+            warn!(signal = number, "a second signal came, ending at once");
+            Ending::Hurried(number)
+        }
+    }
+}
+
+/// The signals that stop a broker.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new(runtime: &Runtime) -> std::io::Result<Self> {
+        let _context = runtime.enter();
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+        }
+    }
+}
+
+/// Says what listens where. Whoever started us may wait for these lines, but need not.
+fn announce(listeners: &[(String, SocketAddr)], node: &str) {
+    let lines =
+        listeners.iter().try_for_each(|(name, addr)| say(format_args!("listener {name}: mqtt on {addr}")));
+    let lines = lines.and_then(|()| say(format_args!("flotilla {VERSION} ready, node {node}")));
+    if let Err(error) = lines {
+        debug!(%error, "nobody reads standard output");
+    }
+}
+
+fn warn_of_open_doors(auth: &Auth, listeners: &[(String, SocketAddr)]) {
+    if !auth.anonymous {
+        warn!(
+            "no client can connect: auth.anonymous is false, and there is no other way to authenticate yet"
+        );
+        return;
+    }
+    for (name, addr) in listeners.iter().filter(|(_, addr)| !addr.ip().to_canonical().is_loopback()) {
+        warn!(listener = %name, %addr, "everybody who can reach this address may connect, publish and subscribe");
+    }
+}
+
+/// Every connection is a descriptor, and the usual soft limit of 1,024 is there for programs that use `select`.
+fn raise_descriptor_limit() {
+    match rlimit::increase_nofile_limit(rlimit::INFINITY) {
+        Ok(limit) => debug!(limit, "file descriptors"),
+        Err(error) => {
+            let limit = Resource::NOFILE.get_soft().ok();
+            warn!(%error, limit, "cannot raise the limit of file descriptors, which limits the connections");
+        }
+    }
+}
+
+/// How often the workers are looked after.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,102 @@
+//! Sockets that clients connect to.
+
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::TcpListener, time::sleep};
+
+use crate::{
+    config::Listener,
+    node::Node,
+    worker::{Event, Peer, WorkerCell, serve},
+};
+
+/// One listening socket of one worker.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    socket: std::net::TcpListener,
+    /// The number of the listener.
+    listener: u16,
+    nodelay: bool,
+    /// Whether each worker has a socket of its own; if not, this one serves them all in turn.
+    is_shared: bool,
+}
+
+/// How long accepting rests after an error: without file descriptors it would fail again at once.
+const REST: Duration = Duration::from_millis(100);
+
+/// Opens the sockets of a listener, one for each worker if the system lets them share the port; returns the address.
+///
+/// # Errors
+/// The address cannot be had.
+pub(crate) fn bind(
+    number: u16,
+    config: &Listener,
+    workers: usize,
+    acceptors: &mut [Vec<Acceptor>],
+) -> io::Result<SocketAddr> {
+    let mut addr = config.bind.resolve()?;
+    let is_shared = config.reuse_port && workers > 1;
+    let sockets = if is_shared { workers } else { 1 };
+    for acceptors in acceptors.iter_mut().take(sockets) {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(is_shared)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(config.backlog.into())?;
+        let socket = std::net::TcpListener::from(socket);
+        // Port 0 becomes a real one with the first socket; the others share it.
+        addr = socket.local_addr()?;
+        acceptors.push(Acceptor { socket, listener: number, nodelay: config.nodelay, is_shared });
+    }
+    Ok(addr)
+}
+
+impl Acceptor {
+    /// Accepts for ever.
+    pub(crate) async fn run(self, cell: Rc<WorkerCell>) {
+        let node = cell.with(|worker| worker.node().clone());
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(%error, "listener cannot be used"),
+        };
+        let mut turn = 0;
+        loop {
+            let (stream, addr) = match socket.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(REST).await;
+                    continue;
+                }
+            };
+            if !node.sockets[usize::from(self.listener)].enter() {
+                tracing::debug!(peer = %addr, "listener is full, closing connection");
+                continue;
+            }
+            if self.nodelay
+                && let Err(error) = stream.set_nodelay(true)
+            {
+                tracing::debug!(peer = %addr, %error, "cannot set TCP_NODELAY");
+            }
+            let peer = Peer { addr, listener: self.listener, username: None };
+            let workers = node.mailboxes.len();
+            turn = (turn + 1) % workers;
+            if self.is_shared || turn == 0 {
+                serve(&cell, stream, peer);
+            } else {
+                hand_over(&node, turn, stream, peer);
+            }
+        }
+    }
+}
+
+/// Gives a socket to another worker.
+fn hand_over(node: &Node, worker: usize, stream: tokio::net::TcpStream, peer: Peer) {
+    let listener = usize::from(peer.listener);
+    match stream.into_std() {
+        Ok(stream) => node.mailboxes[worker].send(Event::Accepted(stream, peer)),
+        Err(_) => node.sockets[listener].leave(),
+    }
+}

@@ -1,0 +1,123 @@
+//! The receivers of one topic.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use flotilla_mqtt::{QoS, SubscriptionIds};
+
+use super::{Generations, Group, Subscriber, Subscribers, subscribers::Terms};
+use crate::config::Overlap;
+
+/// Everybody on this node who gets a message on one topic, in the order in which the workers need it.
+#[derive(Debug)]
+pub(crate) struct MatchSet {
+    pub(crate) generations: Generations,
+    /// Indexed by worker.
+    workers: Box<[Box<[Target]>]>,
+    pub(crate) groups: Box<[Arc<Group>]>,
+}
+
+/// How a message goes to one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) slot: u32,
+    pub(crate) epoch: u32,
+    pub(crate) grant: Grant,
+    pub(crate) own: OwnMessage,
+}
+
+/// What the matching subscriptions of one session add up to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) qos: QoS,
+    pub(crate) retain_as_published: bool,
+    pub(crate) subscription_ids: SubscriptionIds,
+}
+
+/// What a session gets of a message that it published itself (No Local).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OwnMessage {
+    /// The same as of any other.
+    Same,
+    /// Nothing: each of its matching subscriptions says No Local.
+    Nothing,
+    /// What those of its subscriptions add up to that do not say No Local.
+    Less(Box<Grant>),
+}
+
+impl MatchSet {
+    pub(crate) fn of_worker(&self, worker: usize) -> &[Target] {
+        &self.workers[worker]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.workers.iter().all(|targets| targets.is_empty())
+    }
+}
+
+/// Collects the subscriptions that match.
+pub(super) struct Builder {
+    overlap: Overlap,
+    workers: Vec<Vec<Subscriber>>,
+    groups: Vec<Arc<Group>>,
+}
+
+impl Builder {
+    pub(super) fn new(workers: usize, overlap: Overlap) -> Self {
+        Self { overlap, workers: vec![Vec::new(); workers], groups: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, subscribers: &Subscribers) {
+        subscribers.for_each_direct(|subscriber| {
+            self.workers[usize::from(subscriber.session.worker)].push(subscriber);
+        });
+        self.groups.extend(subscribers.groups().iter().map(Arc::clone));
+    }
+
+    pub(super) fn finish(self, generations: Generations) -> MatchSet {
+        let overlap = self.overlap;
+        let workers = self.workers.into_iter().map(|matching| targets(matching, overlap)).collect();
+        MatchSet { generations, workers, groups: self.groups.into() }
+    }
+}
+
+fn targets(mut matching: Vec<Subscriber>, overlap: Overlap) -> Box<[Target]> {
+    // Stable, and by session: the subscriptions of one session come together.
+    matching.sort_by_key(|subscriber| subscriber.session);
+    let same_copy = |a: &Subscriber, b: &Subscriber| overlap == Overlap::Merge && a.session == b.session;
+    matching.chunk_by(same_copy).map(target).collect()
+}
+
+fn target(subscriptions: &[Subscriber]) -> Target {
+    let session = subscriptions[0].session;
+    let all = merge(subscriptions.iter().map(|subscriber| subscriber.terms)).expect("chunks are not empty");
+    let own = if subscriptions.iter().any(|subscriber| subscriber.terms.no_local) {
+        let others = subscriptions.iter().map(|subscriber| subscriber.terms).filter(|terms| !terms.no_local);
+        merge(others).map_or(OwnMessage::Nothing, |grant| OwnMessage::Less(Box::new(grant)))
+    } else {
+        OwnMessage::Same
+    };
+    Target { slot: session.slot, epoch: session.epoch, grant: all, own }
+}
+
+/// The highest QoS [MQTT-3.3.4-2] and every identifier [MQTT-3.3.4-4]; `None` if there is nothing to merge.
+fn merge(terms: impl Iterator<Item = Terms> + Clone) -> Option<Grant> {
+    let qos = terms.clone().map(|terms| terms.qos).max()?;
+    let retain_as_published = terms.clone().any(|terms| terms.retain_as_published);
+    let mut ids = terms.filter_map(|terms| terms.id);
+    let subscription_ids = match (ids.next(), ids.next()) {
+        (None, _) => SubscriptionIds::None,
+        (Some(id), None) => SubscriptionIds::One(id),
+        (Some(first), Some(second)) => {
+            let all: Vec<NonZeroU32> = [first, second].into_iter().chain(ids).collect();
+            SubscriptionIds::Many(all.into())
+        }
+    };
+    Some(Grant { qos, retain_as_published, subscription_ids })
+}
+
+impl Grant {
+    /// What a single subscription asks for.
+    pub(crate) fn of(subscriber: &Subscriber) -> Self {
+        merge(std::iter::once(subscriber.terms)).expect("there is one")
+    }
+}

@@ -1,0 +1,160 @@
+//! Who subscribes to one filter.
+
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
+
+use flotilla_mqtt::{QoS, packet::SubscriptionOptions, topic::TopicFilter};
+
+use super::{Group, Load, SessionRef};
+use crate::config::SharedStrategy;
+
+/// One session's subscription to one filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subscriber {
+    pub(crate) session: SessionRef,
+    pub(crate) terms: Terms,
+}
+
+/// What a subscription asks for, as far as routing cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<NonZeroU32>,
+}
+
+impl Terms {
+    pub(crate) fn new(options: SubscriptionOptions, id: Option<NonZeroU32>) -> Self {
+        let SubscriptionOptions { qos, no_local, retain_as_published, retain_handling: _ } = options;
+        Self { qos, no_local, retain_as_published, id }
+    }
+}
+
+/// Everybody who subscribes to one filter: sessions, and groups that share a subscription.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribers {
+    direct: Direct,
+    groups: Vec<Arc<Group>>,
+}
+
+/// Most filters have one subscriber, a few have a million: the first must be small, the second must not be searched
+/// from end to end.
+#[derive(Debug)]
+enum Direct {
+    Few(Vec<Subscriber>),
+    Many(BTreeMap<SessionRef, Terms>),
+}
+
+const FEW: usize = 64;
+
+impl Subscribers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.direct.len() == 0
+    }
+
+    pub(crate) fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    pub(crate) fn for_each_direct(&self, mut visit: impl FnMut(Subscriber)) {
+        match &self.direct {
+            Direct::Few(few) => few.iter().copied().for_each(visit),
+            Direct::Many(many) => {
+                many.iter().for_each(|(&session, &terms)| visit(Subscriber { session, terms }))
+            }
+        }
+    }
+
+    /// Adds or replaces the subscription of a session.
+    pub(crate) fn insert(&mut self, subscriber: Subscriber) {
+        match &mut self.direct {
+            Direct::Few(few) => {
+                if let Some(old) = few.iter_mut().find(|old| old.session == subscriber.session) {
+                    *old = subscriber;
+                } else if few.len() < FEW {
+                    if few.is_empty() {
+                        few.reserve_exact(1);
+                    }
+                    few.push(subscriber);
+                } else {
+                    let mut many: BTreeMap<_, _> = few.iter().map(|old| (old.session, old.terms)).collect();
+                    many.insert(subscriber.session, subscriber.terms);
+                    self.direct = Direct::Many(many);
+                }
+            }
+            Direct::Many(many) => {
+                many.insert(subscriber.session, subscriber.terms);
+            }
+        }
+    }
+
+    /// Removes the subscription of a session; returns whether there was one.
+    pub(crate) fn remove(&mut self, session: SessionRef) -> bool {
+        match &mut self.direct {
+            Direct::Few(few) => {
+                let Some(position) = few.iter().position(|old| old.session == session) else { return false };
+                few.swap_remove(position);
+                true
+            }
+            Direct::Many(many) => {
+                let removed = many.remove(&session).is_some();
+                if many.len() < FEW / 2 {
+                    let few = many.iter().map(|(&session, &terms)| Subscriber { session, terms }).collect();
+                    self.direct = Direct::Few(few);
+                }
+                removed
+            }
+        }
+    }
+
+    pub(crate) fn group(&self, filter: &TopicFilter) -> Option<&Arc<Group>> {
+        self.groups.iter().find(|group| group.filter().share_group() == filter.share_group())
+    }
+
+    /// Makes a session a member of the group of `filter`; returns whether the group is new.
+    pub(crate) fn join(
+        &mut self,
+        filter: &Arc<TopicFilter>,
+        strategy: SharedStrategy,
+        subscriber: Subscriber,
+        load: &Arc<Load>,
+    ) -> bool {
+        if let Some(group) = self.group(filter) {
+            group.join(subscriber, load);
+            return false;
+        }
+        let group = Group::new(Arc::clone(filter), strategy);
+        group.join(subscriber, load);
+        self.groups.push(Arc::new(group));
+        true
+    }
+
+    /// Takes a session out of the group of `filter`; returns whether the group is gone.
+    pub(crate) fn leave(&mut self, filter: &TopicFilter, session: SessionRef) -> bool {
+        let Some(position) =
+            self.groups.iter().position(|group| group.filter().share_group() == filter.share_group())
+        else {
+            return false;
+        };
+        let now_empty = self.groups[position].leave(session);
+        if now_empty {
+            self.groups.swap_remove(position);
+        }
+        now_empty
+    }
+}
+
+impl Direct {
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(few) => few.len(),
+            Self::Many(many) => many.len(),
+        }
+    }
+}
+
+impl Default for Direct {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}

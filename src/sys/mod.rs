@@ -1,0 +1,61 @@
+//! `$SYS`: what the broker tells about itself.
+//!
+//! Two dialects at once: `$SYS/brokers/<node>/...` as EMQX has it, and `$SYS/broker/...` as Mosquitto has it. Every
+//! value comes from a counter that is really counted; what is not counted is not published.
+
+mod events;
+mod load;
+mod tree;
+
+pub(crate) use events::{ClientEvent, Subject};
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use flotilla_mqtt::{Message, QoS};
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::{load::Load, tree::Tree};
+use crate::worker::WorkerCell;
+
+/// Publishes the trees every `sys.interval`, for ever.
+pub(crate) async fn publish_regularly(cell: Rc<WorkerCell>) {
+    let node = cell.with(|worker| Arc::clone(worker.node()));
+    let Some(period) = node.config.sys.interval else { return };
+    let mut tree = Tree::default();
+    let mut load = Load::default();
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let totals = node.totals();
+        load.update(&totals, node.clock.uptime());
+        let mut values = Vec::new();
+        tree.values(&node, &totals, &load, &mut values);
+        for chunk in values.chunks(CHUNK) {
+            cell.with(|worker| {
+                for (topic, value) in chunk {
+                    worker.publish_own(&message(topic, value.clone().into(), true));
+                }
+            });
+            // Clients get their turn between the chunks.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Values that are published in one go.
+const CHUNK: usize = 32;
+
+/// A message of the broker itself.
+pub(crate) fn message(topic: &str, payload: Bytes, retain: bool) -> Arc<Message> {
+    Arc::new(Message {
+        topic: topic.into(),
+        properties: Bytes::new(),
+        payload,
+        qos: QoS::ExactlyOnce,
+        retain,
+        expires_at: None,
+        publisher: None,
+    })
+}

@@ -1,0 +1,202 @@
+//! The task of one connection.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use flotilla_mqtt::{ReasonCode, session::Cause};
+
+use super::{
+    Worker, WorkerCell,
+    link::{Link, Partial},
+};
+
+/// Where a client connects from, and as whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) addr: SocketAddr,
+    /// The number of the listener.
+    pub(crate) listener: u16,
+    pub(crate) username: Option<Box<str>>,
+}
+
+/// The task of one connection. What happens before the session is there is rare and large, so it is boxed; what
+/// remains while the connection is idle is this.
+pub(super) enum ConnectionTask {
+    /// Until the CONNACK.
+    Opening(Rc<WorkerCell>, Pin<Box<dyn Future<Output = Option<LinkRef>>>>),
+    /// From the CONNACK on.
+    Open(Rc<WorkerCell>, LinkRef),
+}
+
+/// Names a connection of this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LinkRef {
+    pub(super) slot: u32,
+    pub(super) link: u32,
+}
+
+/// Reads of one connection before others get their turn.
+const READS_PER_TURN: usize = 2;
+/// Payloads from here on stay in the buffer that they were collected in.
+const SHARE_FROM: usize = 16 << 10;
+
+impl Future for ConnectionTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Opening(cell, opening) = &mut *self {
+            match opening.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(Some(link)) => {
+                    let cell = Rc::clone(cell);
+                    *self = Self::Open(cell, link);
+                }
+            }
+        }
+        let Self::Open(cell, link) = &*self else { return Poll::Ready(()) };
+        let mut scratch = cell.scratch.borrow_mut();
+        cell.with(|worker| worker.poll_link(*link, cx, &mut scratch))
+    }
+}
+
+impl Worker {
+    /// Reads and handles what a connection has sent. Ready when the connection is over.
+    fn poll_link(&mut self, at: LinkRef, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()> {
+        for _ in 0..READS_PER_TURN {
+            let Some(link) = self.link(at) else { return Poll::Ready(()) };
+            if link.waker.is_none() {
+                link.waker = Some(cx.waker().clone());
+            }
+            if link.blocked_since.is_some() {
+                match link.stream.poll_write_ready(cx) {
+                    Poll::Ready(_) => self.flush(at.slot),
+                    Poll::Pending => {}
+                }
+            }
+            let output_max = self.node.limits.output_buffer_max;
+            let Some(entry) = self.sessions.entry(at.slot) else { return Poll::Ready(()) };
+            let Some(link) = entry.link.as_deref_mut().filter(|link| link.id == at.link) else {
+                return Poll::Ready(());
+            };
+            if link.out.len() >= output_max {
+                // The client does not read: neither do we. The flusher wakes this task.
+                return Poll::Pending;
+            }
+            if entry.session.is_saturated() {
+                link.is_saturated = true;
+                return Poll::Pending;
+            }
+            if self.is_throttled() {
+                self.throttled.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            let Some(link) = self.link(at) else { return Poll::Ready(()) };
+            match link.poll_read(cx, scratch) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.end_link(at.slot, Cause::ConnectionLost);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(Ok(read)) => {
+                    self.metrics().bytes_received.add(read as u64);
+                    self.receive(at, &scratch[..read]);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The connection, unless it is over.
+    pub(super) fn link(&mut self, at: LinkRef) -> Option<&mut Link> {
+        self.sessions.entry(at.slot)?.link.as_deref_mut().filter(|link| link.id == at.link)
+    }
+
+    /// Whether publishers must wait for another worker.
+    fn is_throttled(&self) -> bool {
+        self.node.mailboxes.iter().any(super::Mailbox::is_congested)
+    }
+
+    /// Handles bytes from a client.
+    pub(super) fn receive(&mut self, at: LinkRef, mut bytes: &[u8]) {
+        if let Some(link) = self.link(at)
+            && let Some(mut partial) = link.partial.take()
+        {
+            let decoder = link.decoder;
+            let whole = loop {
+                let missing = match decoder.header(&partial.bytes) {
+                    Ok(Some(header)) => header.packet_len() - partial.bytes.len(),
+                    Ok(None) => 1,
+                    Err(error) => return self.refuse(at, &error),
+                };
+                if missing == 0 {
+                    break true;
+                }
+                let (part, rest) = bytes.split_at(missing.min(bytes.len()));
+                partial.bytes.extend_from_slice(part);
+                bytes = rest;
+                if part.is_empty() {
+                    break false;
+                }
+            };
+            if !whole {
+                link.partial = Some(partial);
+                return;
+            }
+            let packet = partial.bytes.freeze();
+            let backing = (packet.len() >= SHARE_FROM).then_some(&packet);
+            self.handle_bytes(at, &packet, backing);
+        }
+        let rest = self.handle_bytes(at, bytes, None);
+        self.keep_partial(at, rest);
+    }
+
+    /// Handles the whole packets at the start of `bytes`; returns what is left.
+    fn handle_bytes<'a>(&mut self, at: LinkRef, mut bytes: &'a [u8], backing: Option<&Bytes>) -> &'a [u8] {
+        let Some(entry) = self.sessions.entry(at.slot) else { return &[] };
+        let publisher = entry.session.client_id().clone();
+        while !bytes.is_empty() {
+            let Some(link) = self.link(at) else { return &[] };
+            match link.decoder.decode(bytes) {
+                Ok(Some((packet, len))) => {
+                    self.handle_packet(at, &publisher, packet, backing);
+                    bytes = &bytes[len..];
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.refuse(at, &error);
+                    return &[];
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Keeps the beginning of a packet until the rest of it comes.
+    fn keep_partial(&mut self, at: LinkRef, rest: &[u8]) {
+        let now = self.now;
+        if let Some(link) = self.link(at)
+            && !rest.is_empty()
+        {
+            link.partial = Some(Box::new(Partial { bytes: BytesMut::from(rest), since: now }));
+            self.remind(at.slot);
+        }
+    }
+
+    /// Ends a connection because of what it sent.
+    fn refuse(&mut self, at: LinkRef, error: &flotilla_mqtt::codec::DecodeError) {
+        let reason: ReasonCode = error.reason();
+        if let Some(link) = self.link(at) {
+            tracing::info!(peer = %link.peer.addr, %error, ?reason, "closing connection");
+        }
+        self.metrics().client_errors.increment();
+        self.end_link(at.slot, Cause::Server(reason));
+    }
+}

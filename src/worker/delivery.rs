@@ -1,0 +1,205 @@
+//! Messages to subscribers.
+
+use std::sync::Arc;
+
+use flotilla_mqtt::{
+    Message, QoS, Transit,
+    codec::SendBuffer,
+    packet::PacketType,
+    session::{Delivered, DeliveryOptions, DropReason},
+    topic::TopicFilter,
+};
+
+use super::{
+    Worker,
+    mailbox::{Batch, Receivers},
+};
+use crate::router::{Grant, Group, OwnMessage, PickHint, Picked, SessionRef, Target};
+
+/// Members of a group that are tried for one message.
+const TRIES_MAX: u8 = 8;
+
+impl Worker {
+    /// Gives a message to everybody on this node who subscribes to its topic; returns whether anybody does.
+    pub(super) fn route(&mut self, message: &Transit<'_>, publisher: Option<SessionRef>) -> bool {
+        let matches = self.cache.matches(message.topic, &self.node.router);
+        for target in matches.of_worker(usize::from(self.id)) {
+            self.deliver_to_target(target, message, publisher);
+        }
+        for worker in 0..self.outbound.len() {
+            if worker != usize::from(self.id) && !matches.of_worker(worker).is_empty() {
+                self.outbound[worker].push(message, publisher, Receivers::All(Arc::clone(&matches)));
+                self.wake_flusher();
+            }
+        }
+        for group in &matches.groups {
+            self.deliver_to_group(group, message, None);
+        }
+        !matches.is_empty()
+    }
+
+    /// Delivers what another worker handed over.
+    pub(super) fn deliver_batch(&mut self, batch: Batch) {
+        batch.for_each(|message, publisher, receivers| match receivers {
+            Receivers::All(matches) => {
+                for target in matches.of_worker(usize::from(self.id)) {
+                    self.deliver_to_target(target, message, publisher);
+                }
+            }
+            Receivers::One(picked) => self.deliver_to_picked(picked, message),
+        });
+        if self.node.mailboxes[usize::from(self.id)].delivered(&batch) {
+            for mailbox in &self.node.mailboxes {
+                mailbox.send(super::Event::Decongested);
+            }
+        }
+        self.spare.give_batch(batch);
+    }
+
+    fn deliver_to_target(&mut self, target: &Target, message: &Transit<'_>, publisher: Option<SessionRef>) {
+        let here = SessionRef { worker: self.id, slot: target.slot, epoch: target.epoch };
+        let grant = if publisher == Some(here) {
+            match &target.own {
+                OwnMessage::Same => &target.grant,
+                OwnMessage::Less(grant) => grant,
+                OwnMessage::Nothing => return self.metrics().delivery_dropped_no_local.increment(),
+            }
+        } else {
+            &target.grant
+        };
+        self.deliver(here, message, &options(grant, message, None));
+    }
+
+    /// Gives a message to one member of a group, to another one if that cannot take it.
+    pub(super) fn deliver_to_group(
+        &mut self,
+        group: &Arc<Group>,
+        message: &Transit<'_>,
+        exclude: Option<SessionRef>,
+    ) {
+        let random = self.random.next();
+        let hint = PickHint { topic: message.topic, publisher: message.publisher, random, exclude };
+        let Some(picked) = group.pick(&hint) else { return };
+        let worker = picked.subscriber.session.worker;
+        if worker == self.id {
+            self.deliver_to_picked(&picked, message);
+        } else {
+            self.outbound[usize::from(worker)].push(message, None, Receivers::One(picked));
+            self.wake_flusher();
+        }
+    }
+
+    /// Gives a message to the member that was picked; while that cannot take it, to another, up to a bound.
+    fn deliver_to_picked(&mut self, picked: &Picked, message: &Transit<'_>) {
+        let mut picked = picked.clone();
+        loop {
+            let session = picked.subscriber.session;
+            if session.worker != self.id {
+                self.outbound[usize::from(session.worker)].push(message, None, Receivers::One(picked));
+                return self.wake_flusher();
+            }
+            let grant = Grant::of(&picked.subscriber);
+            let options = options(&grant, message, Some(Arc::clone(&picked.filter)));
+            match self.deliver(session, message, &options) {
+                Some(
+                    Delivered::Sent | Delivered::Queued { .. } | Delivered::Dropped(DropReason::Expired),
+                ) => return,
+                None | Some(Delivered::Dropped(_)) => {}
+            }
+            let tried = picked.tried + 1;
+            let random = self.random.next();
+            let hint = PickHint {
+                topic: message.topic,
+                publisher: message.publisher,
+                random,
+                exclude: Some(session),
+            };
+            let next = self.node.router.group(&picked.filter).and_then(|group| group.pick(&hint));
+            match next {
+                Some(next) if tried < TRIES_MAX => picked = Picked { tried, ..next },
+                _ => return,
+            }
+        }
+    }
+
+    /// Gives messages of shared subscriptions that a session did not finish to other members.
+    pub(super) fn redispatch(&mut self, from: SessionRef, messages: Vec<(Arc<TopicFilter>, Arc<Message>)>) {
+        for (filter, message) in messages {
+            if let Some(group) = self.node.router.group(&filter) {
+                self.deliver_to_group(&group, &Transit::from_message(&message), Some(from));
+            }
+        }
+    }
+
+    /// Gives a message to one session of this worker; `None` if it is gone.
+    pub(super) fn deliver(
+        &mut self,
+        to: SessionRef,
+        message: &Transit<'_>,
+        options: &DeliveryOptions,
+    ) -> Option<Delivered> {
+        let now = self.now;
+        let entry = self.sessions.entry_of(to.slot, to.epoch)?;
+        let delivered = match &mut entry.link {
+            Some(link) => {
+                if link.out.is_empty() && !link.out.has_storage() {
+                    link.out.lend_storage(self.spare.take());
+                }
+                entry.session.deliver(now, message, options, &mut link.out)
+            }
+            None => entry.session.deliver(now, message, options, &mut SendBuffer::new()),
+        };
+        entry.update_load();
+        match delivered {
+            Delivered::Sent => {
+                self.mark_dirty(to.slot);
+                self.metrics().publish_sent(message.qos.min(options.qos), message.payload.len());
+            }
+            Delivered::Queued { displaced } => {
+                self.metrics().delivery_dropped_queue_full.add(displaced.into())
+            }
+            Delivered::Dropped(reason) => self.count_drop(reason, 1),
+        }
+        Some(delivered)
+    }
+
+    pub(super) fn count_drop(&self, reason: DropReason, count: u64) {
+        let metrics = self.metrics();
+        match reason {
+            DropReason::QueueFull => metrics.delivery_dropped_queue_full.add(count),
+            DropReason::Qos0Offline => metrics.delivery_dropped_qos0.add(count),
+            DropReason::TooLarge => metrics.delivery_dropped_too_large.add(count),
+            DropReason::Expired => metrics.delivery_dropped_expired.add(count),
+        }
+    }
+
+    /// Counts what a session did on its own since it was last asked, and what it wrote.
+    pub(super) fn note_progress(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let report = entry.session.take_report();
+        entry.update_load();
+        let has_output = entry.link.as_ref().is_some_and(|link| !link.out.is_empty());
+        let metrics = self.metrics();
+        for (qos, &sent) in
+            [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().zip(&report.sent)
+        {
+            metrics.qos_sent[qos as usize].add(sent.into());
+            metrics.packets_sent(PacketType::Publish, sent.into());
+        }
+        metrics.messages_acked.add(report.acked.into());
+        self.count_drop(DropReason::Expired, report.expired.into());
+        self.count_drop(DropReason::TooLarge, report.too_large.into());
+        if has_output {
+            self.mark_dirty(slot);
+        }
+    }
+}
+
+fn options(grant: &Grant, message: &Transit<'_>, shared: Option<Arc<TopicFilter>>) -> DeliveryOptions {
+    DeliveryOptions {
+        qos: grant.qos,
+        retain: message.retain && grant.retain_as_published,
+        subscription_ids: grant.subscription_ids.clone(),
+        shared,
+    }
+}

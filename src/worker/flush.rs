@@ -1,0 +1,143 @@
+//! Writing to the sockets, and handing over to the other workers, once per turn of the loop.
+
+use std::{future::poll_fn, rc::Rc, task::Poll};
+
+use flotilla_mqtt::session::Cause;
+
+use super::{Event, Worker, WorkerCell, mailbox::Batch};
+
+/// Storage of send buffers that have been written, for the next ones.
+#[derive(Debug, Default)]
+pub(super) struct SparePool {
+    buffers: Vec<Vec<u8>>,
+    batches: Vec<Batch>,
+}
+
+impl SparePool {
+    const BUFFERS: usize = 1_024;
+    const BATCHES: usize = 16;
+    /// Larger storage is given back to the allocator.
+    const CAPACITY_MAX: usize = 32 << 10;
+
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    fn give(&mut self, buffer: Vec<u8>) {
+        if self.buffers.len() < Self::BUFFERS && (1..=Self::CAPACITY_MAX).contains(&buffer.capacity()) {
+            self.buffers.push(buffer);
+        }
+    }
+
+    pub(super) fn give_batch(&mut self, mut batch: Batch) {
+        batch.clear();
+        if self.batches.len() < Self::BATCHES {
+            self.batches.push(batch);
+        }
+    }
+}
+
+/// The flusher. It is woken by the first message of a turn and so runs after every connection that was ready before.
+pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
+    poll_fn(|cx| {
+        let mut worker = cell.worker.borrow_mut();
+        worker.tick();
+        worker.flush_all();
+        if worker.dirty.is_empty() {
+            worker.flusher = Some(cx.waker().clone());
+        } else {
+            // Queues moved on while buffers were written: let others read in between.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Worker {
+    /// Puts a session on the flusher's list.
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
+        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        if !link.is_dirty {
+            link.is_dirty = true;
+            self.dirty.push(slot);
+            self.wake_flusher();
+        }
+    }
+
+    pub(super) fn wake_flusher(&mut self) {
+        if let Some(flusher) = self.flusher.take() {
+            flusher.wake();
+        }
+    }
+
+    fn flush_all(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            self.flush(slot);
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty; // keeps its storage
+        }
+        for worker in 0..self.outbound.len() {
+            if !self.outbound[worker].is_empty() {
+                let fresh = self.spare.batches.pop().unwrap_or_default();
+                let batch = std::mem::replace(&mut self.outbound[worker], fresh);
+                self.node.mailboxes[worker].send(Event::Batch(batch));
+            }
+        }
+    }
+
+    /// Writes what a session's connection has; ends the connection if that fails.
+    pub(super) fn flush(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        link.is_dirty = false;
+        let was_blocked = link.blocked_since.is_some();
+        let written = match link.write() {
+            Ok(written) => written,
+            Err(error) => {
+                tracing::debug!(peer = %link.peer.addr, %error, "write failed");
+                self.end_link(slot, Cause::ConnectionLost);
+                return;
+            }
+        };
+        if link.out.is_empty() {
+            let storage = link.out.take_storage();
+            link.blocked_since = None;
+            if was_blocked {
+                // It may have stopped reading because its client did not.
+                link.wake();
+            }
+            self.spare.give(storage);
+        } else {
+            if written > 0 || !was_blocked {
+                link.blocked_since = Some(now);
+            }
+            if !was_blocked {
+                // The task must wait for the socket to take more.
+                link.wake();
+                self.remind(slot);
+            }
+        }
+        self.metrics().bytes_sent.add(written as u64);
+        if written > 0 {
+            self.go_on_sending(slot);
+        }
+    }
+
+    /// Sends from the queue, and further retained messages, when the send buffer has room again.
+    pub(super) fn go_on_sending(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(link) = entry.link.as_mut() else { return };
+        if entry.session.queue_len() > 0 {
+            if !link.out.has_storage() && link.out.is_empty() {
+                link.out.lend_storage(self.spare.take());
+            }
+            entry.session.pump(now, &mut link.out);
+            self.note_progress(slot);
+        }
+        self.replay(slot);
+    }
+}

@@ -1,0 +1,348 @@
+//! Sessions and connections: how they begin, move, wait and end.
+
+use std::{rc::Rc, sync::Arc};
+
+use flotilla_mqtt::{
+    ReasonCode, Timestamp,
+    codec::{Decoder, SendBuffer},
+    packet::PacketType,
+    session::{Accepted, Cause, ClientId, Due, Ending, Session},
+};
+use tokio::{
+    net::TcpStream,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    Event, Worker, WorkerCell,
+    connection::{ConnectionTask, LinkRef, Peer},
+    link::{Farewell, Link},
+    mailbox::Adoption,
+    sessions::Entry,
+    timers::{Reminder, TICK, tick_of},
+};
+use crate::{registry::Home, router::SessionRef, sys::ClientEvent};
+
+/// A connection that is ready for its session.
+pub(super) struct Arrival {
+    pub(super) stream: TcpStream,
+    pub(super) peer: Peer,
+    pub(super) accepted: Accepted,
+    /// Bytes that were read after the CONNECT.
+    pub(super) rest: Vec<u8>,
+    pub(super) hops: u8,
+}
+
+/// Where a client's session is, from the point of view of one worker.
+enum Place {
+    Here { slot: u32, is_new: bool },
+    Worker(u16),
+}
+
+/// How often a connection is handed on before it is refused: each time its session had just ended or moved.
+const HOPS_MAX: u8 = 8;
+
+impl Worker {
+    /// Gives a connection its session, or hands it to the worker that has the session.
+    pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
+        if self.stopping.is_some() {
+            return None;
+        }
+        match self.find_session(&arrival.accepted) {
+            Place::Here { slot, is_new } => Some(self.begin(slot, is_new, arrival)),
+            Place::Worker(worker) => {
+                let Arrival { stream, peer, accepted, rest, hops } = arrival;
+                let listener = peer.listener;
+                match stream.into_std() {
+                    Ok(stream) if hops < HOPS_MAX => {
+                        let adoption = Adoption { stream, peer, accepted, rest, hops: hops + 1 };
+                        self.node.mailboxes[usize::from(worker)].send(Event::Adopt(Box::new(adoption)));
+                    }
+                    _ => self.node.sockets[usize::from(listener)].leave(),
+                }
+                None
+            }
+        }
+    }
+
+    /// Finds the session that a CONNECT goes on with, after it has ended whatever is in the way.
+    fn find_session(&mut self, accepted: &Accepted) -> Place {
+        let now = self.now;
+        loop {
+            let (slot, epoch) = self.sessions.vacancy();
+            let offer = SessionRef { worker: self.id, slot, epoch };
+            let home = match self.node.registry.find_or_insert(&accepted.client_id, offer) {
+                Home::Existing(home) => home,
+                Home::Offered => {
+                    let session = Session::new(accepted.client_id.clone(), Arc::clone(&self.node.limits));
+                    self.sessions.insert(Entry::new(session));
+                    self.metrics().sessions.increment();
+                    self.metrics().session_created.increment();
+                    return Place::Here { slot, is_new: true };
+                }
+            };
+            if home.worker != self.id {
+                return Place::Worker(home.worker);
+            }
+            let entry = self.sessions.entry(home.slot).expect("the registry knows sessions that exist");
+            if entry.link.is_some() {
+                self.metrics().session_takenover.increment();
+                self.end_link(home.slot, Cause::Server(ReasonCode::SessionTakenOver));
+            } else if accepted.clean_start {
+                let ending = entry.session.end(now);
+                self.metrics().session_discarded.increment();
+                self.finish(home.slot, ending);
+            } else {
+                self.metrics().session_resumed.increment();
+                return Place::Here { slot: home.slot, is_new: false };
+            }
+        }
+    }
+
+    /// Starts a connection on its session.
+    fn begin(&mut self, slot: u32, is_new: bool, arrival: Arrival) -> LinkRef {
+        let Arrival { stream, peer, accepted, rest, .. } = arrival;
+        let now = self.now;
+        let limits = Arc::clone(&self.node.limits);
+        let mut out = SendBuffer::new();
+        out.lend_storage(self.spare.take());
+        accepted.write_connack(&limits, !is_new, out.tail());
+        let mut decoder = Decoder::server(limits.max_packet_size.get());
+        decoder.set_version(accepted.version);
+        let will = accepted.will.as_ref().map(|will| Arc::clone(&will.message));
+        let connected = ClientEvent::Connected {
+            clean_start: accepted.clean_start,
+            keep_alive: accepted.keep_alive,
+            receive_maximum: accepted.receive_maximum.get(),
+        };
+        let id = self.next_link;
+        self.next_link = self.next_link.wrapping_add(1);
+        let entry = self.sessions.entry(slot).expect("the session was found");
+        entry.session.connect(now, accepted);
+        entry.session.resume(now, &mut out);
+        entry.link = Some(Box::new(Link {
+            id,
+            stream,
+            peer,
+            decoder,
+            out,
+            partial: None,
+            blocked_since: None,
+            is_dirty: false,
+            is_saturated: false,
+            waker: None,
+        }));
+        entry.update_load();
+        self.node.cluster.keep_will(entry.session.client_id(), will.as_ref());
+        let metrics = &self.node.metrics[usize::from(self.id)];
+        metrics.connections.increment();
+        metrics.client_connected.increment();
+        metrics.packet_received(PacketType::Connect);
+        metrics.packets_sent(PacketType::ConnAck, 1);
+        self.announce_event(slot, None, connected);
+        self.note_progress(slot);
+        self.mark_dirty(slot);
+        self.remind(slot);
+        let link = LinkRef { slot, link: id };
+        // What the client sent behind its CONNECT is handled after the CONNACK.
+        self.receive(link, &rest);
+        self.replay(slot);
+        link
+    }
+
+    /// Ends a session's connection; the client is told when the server is the one who ends it.
+    pub(super) fn end_link(&mut self, slot: u32, cause: Cause) {
+        let now = self.now;
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(mut link) = entry.link.take() else { return };
+        if let Cause::Server(reason) = cause {
+            entry.session.write_disconnect(reason, &mut link.out);
+            if entry.session.version().is_v5() {
+                self.metrics().packets_sent(PacketType::Disconnect, 1);
+            }
+        }
+        let entry = self.sessions.entry(slot).expect("it was there a line ago");
+        let ending = entry.session.disconnect(now, cause);
+        entry.update_load();
+        entry.subscribing = None;
+        self.node.cluster.keep_will(entry.session.client_id(), None);
+        self.metrics().connections.decrement();
+        self.metrics().client_disconnected.increment();
+        self.announce_event(slot, Some(&link.peer), ClientEvent::Disconnected(cause));
+        link.wake();
+        self.see_off(*link, cause);
+        self.finish(slot, ending);
+        self.remind(slot);
+    }
+
+    /// Closes a socket: at once if there is nobody to talk to, else after the last bytes.
+    fn see_off(&mut self, link: Link, cause: Cause) {
+        let Link { stream, out, peer, .. } = link;
+        if cause == Cause::ConnectionLost {
+            return self.node.sockets[usize::from(peer.listener)].leave();
+        }
+        self.say_farewell(Farewell { stream, out, listener: peer.listener });
+    }
+
+    /// Does what follows from the end of a connection, a delay or a session.
+    pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
+        if ending.ended {
+            self.remove_session(slot);
+        }
+        if let Some(will) = ending.will {
+            self.publish_own(&will);
+        }
+    }
+
+    /// Forgets a session that has ended.
+    fn remove_session(&mut self, slot: u32) {
+        let here = self.session_ref(slot);
+        let Some(mut entry) = self.sessions.remove(slot) else { return };
+        let client_id: ClientId = entry.session.client_id().clone();
+        let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
+        for subscription in &subscriptions {
+            self.withdraw(here, subscription);
+        }
+        self.node.registry.remove(&client_id, here);
+        self.node.cluster.release(&client_id);
+        let orphans = entry.session.take_shared(None);
+        self.redispatch(here, orphans);
+        self.metrics().sessions.decrement();
+        self.metrics().session_terminated.increment();
+    }
+
+    /// Makes sure that the session is looked at when its next deadline comes.
+    pub(super) fn remind(&mut self, slot: u32) {
+        let Some(at) = self.next_deadline(slot) else { return };
+        let epoch = self.sessions.epoch(slot);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if tick_of(at) < entry.reminded_at {
+            entry.reminded_at = self.timers.remind(at, Reminder { slot, epoch });
+        }
+    }
+
+    fn next_deadline(&mut self, slot: u32) -> Option<Timestamp> {
+        let node = Arc::clone(&self.node);
+        let entry = self.sessions.entry(slot)?;
+        let link = entry.link.as_ref();
+        let packet = link
+            .and_then(|link| link.partial.as_ref())
+            .map(|partial| partial.since + node.config.mqtt.packet_timeout);
+        let write =
+            link.and_then(|link| link.blocked_since).map(|since| since + node.config.mqtt.write_timeout);
+        [entry.session.next_deadline(), packet, write].into_iter().flatten().min()
+    }
+
+    fn check_deadlines(&mut self, due: &mut Vec<Reminder>) {
+        for Reminder { slot, epoch } in due.drain(..) {
+            let Some(entry) = self.sessions.entry_of(slot, epoch) else { continue };
+            entry.reminded_at = u64::MAX;
+            self.check_deadline(slot);
+            self.remind(slot);
+        }
+    }
+
+    fn check_deadline(&mut self, slot: u32) {
+        let now = self.now;
+        let mqtt = &self.node.config.mqtt;
+        let (packet_timeout, write_timeout) = (mqtt.packet_timeout, mqtt.write_timeout);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if let Some(link) = &entry.link {
+            if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
+                tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
+                return self.end_link(slot, Cause::ConnectionLost);
+            }
+            if link.partial.as_ref().is_some_and(|partial| partial.since + packet_timeout <= now) {
+                tracing::info!(peer = %link.peer.addr, "packet takes too long, closing connection");
+                // Malformed, as far as anybody can tell: the rest of it never came.
+                return self.end_link(slot, Cause::Server(ReasonCode::MalformedPacket));
+            }
+        }
+        let was_away = entry.link.is_none();
+        match entry.session.handle_deadline(now) {
+            Due::Nothing => {}
+            Due::KeepAliveTimeout => self.end_link(slot, Cause::Server(ReasonCode::KeepAliveTimeout)),
+            Due::Ending(ending) => {
+                if ending.ended && was_away {
+                    self.metrics().session_expired.increment();
+                }
+                self.finish(slot, ending);
+            }
+        }
+    }
+
+    /// Closes every connection; new ones are refused from here on.
+    fn stop(&mut self, reason: ReasonCode) {
+        self.stopping = Some(reason);
+        let connected: Vec<u32> = self.sessions.occupied().collect();
+        for slot in connected {
+            self.end_link(slot, Cause::Server(reason));
+        }
+    }
+}
+
+/// Looks at the sessions whose reminder has come.
+pub(super) async fn watch_deadlines(cell: Rc<WorkerCell>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut due = Vec::new();
+    loop {
+        ticks.tick().await;
+        cell.with(|worker| {
+            let now = worker.now;
+            worker.timers.advance(now, &mut due);
+            worker.check_deadlines(&mut due);
+            if worker.id == 0 {
+                worker.node.retained.expire(now);
+            }
+        });
+    }
+}
+
+/// Handles what other threads want, until the worker has stopped.
+pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
+    let node = cell.with(|worker| Arc::clone(&worker.node));
+    let id = cell.with(|worker| worker.id);
+    let mut events = Vec::new();
+    loop {
+        node.mailboxes[usize::from(id)].take(&mut events).await;
+        for event in events.drain(..) {
+            match event {
+                Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
+                Event::Completed(completion, reason) => {
+                    cell.with(|worker| worker.complete(completion, reason))
+                }
+                Event::Decongested => cell.with(|worker| {
+                    for waker in worker.throttled.drain(..) {
+                        waker.wake();
+                    }
+                }),
+                Event::Adopt(adoption) => adopt(cell, *adoption),
+                Event::Accepted(stream, peer) => match TcpStream::from_std(stream) {
+                    Ok(stream) => super::opening::spawn(cell, stream, peer),
+                    Err(_) => node.sockets[usize::from(peer.listener)].leave(),
+                },
+                Event::Stop(reason) => {
+                    cell.with(|worker| worker.stop(reason));
+                    while cell.with(|worker| !worker.closing.is_empty()) || cell.in_passing.get() > 0 {
+                        sleep(TICK / 10).await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Serves a connection that another worker accepted for a session that is here.
+fn adopt(cell: &Rc<WorkerCell>, adoption: Adoption) {
+    let Adoption { stream, peer, accepted, rest, hops } = adoption;
+    let listener = peer.listener;
+    let Ok(stream) = TcpStream::from_std(stream) else {
+        return cell.with(|worker| worker.node.sockets[usize::from(listener)].leave());
+    };
+    let arrival = Arrival { stream, peer, accepted, rest, hops };
+    if let Some(link) = cell.with(|worker| worker.attach(arrival)) {
+        tokio::task::spawn_local(ConnectionTask::Open(Rc::clone(cell), link));
+    }
+}

@@ -1,0 +1,191 @@
+//! What workers hand to each other.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use flotilla_mqtt::{QoS, ReasonCode, Timestamp, Transit, session::Accepted};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::connection::Peer;
+use crate::{
+    cluster::Completion,
+    router::{MatchSet, Picked, SessionRef},
+};
+
+/// What other threads want of a worker. Bounded by those who put in: see [`Mailbox::is_congested`].
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    events: Mutex<Vec<Event>>,
+    bytes: AtomicUsize,
+    notify: Notify,
+}
+
+/// One thing that another thread wants.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Deliver messages.
+    Batch(Batch),
+    /// Serve this connection, whose session is here.
+    Adopt(Box<Adoption>),
+    /// A socket that another worker accepted.
+    Accepted(std::net::TcpStream, Peer),
+    /// Something that a session waited for is done.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a cluster of one answers at once"))]
+    Completed(Completion, ReasonCode),
+    /// A worker that was congested is no longer: read from publishers again.
+    Decongested,
+    /// Close every connection with this reason and end.
+    Stop(ReasonCode),
+}
+
+/// A connection on its way to the worker that has its session.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) stream: std::net::TcpStream,
+    pub(crate) peer: Peer,
+    pub(crate) accepted: Accepted,
+    /// Bytes that were read after the CONNECT.
+    pub(crate) rest: Vec<u8>,
+    /// How often it was handed on.
+    pub(crate) hops: u8,
+}
+
+/// Messages for the sessions of one worker: their bytes one after the other, so that a message costs one copy and no
+/// allocation.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+}
+
+#[derive(Debug)]
+struct Item {
+    receivers: Receivers,
+    publisher: Option<SessionRef>,
+    qos: QoS,
+    retain: bool,
+    expires_at: Option<Timestamp>,
+    topic_len: u32,
+    properties_len: u32,
+    payload_len: u32,
+    /// A large payload, shared instead of copied; `payload_len` is 0 then.
+    shared_payload: Option<Bytes>,
+}
+
+/// Who gets a message.
+#[derive(Debug)]
+pub(crate) enum Receivers {
+    /// Those of the worker's sessions that match.
+    All(Arc<MatchSet>),
+    /// The member of a group that was picked.
+    One(Picked),
+}
+
+/// Above this many bytes in a mailbox its senders stop reading from publishers.
+const CONGESTED: usize = 8 << 20;
+/// Payloads from here on are shared instead of copied, where that costs no copy.
+const SHARE_FROM: usize = 16 << 10;
+
+impl Mailbox {
+    pub(crate) fn send(&self, event: Event) {
+        if let Event::Batch(batch) = &event {
+            self.bytes.fetch_add(batch.cost(), Ordering::Relaxed);
+        }
+        self.events.lock().push(event);
+        self.notify.notify_one();
+    }
+
+    /// Whether publishers must wait until it has been worked off.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > CONGESTED
+    }
+
+    /// Waits until there is something, and takes all of it.
+    pub(super) async fn take(&self, events: &mut Vec<Event>) {
+        loop {
+            std::mem::swap(&mut *self.events.lock(), events);
+            if !events.is_empty() {
+                return;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    /// Notes that a batch has been delivered; returns whether that ended a congestion.
+    pub(super) fn delivered(&self, batch: &Batch) -> bool {
+        let before = self.bytes.fetch_sub(batch.cost(), Ordering::Relaxed);
+        before > CONGESTED && before - batch.cost() <= CONGESTED
+    }
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(super) fn push(
+        &mut self,
+        message: &Transit<'_>,
+        publisher: Option<SessionRef>,
+        receivers: Receivers,
+    ) {
+        let shared_payload =
+            if message.payload.len() >= SHARE_FROM { Some(message.keep().payload.clone()) } else { None };
+        let payload = if shared_payload.is_some() { &[][..] } else { message.payload };
+        self.items.push(Item {
+            receivers,
+            publisher,
+            qos: message.qos,
+            retain: message.retain,
+            expires_at: message.expires_at,
+            topic_len: length(message.topic.len()),
+            properties_len: length(message.properties.len()),
+            payload_len: length(payload.len()),
+            shared_payload,
+        });
+        self.bytes.extend_from_slice(message.topic.as_bytes());
+        self.bytes.extend_from_slice(message.properties);
+        self.bytes.extend_from_slice(payload);
+    }
+
+    /// Hands out the messages, oldest first.
+    pub(super) fn for_each(&self, mut deliver: impl FnMut(&Transit<'_>, Option<SessionRef>, &Receivers)) {
+        let mut rest = &self.bytes[..];
+        let mut take = |len: u32| {
+            let (part, after) = rest.split_at(len as usize);
+            rest = after;
+            part
+        };
+        for item in &self.items {
+            let topic = str::from_utf8(take(item.topic_len)).expect("a topic went in");
+            let properties = take(item.properties_len);
+            let copied = take(item.payload_len);
+            let payload = item.shared_payload.as_deref().unwrap_or(copied);
+            let Item { qos, retain, expires_at, .. } = *item;
+            let backing = item.shared_payload.as_ref();
+            let message = Transit::new(topic, properties, payload, qos, retain, expires_at, None, backing);
+            deliver(&message, item.publisher, &item.receivers);
+        }
+    }
+
+    /// Empties it for reuse.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.items.clear();
+    }
+
+    /// What it counts against the bound of a mailbox.
+    fn cost(&self) -> usize {
+        let shared: usize =
+            self.items.iter().filter_map(|item| item.shared_payload.as_ref()).map(Bytes::len).sum();
+        self.bytes.len() + shared + self.items.len() * size_of::<Item>()
+    }
+}
+
+fn length(len: usize) -> u32 {
+    u32::try_from(len).expect("a packet is shorter than 256 MiB")
+}

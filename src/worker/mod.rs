@@ -1,0 +1,177 @@
+//! One thread with its connections and sessions.
+//!
+//! A worker is a single-threaded runtime that owns everything it touches for a message: the sessions, their sockets and
+//! their send buffers. A publish is written straight into the send buffers of the subscribers on the same worker; for
+//! those on another one it goes into a [`Batch`], which is handed over once per turn of the loop. Sockets are
+//! written once per turn too, by the flusher, which runs after all connections that had something to read.
+//!
+//! All of it is synchronous: a task borrows the [`Worker`], does what there is to do, and returns. Nothing awaits
+//! while it holds the borrow.
+
+mod connection;
+mod delivery;
+mod events;
+mod flush;
+mod lifecycle;
+mod link;
+mod mailbox;
+mod opening;
+mod publish;
+mod sessions;
+mod subscribe;
+mod timers;
+
+pub(crate) use connection::Peer;
+pub(crate) use mailbox::{Event, Mailbox};
+pub(crate) use opening::spawn as serve;
+
+use std::{
+    cell::{Cell, RefCell},
+    hash::{BuildHasher, RandomState},
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+};
+
+use flotilla_mqtt::{ReasonCode, Timestamp};
+use tokio::task::LocalSet;
+
+use self::{mailbox::Batch, sessions::Sessions, timers::Wheel};
+use crate::{listener::Acceptor, metrics::Metrics, node::Node, router::MatchCache, sys};
+
+/// A worker as its tasks hold it.
+#[derive(Debug)]
+pub(crate) struct WorkerCell {
+    worker: RefCell<Worker>,
+    /// What sockets are read into.
+    scratch: RefCell<Box<[u8]>>,
+    /// Connections that have not sent their CONNECT, or that are being closed.
+    in_passing: Cell<usize>,
+}
+
+/// One thread's share of the broker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    id: u16,
+    node: Arc<Node>,
+    /// The time at which the current task began.
+    now: Timestamp,
+    sessions: Sessions,
+    timers: Wheel,
+    cache: MatchCache,
+    /// Messages for the other workers, by worker.
+    outbound: Box<[Batch]>,
+    /// Sessions whose send buffer has something new.
+    dirty: Vec<u32>,
+    flusher: Option<Waker>,
+    /// Connections that do not read because another worker is congested.
+    throttled: Vec<Waker>,
+    /// Storage for send buffers.
+    spare: flush::SparePool,
+    /// Where forwarded properties are put together.
+    properties: Vec<u8>,
+    random: Random,
+    /// Why the worker is stopping.
+    stopping: Option<ReasonCode>,
+    next_link: u32,
+    /// Closed connections whose last bytes have still to be written.
+    closing: Vec<link::Farewell>,
+    /// Wakes the task that sees closed connections off.
+    closer: Option<Waker>,
+}
+
+/// Bytes that one read takes at most.
+const READ_SIZE: usize = 128 << 10;
+
+/// Runs a worker until it is told to stop and its clients have been told.
+pub(crate) fn run(node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let cell = Rc::new(WorkerCell {
+        worker: RefCell::new(Worker::new(node, id)),
+        scratch: RefCell::new(vec![0; READ_SIZE].into()),
+        in_passing: Cell::new(0),
+    });
+    LocalSet::new().block_on(&runtime, async move {
+        for acceptor in acceptors {
+            tokio::task::spawn_local(acceptor.run(Rc::clone(&cell)));
+        }
+        tokio::task::spawn_local(flush::flush_each_turn(Rc::clone(&cell)));
+        tokio::task::spawn_local(link::see_off(Rc::clone(&cell)));
+        tokio::task::spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
+        if id == 0 {
+            tokio::task::spawn_local(sys::publish_regularly(Rc::clone(&cell)));
+        }
+        lifecycle::handle_events(&cell).await;
+    });
+    Ok(())
+}
+
+impl Worker {
+    fn new(node: Arc<Node>, id: u16) -> Self {
+        let now = node.clock.now();
+        let workers = node.mailboxes.len();
+        Self {
+            id,
+            now,
+            sessions: Sessions::default(),
+            timers: Wheel::new(now),
+            cache: MatchCache::default(),
+            outbound: (0..workers).map(|_| Batch::default()).collect(),
+            dirty: Vec::new(),
+            flusher: None,
+            throttled: Vec::new(),
+            spare: flush::SparePool::default(),
+            properties: Vec::new(),
+            random: Random::new(),
+            stopping: None,
+            next_link: 0,
+            closing: Vec::new(),
+            closer: None,
+            node,
+        }
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.node.metrics[usize::from(self.id)]
+    }
+
+    /// Reads the clock: at the start of each task.
+    fn tick(&mut self) {
+        self.now = self.node.clock.now();
+    }
+}
+
+impl WorkerCell {
+    /// Borrows the worker for one synchronous piece of work.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Worker) -> T) -> T {
+        let mut worker = self.worker.borrow_mut();
+        worker.tick();
+        work(&mut worker)
+    }
+}
+
+/// Random numbers that a client cannot guess: a keyed hash of a counter.
+#[derive(Debug)]
+struct Random {
+    state: RandomState,
+    counter: u64,
+}
+
+impl Random {
+    fn new() -> Self {
+        Self { state: RandomState::new(), counter: 0 }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.counter = self.counter.wrapping_add(1);
+        self.state.hash_one(self.counter)
+    }
+
+    fn next_wide(&mut self) -> u128 {
+        (u128::from(self.next()) << 64) | u128::from(self.next())
+    }
+}

@@ -1,0 +1,163 @@
+//! A connection from the accept to the CONNACK.
+
+use std::{io, rc::Rc, sync::Arc};
+
+use flotilla_mqtt::{
+    ReasonCode,
+    codec::{DecodeError, Decoder, refusal_version},
+    packet::{Packet, PacketType},
+    session::{Accepted, Handshake, HandshakeStep, Refusal},
+};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    Peer, Worker, WorkerCell,
+    connection::{ConnectionTask, LinkRef},
+    lifecycle::Arrival,
+    link::Farewell,
+};
+use crate::auth::Anonymous;
+
+/// Why a connection did not open.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("nothing to answer")]
+    Io(#[from] io::Error),
+    #[error("the client closed before its CONNECT was complete")]
+    Closed,
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("CONNECT refused: {}", .0.reason)]
+    Refused(Refusal),
+    #[error("sent a packet that is not AUTH during authentication")]
+    NotAuth(Refusal),
+}
+
+/// Bytes of the client that are not handled yet.
+struct Incoming {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+}
+
+/// Serves a new socket.
+pub(crate) fn spawn(cell: &Rc<WorkerCell>, stream: TcpStream, peer: Peer) {
+    let opening = Box::pin(open(Rc::clone(cell), stream, peer));
+    tokio::task::spawn_local(ConnectionTask::Opening(Rc::clone(cell), opening));
+}
+
+/// Reads the CONNECT, asks who is there, claims the client identifier and finds the session, all within
+/// `mqtt.connect_timeout`.
+async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option<LinkRef> {
+    let node = cell.with(|worker| Arc::clone(worker.node()));
+    let mut incoming = Incoming { stream, bytes: Vec::new() };
+    let connect = async {
+        let accepted = handshake(&cell, &mut incoming, &mut peer).await?;
+        match node.cluster.claim(&accepted.client_id).await {
+            Ok(()) => Ok(accepted),
+            Err(reason) => Err(OpenError::Refused(Refusal { version: accepted.version, reason })),
+        }
+    };
+    let outcome = timeout(node.config.mqtt.connect_timeout, connect).await;
+    let Incoming { stream, bytes } = incoming;
+    match outcome {
+        Ok(Ok(accepted)) => {
+            let arrival = Arrival { stream, peer, accepted: *accepted, rest: bytes, hops: 0 };
+            cell.with(|worker| worker.attach(arrival))
+        }
+        Ok(Err(error)) => {
+            cell.with(|worker| worker.turn_away(stream, &bytes, &peer, &error));
+            None
+        }
+        Err(_) => {
+            tracing::debug!(peer = %peer.addr, "no CONNECT in time, closing connection");
+            node.sockets[usize::from(peer.listener)].leave();
+            None
+        }
+    }
+}
+
+/// CONNECT, and the AUTH packets that may follow it.
+async fn handshake(
+    cell: &WorkerCell,
+    incoming: &mut Incoming,
+    peer: &mut Peer,
+) -> Result<Box<Accepted>, OpenError> {
+    let (node, random) = cell.with(|worker| (Arc::clone(worker.node()), worker.random.next_wide()));
+    let mut authenticator = Anonymous { allowed: node.config.auth.anonymous };
+    let mut decoder = Decoder::server(node.limits.max_packet_size.get());
+    let len = incoming.read_packet(cell, &decoder).await?;
+    let (mut handshake, mut step) = {
+        let Some((Packet::Connect(connect), _)) = decoder.decode(&incoming.bytes)? else {
+            unreachable!("a decoder without a version takes nothing but CONNECT");
+        };
+        decoder.set_version(connect.version);
+        peer.username = connect.username.map(Into::into);
+        Handshake::start(&connect, &node.limits, random, &mut authenticator).map_err(OpenError::Refused)?
+    };
+    incoming.bytes.drain(..len);
+    loop {
+        match step {
+            HandshakeStep::Accept(accepted) => return Ok(accepted),
+            HandshakeStep::Continue(bytes) => incoming.write_all(&bytes).await?,
+        }
+        let len = incoming.read_packet(cell, &decoder).await?;
+        let Some((packet, _)) = decoder.decode(&incoming.bytes)? else { return Err(OpenError::Closed) };
+        cell.with(|worker| worker.metrics().packet_received(packet.packet_type()));
+        let Packet::Auth(auth) = packet else {
+            // [MQTT-3.1.2-30]
+            let reason = ReasonCode::ProtocolError;
+            return Err(OpenError::NotAuth(Refusal { version: flotilla_mqtt::ProtocolVersion::V5, reason }));
+        };
+        step = handshake.handle_auth(&auth, &mut authenticator).map_err(OpenError::Refused)?;
+        incoming.bytes.drain(..len);
+    }
+}
+
+impl Incoming {
+    /// Reads until there is a whole packet; returns its length.
+    async fn read_packet(&mut self, cell: &WorkerCell, decoder: &Decoder) -> Result<usize, OpenError> {
+        loop {
+            if let Some(header) = decoder.header(&self.bytes)?
+                && header.packet_len() <= self.bytes.len()
+            {
+                return Ok(header.packet_len());
+            }
+            self.stream.readable().await?;
+            let mut scratch = cell.scratch.borrow_mut();
+            match self.stream.try_read(&mut scratch) {
+                Ok(0) => return Err(OpenError::Closed),
+                Ok(read) => {
+                    self.bytes.extend_from_slice(&scratch[..read]);
+                    cell.with(|worker| worker.metrics().bytes_received.add(read as u64));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        tokio::io::AsyncWriteExt::write_all(&mut self.stream, bytes).await
+    }
+}
+
+impl Worker {
+    /// Tells a client why it is refused, where the protocol lets us, and closes.
+    fn turn_away(&mut self, stream: TcpStream, bytes: &[u8], peer: &Peer, error: &OpenError) {
+        tracing::info!(peer = %peer.addr, %error, "connection refused");
+        self.metrics().client_errors.increment();
+        let refusal = match error {
+            OpenError::Refused(refusal) | OpenError::NotAuth(refusal) => Some(refusal.clone()),
+            OpenError::Decode(error) => {
+                refusal_version(bytes).map(|version| Refusal { version, reason: error.reason() })
+            }
+            OpenError::Io(_) | OpenError::Closed => None,
+        };
+        let mut out = flotilla_mqtt::codec::SendBuffer::new();
+        if let Some(refusal) = refusal {
+            refusal.write_connack(out.tail());
+            self.metrics().packets_sent(PacketType::ConnAck, 1);
+        }
+        self.say_farewell(Farewell { stream, out, listener: peer.listener });
+    }
+}

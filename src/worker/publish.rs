@@ -1,0 +1,190 @@
+//! Packets from clients, and messages into the broker.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_mqtt::{
+    Message, QoS, ReasonCode, Transit,
+    codec::{SendBuffer, forward_properties},
+    packet::{Auth, Packet, PacketType},
+    session::{Cause, ClientId, Incoming, Request, Ticket},
+};
+
+use super::{Worker, connection::LinkRef};
+use crate::{
+    cluster::{Awaited, Completion, Receipt},
+    router::SessionRef,
+};
+
+impl Worker {
+    /// Handles one packet of a client.
+    pub(super) fn handle_packet(
+        &mut self,
+        at: LinkRef,
+        publisher: &ClientId,
+        packet: Packet<'_>,
+        backing: Option<&Bytes>,
+    ) {
+        let now = self.now;
+        let packet_type = packet.packet_type();
+        self.metrics().packet_received(packet_type);
+        let Some(entry) = self.sessions.entry(at.slot) else { return };
+        let Some(link) = entry.link.as_mut() else { return };
+        if link.out.is_empty() && !link.out.has_storage() {
+            link.out.lend_storage(self.spare.take());
+        }
+        let request = match entry.session.handle_packet(now, packet, &mut link.out) {
+            Ok(request) => request,
+            Err(error) => {
+                let reason = error.reason();
+                tracing::info!(peer = %link.peer.addr, client_id = ?publisher, %error, ?reason, "closing connection");
+                self.metrics().client_errors.increment();
+                return self.end_link(at.slot, Cause::Server(reason));
+            }
+        };
+        match request {
+            Request::Publish(incoming, ticket) => {
+                self.publish(at.slot, publisher, &incoming, ticket, backing)
+            }
+            Request::Nothing => self.note_answer(at.slot, packet_type),
+            Request::Refused(_) => {
+                self.metrics().dropped_refused.increment();
+                self.mark_dirty(at.slot);
+            }
+            Request::Subscribe(subscribe) => self.subscribe(at.slot, &subscribe),
+            Request::Unsubscribe(unsubscribe) => self.unsubscribe(at.slot, &unsubscribe),
+            Request::Disconnect(cause) => self.end_link(at.slot, cause),
+            Request::Authenticate(auth) => self.reauthenticate(at.slot, &auth),
+        }
+    }
+
+    /// What the session did by itself for an acknowledgement or a ping.
+    fn note_answer(&mut self, slot: u32, packet_type: PacketType) {
+        self.note_progress(slot);
+        if matches!(packet_type, PacketType::PubAck | PacketType::PubRec | PacketType::PubComp) {
+            self.replay(slot);
+        }
+    }
+
+    /// Routes a message of a client and acknowledges it as soon as everybody who must keep it does.
+    fn publish(
+        &mut self,
+        slot: u32,
+        publisher: &ClientId,
+        incoming: &Incoming<'_>,
+        ticket: Option<Ticket>,
+        backing: Option<&Bytes>,
+    ) {
+        let here = self.session_ref(slot);
+        let publish = &incoming.publish;
+        let topic = incoming.topic.as_str();
+        let qos = publish.delivery.qos();
+        let metrics = self.metrics();
+        metrics.qos_received[qos as usize].increment();
+        metrics.publish_bytes_received.add(publish.payload.len() as u64);
+        let expires_at =
+            publish.properties.message_expiry.map(|seconds| self.now + Duration::from_secs(seconds.into()));
+        let mut scratch = std::mem::take(&mut self.properties);
+        let properties = forward_properties(&publish.properties, &mut scratch);
+        let payload = publish.payload;
+        let message = Transit::new(
+            topic,
+            properties,
+            payload,
+            qos,
+            publish.retain,
+            expires_at,
+            Some(publisher),
+            backing,
+        );
+        let answer = self.accept(here, &message, ticket);
+        scratch.clear();
+        self.properties = scratch;
+        if let (Some(ticket), Some(reason)) = (ticket, answer) {
+            self.acknowledge(slot, ticket, reason);
+        }
+    }
+
+    /// Takes a message in; returns the reason code of its acknowledgement, or `None` if that comes later.
+    fn accept(
+        &mut self,
+        from: SessionRef,
+        message: &Transit<'_>,
+        ticket: Option<Ticket>,
+    ) -> Option<ReasonCode> {
+        if message.retain && self.retain(message).is_err() && message.qos > QoS::AtMostOnce {
+            // Nothing happens to a message that the client is told was refused.
+            return Some(ReasonCode::QuotaExceeded);
+        }
+        self.metrics().messages_published.increment();
+        let anybody = self.route(message, Some(from));
+        if !anybody {
+            self.metrics().dropped_no_subscribers.increment();
+        }
+        let done = ticket.map(|ticket| Completion { session: from, what: Awaited::Publish(ticket) });
+        match self.node.cluster.publish(message, done) {
+            Receipt::Done if anybody => Some(ReasonCode::Success),
+            Receipt::Done => Some(ReasonCode::NoMatchingSubscribers),
+            Receipt::Later => None,
+        }
+    }
+
+    /// Sets or deletes a retained message.
+    fn retain(&mut self, message: &Transit<'_>) -> Result<(), crate::retained::RetainedFull> {
+        let kept = self.node.retained.set(&message.keep(), self.now);
+        match kept {
+            Ok(()) => self.metrics().messages_retained.increment(),
+            Err(_) => self.metrics().dropped_retained_full.increment(),
+        }
+        kept
+    }
+
+    /// The message of `ticket` is kept by all who must keep it, or refused.
+    pub(super) fn acknowledge(&mut self, slot: u32, ticket: Ticket, reason: ReasonCode) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        match &mut entry.link {
+            Some(link) => {
+                entry.session.handle_stored(ticket, reason, &mut link.out);
+                // It may have stopped reading until fewer publishes wait.
+                if !entry.session.is_saturated() {
+                    link.wake_if_saturated();
+                }
+                self.mark_dirty(slot);
+            }
+            None => entry.session.handle_stored(ticket, reason, &mut SendBuffer::new()),
+        }
+    }
+
+    /// Publishes a message of the broker itself, or a will.
+    pub(crate) fn publish_own(&mut self, message: &Arc<Message>) {
+        let message = Transit::from_message(message);
+        if message.retain {
+            // Beyond the limits a will or a $SYS value still reaches those who are there; the counter tells.
+            let _ = self.retain(&message);
+        }
+        self.route(&message, None);
+        self.node.cluster.publish(&message, None);
+    }
+
+    /// Something that a session waited for is done.
+    pub(super) fn complete(&mut self, completion: Completion, reason: ReasonCode) {
+        let SessionRef { slot, epoch, .. } = completion.session;
+        if self.sessions.entry_of(slot, epoch).is_none() {
+            return;
+        }
+        match completion.what {
+            Awaited::Publish(ticket) => self.acknowledge(slot, ticket, reason),
+            Awaited::Routes(id) => self.routes_known(slot, id),
+        }
+    }
+
+    fn reauthenticate(&mut self, slot: u32, auth: &Auth<'_>) {
+        // No method is known to this broker, so no connection was authenticated by one and none can be again.
+        let _ = auth;
+        self.end_link(slot, Cause::Server(ReasonCode::BadAuthenticationMethod));
+    }
+
+    pub(super) fn session_ref(&self, slot: u32) -> SessionRef {
+        SessionRef { worker: self.id, slot, epoch: self.sessions.epoch(slot) }
+    }
+}

@@ -1,0 +1,117 @@
+//! The sessions of one worker.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use flotilla_mqtt::{PacketId, ReasonCode, session::Session};
+
+use super::{link::Link, subscribe::Replay};
+use crate::router::Load;
+
+/// One session, with its connection while it has one.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) session: Session,
+    pub(super) link: Option<Box<Link>>,
+    /// How busy it is, for the groups that it is a member of.
+    pub(super) load: Option<Arc<Load>>,
+    /// Retained messages that are still to be sent.
+    pub(super) replays: Option<Box<VecDeque<Replay>>>,
+    /// SUBSCRIBEs whose routes are not known everywhere yet.
+    pub(super) subscribing: Option<Box<Vec<Subscribing>>>,
+    /// The tick of the next reminder; `u64::MAX`: there is none.
+    pub(super) reminded_at: u64,
+}
+
+/// A SUBSCRIBE that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Subscribing {
+    pub(super) id: PacketId,
+    pub(super) reasons: Vec<ReasonCode>,
+    pub(super) replays: Vec<Replay>,
+    /// Routes that are still to be confirmed.
+    pub(super) outstanding: usize,
+}
+
+impl Entry {
+    pub(super) fn new(session: Session) -> Box<Self> {
+        Box::new(Self {
+            session,
+            link: None,
+            load: None,
+            replays: None,
+            subscribing: None,
+            reminded_at: u64::MAX,
+        })
+    }
+
+    /// Tells the groups how busy the session is.
+    pub(super) fn update_load(&self) {
+        if let Some(load) = &self.load {
+            if self.link.is_some() {
+                load.set_pending(self.session.inflight_len() + self.session.queue_len());
+            } else {
+                load.set_away();
+            }
+        }
+    }
+}
+
+/// Sessions by slot. The epoch of a slot changes whenever a session leaves it.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    epoch: u32,
+    entry: Option<Box<Entry>>,
+}
+
+impl Sessions {
+    /// The slot and epoch that the next [`Sessions::insert`] will use.
+    pub(super) fn vacancy(&mut self) -> (u32, u32) {
+        if self.free.is_empty() {
+            let slot = u32::try_from(self.slots.len()).expect("fewer than 2^32 sessions");
+            self.slots.push(Slot::default());
+            self.free.push(slot);
+        }
+        let slot = *self.free.last().expect("there is one now");
+        (slot, self.slots[slot as usize].epoch)
+    }
+
+    /// Puts a session into the vacancy; returns its slot.
+    pub(super) fn insert(&mut self, entry: Box<Entry>) -> u32 {
+        let (slot, _) = self.vacancy();
+        self.free.pop();
+        self.slots[slot as usize].entry = Some(entry);
+        slot
+    }
+
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Entry>> {
+        let place = self.slots.get_mut(slot as usize)?;
+        let entry = place.entry.take()?;
+        place.epoch = place.epoch.wrapping_add(1);
+        self.free.push(slot);
+        Some(entry)
+    }
+
+    pub(super) fn entry(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.slots.get_mut(slot as usize)?.entry.as_deref_mut()
+    }
+
+    /// The session in `slot`, unless it is another one by now.
+    pub(super) fn entry_of(&mut self, slot: u32, epoch: u32) -> Option<&mut Entry> {
+        self.slots.get_mut(slot as usize).filter(|place| place.epoch == epoch)?.entry.as_deref_mut()
+    }
+
+    pub(super) fn epoch(&self, slot: u32) -> u32 {
+        self.slots[slot as usize].epoch
+    }
+
+    /// The slots that are taken.
+    pub(super) fn occupied(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..).zip(&self.slots).filter(|(_, place)| place.entry.is_some()).map(|(slot, _)| slot)
+    }
+}

@@ -1,0 +1,246 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use std::sync::Arc;
+
+use flotilla_mqtt::{
+    Message, PacketId, ReasonCode, SubscriptionIds, Transit,
+    packet::{PacketType, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe},
+    session::{DeliveryOptions, Subscription},
+    topic::TopicFilter,
+};
+
+use super::{Worker, sessions::Subscribing};
+use crate::{
+    cluster::{Awaited, Completion, Receipt},
+    router::{RouteChange, SessionRef, Subscriber, Terms},
+    sys::ClientEvent,
+};
+
+/// Retained messages for a new subscription, sent bit by bit: the next ones only when the client has taken the last.
+#[derive(Debug)]
+pub(super) struct Replay {
+    subscription: Subscription,
+    /// The topic that was sent last.
+    after: Option<String>,
+}
+
+/// Retained messages that are looked up at a time.
+const PAGE: usize = 64;
+/// Bytes in the send buffer from which on a replay waits.
+const REPLAY_BUFFER: usize = 64 << 10;
+/// Replays of one session; subscriptions beyond it do not get retained messages until earlier ones have.
+const REPLAYS_MAX: usize = 100_000;
+
+impl Worker {
+    pub(super) fn subscribe(&mut self, slot: u32, subscribe: &Subscribe<'_>) {
+        let here = self.session_ref(slot);
+        let done = Completion { session: here, what: Awaited::Routes(subscribe.id) };
+        let (mut reasons, mut replays, mut outstanding) = (Vec::new(), Vec::new(), 0);
+        for (text, options) in subscribe.filters.iter() {
+            let granted = match TopicFilter::parse(text, self.node.limits.max_topic_levels) {
+                Ok(filter) => self.grant(slot, here, filter, options, subscribe),
+                Err(error) => Err(error.reason()),
+            };
+            let Ok((subscription, is_new, change)) = granted else {
+                reasons.extend(granted.err());
+                continue;
+            };
+            reasons.push(granted_qos(options));
+            if self.node.cluster.announce(&subscription.filter, change, Some(done)) == Receipt::Later {
+                outstanding += 1;
+            }
+            self.announce_event(slot, None, ClientEvent::Subscribed(&subscription));
+            let wants_retained = match options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => is_new,
+                RetainHandling::DoNotSend => false,
+            };
+            // No retained messages for shared subscriptions [MQTT-4.8.2, non-normative].
+            if wants_retained && !subscription.filter.is_shared() {
+                replays.push(Replay { subscription, after: None });
+            }
+        }
+        let subscribing = Subscribing { id: subscribe.id, reasons, replays, outstanding };
+        if outstanding == 0 {
+            self.answer_subscribe(slot, subscribing);
+        } else if let Some(entry) = self.sessions.entry(slot) {
+            entry.subscribing.get_or_insert_default().push(subscribing);
+        }
+    }
+
+    /// Makes one subscription, in the session and in the router; says whether it is new.
+    fn grant(
+        &mut self,
+        slot: u32,
+        here: SessionRef,
+        filter: TopicFilter,
+        options: SubscriptionOptions,
+        subscribe: &Subscribe<'_>,
+    ) -> Result<(Subscription, bool, RouteChange), ReasonCode> {
+        let filter = Arc::new(filter);
+        let entry = self.sessions.entry(slot).ok_or(ReasonCode::UnspecifiedError)?;
+        let replaced = entry.session.subscribe(&filter, options, subscribe.subscription_id)?;
+        // The text of a filter that is replaced is kept, so that it is in memory once.
+        let filter = replaced.as_ref().map_or(filter, |old| Arc::clone(&old.filter));
+        let load =
+            if filter.is_shared() { Arc::clone(entry.load.get_or_insert_default()) } else { Arc::default() };
+        let subscriber = Subscriber { session: here, terms: Terms::new(options, subscribe.subscription_id) };
+        let change = self.node.router.subscribe(&filter, subscriber, &load);
+        let metrics = self.metrics();
+        metrics.client_subscribe.increment();
+        if replaced.is_none() {
+            metrics.subscriptions.increment();
+            if filter.is_shared() {
+                metrics.shared_subscriptions.increment();
+            }
+        }
+        let subscription = Subscription { filter, options, id: subscribe.subscription_id };
+        Ok((subscription, replaced.is_none(), change))
+    }
+
+    /// A route of a SUBSCRIBE is known everywhere.
+    pub(super) fn routes_known(&mut self, slot: u32, id: PacketId) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(waiting) = entry.subscribing.as_mut() else { return };
+        let Some(position) = waiting.iter().position(|subscribing| subscribing.id == id) else { return };
+        waiting[position].outstanding -= 1;
+        if waiting[position].outstanding == 0 {
+            let subscribing = waiting.remove(position);
+            self.answer_subscribe(slot, subscribing);
+        }
+    }
+
+    fn answer_subscribe(&mut self, slot: u32, subscribing: Subscribing) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(link) = entry.link.as_mut() else { return };
+        entry.session.handle_subscribed(subscribing.id, &subscribing.reasons, &mut link.out);
+        let replays = subscribing.replays.into_iter();
+        if replays.len() > 0 {
+            let waiting = entry.replays.get_or_insert_default();
+            waiting.extend(replays);
+            waiting.truncate(REPLAYS_MAX);
+        }
+        self.metrics().packets_sent(PacketType::SubAck, 1);
+        self.mark_dirty(slot);
+        self.replay(slot);
+    }
+
+    /// Sends retained messages while the client keeps up.
+    pub(super) fn replay(&mut self, slot: u32) {
+        let mut page = Vec::new();
+        loop {
+            let Some(entry) = self.sessions.entry(slot) else { return };
+            let Some(replays) = entry.replays.as_mut() else { return };
+            let Some(replay) = replays.front_mut() else {
+                entry.replays = None;
+                return;
+            };
+            if !entry.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER)
+                || entry.session.queue_len() > 0
+            {
+                return;
+            }
+            let subscription = replay.subscription.clone();
+            let own = entry.session.client_id().clone();
+            page.clear();
+            let filter = subscription.filter.filter();
+            let next =
+                self.node.retained.page(filter, replay.after.as_deref(), PAGE, self.now, &mut |message| {
+                    page.push(Arc::clone(message));
+                });
+            match next {
+                Some(topic) => replay.after = Some(topic),
+                None => drop(replays.pop_front()),
+            }
+            let is_own = |message: &Message| message.publisher.as_ref() == Some(&own);
+            for (position, message) in page.iter().enumerate() {
+                if subscription.options.no_local && is_own(message) {
+                    continue;
+                }
+                if !self.replay_one(slot, &subscription, message) {
+                    let sent = page[position].topic.to_string();
+                    return self.replay_from(slot, subscription, sent);
+                }
+            }
+        }
+    }
+
+    /// Sends one retained message; returns whether the client keeps up.
+    fn replay_one(&mut self, slot: u32, subscription: &Subscription, message: &Arc<Message>) -> bool {
+        // The RETAIN flag says that it is an old message, whatever Retain As Published says [MQTT-3.3.1-8].
+        let options = DeliveryOptions {
+            qos: subscription.options.qos,
+            retain: true,
+            subscription_ids: subscription.id.map_or(SubscriptionIds::None, SubscriptionIds::One),
+            shared: None,
+        };
+        self.deliver(self.session_ref(slot), &Transit::from_message(message), &options);
+        let Some(entry) = self.sessions.entry(slot) else { return false };
+        entry.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER)
+            && entry.session.queue_len() == 0
+    }
+
+    /// Goes on after `sent` when the client has taken what it got.
+    fn replay_from(&mut self, slot: u32, subscription: Subscription, sent: String) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let replays = entry.replays.get_or_insert_default();
+        match replays.front_mut() {
+            Some(front) if front.subscription == subscription => front.after = Some(sent),
+            _ => replays.push_front(Replay { subscription, after: Some(sent) }),
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, slot: u32, unsubscribe: &Unsubscribe<'_>) {
+        let here = self.session_ref(slot);
+        let mut reasons = Vec::new();
+        for text in unsubscribe.filters.iter() {
+            let Some(entry) = self.sessions.entry(slot) else { return };
+            let Some(subscription) = entry.session.unsubscribe(text) else {
+                reasons.push(match TopicFilter::parse(text, self.node.limits.max_topic_levels) {
+                    Ok(_) => ReasonCode::NoSubscriptionExisted,
+                    Err(error) => error.reason(),
+                });
+                continue;
+            };
+            reasons.push(ReasonCode::Success);
+            if let Some(replays) = &mut entry.replays {
+                replays.retain(|replay| replay.subscription.filter != subscription.filter);
+            }
+            let orphans = if subscription.filter.is_shared() {
+                entry.session.take_shared(Some(&subscription.filter))
+            } else {
+                Vec::new()
+            };
+            self.withdraw(here, &subscription);
+            self.redispatch(here, orphans);
+            self.metrics().client_unsubscribe.increment();
+            self.announce_event(slot, None, ClientEvent::Unsubscribed(&subscription));
+        }
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(link) = entry.link.as_mut() else { return };
+        entry.session.handle_unsubscribed(unsubscribe.id, &reasons, &mut link.out);
+        self.metrics().packets_sent(PacketType::UnsubAck, 1);
+        self.mark_dirty(slot);
+    }
+
+    /// Takes a subscription out of the router.
+    pub(super) fn withdraw(&mut self, session: SessionRef, subscription: &Subscription) {
+        let change = self.node.router.unsubscribe(&subscription.filter, session);
+        if change != RouteChange::None {
+            self.node.cluster.announce(&subscription.filter, change, None);
+        }
+        self.metrics().subscriptions.decrement();
+        if subscription.filter.is_shared() {
+            self.metrics().shared_subscriptions.decrement();
+        }
+    }
+}
+
+/// The reason code of a subscription that was granted as asked.
+fn granted_qos(options: SubscriptionOptions) -> ReasonCode {
+    match options.qos {
+        flotilla_mqtt::QoS::AtMostOnce => ReasonCode::Success,
+        flotilla_mqtt::QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+        flotilla_mqtt::QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}
