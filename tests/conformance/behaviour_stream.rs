@@ -121,8 +121,7 @@ fn a_client_that_does_not_read_costs_a_bounded_amount() {
     assert!(start.elapsed() < Duration::from_secs(60), "took {:?}", start.elapsed());
     if let (Some(before), Some(after)) = (before, broker.resident_memory()) {
         let grown = after.saturating_sub(before);
-        eprintln!("GROWN slow {grown}");
-        assert!(grown < 48 << 20, "{grown} bytes more than before");
+        assert!(grown < 16 << 20, "{grown} bytes more than before");
     }
     // The slow one is either still served, in order, or was closed for it.
     let mut last = None;
@@ -181,8 +180,7 @@ fn a_publisher_that_does_not_read_is_not_answered_for_ever() {
     }
     if let (Some(before), Some(after)) = (before, broker.resident_memory()) {
         let grown = after.saturating_sub(before);
-        eprintln!("GROWN flood {grown} {sent}");
-        assert!(grown < 32 << 20, "{grown} bytes more than before");
+        assert!(grown < 16 << 20, "{grown} bytes more than before");
     }
     broker.client(Version::V311, "other").ping();
     broker.assert_healthy();
