@@ -167,7 +167,7 @@ fn a_client_that_does_not_read_is_closed_and_its_queue_kept() {
 fn a_publisher_that_does_not_read_is_not_answered_for_ever() {
     // PINGREQs whose answers are never read: reading stops, or the connection ends; memory does not grow.
     let Some(broker) = Broker::with(&[]) else { return };
-    let mut flooder = broker.client(Version::V311, "flooder");
+    let flooder = broker.client(Version::V311, "flooder");
     let before = broker.resident_memory();
     flooder.stream().set_write_timeout(Some(Duration::from_millis(300))).expect("a socket takes options");
     let pings = pingreq().repeat(32_768);
@@ -184,6 +184,30 @@ fn a_publisher_that_does_not_read_is_not_answered_for_ever() {
     }
     broker.client(Version::V311, "other").ping();
     broker.assert_healthy();
+}
+
+#[test]
+fn more_connections_than_allowed() {
+    let Some(broker) = Broker::with(&[("listeners.tcp.max_connections", "2")]) else { return };
+    let mut first = broker.client(Version::V5, "first");
+    let second = broker.client(Version::V5, "second");
+    let mut third = broker.open(Version::V5);
+    third.expect_closed();
+    first.ping();
+    // There is room again as soon as one goes.
+    second.disconnect();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let mut next = broker.open(Version::V5);
+        // Fails when it was closed already.
+        let _ = next.try_send(&Connect::new(Version::V5, "next").bytes());
+        match next.next_event(DEADLINE) {
+            Some(Event::Packet(Packet::ConnAck(_))) => break,
+            Some(Event::Closed) => assert!(Instant::now() < deadline, "there never is room again"),
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    first.ping();
 }
 
 #[test]
