@@ -22,7 +22,7 @@ export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
 host=$(rustc -vV | sed -n 's/^host: //p')
 cargo build --release --locked --target "$host" --bin "$target"
 
-mkdir -p "corpus/$target" artifacts
+mkdir -p "corpus/$target" "seeds/$target" artifacts
 log="artifacts/$target.log"
 if ! "${CARGO_TARGET_DIR:-target}/$host/release/$target" "corpus/$target" "seeds/$target" \
     -verbosity=0 -max_total_time="$seconds" -timeout=5 -rss_limit_mb=512 -max_len=4096 \

@@ -1,7 +1,8 @@
 //! The command line.
 //!
 //! Exit codes: 0, it was done; 1, it could not be done, and standard error says why; 2, the arguments are wrong. What
-//! somebody asked for goes to standard output, everything else to standard error.
+//! somebody asked for goes to standard output, everything else to standard error. `pub` and `sub` have some codes more,
+//! which their help lists.
 
 mod check_config;
 mod start;
@@ -14,13 +15,18 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use flotilla::config::{Config, ConfigErrors};
+use flotilla::{
+    client,
+    config::{Config, ConfigErrors},
+};
 
 /// Reads the arguments and does what they say.
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
+        Command::Pub(args) => client::run_pub(*args),
+        Command::Sub(args) => client::run_sub(*args),
         Command::Version => match say(format_args!("flotilla {VERSION}")) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -42,6 +48,10 @@ enum Command {
     Start(start::StartArgs),
     /// Check a configuration: tell everything that is wrong with it, or "ok".
     CheckConfig(check_config::CheckConfigArgs),
+    /// Publish messages, and say in the exit code whether the broker took them.
+    Pub(Box<client::PubArgs>),
+    /// Subscribe to topics and print the messages that arrive.
+    Sub(Box<client::SubArgs>),
     /// Print the version.
     Version,
 }

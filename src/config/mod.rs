@@ -210,6 +210,8 @@ pub enum ClientEvent {
 pub struct Auth {
     /// Whether clients connect without proving who they are.
     pub anonymous: bool,
+    /// Topic filters that no client may subscribe to, also not through a shared subscription.
+    pub refused_filters: BTreeSet<String>,
 }
 
 /// The log of this process.

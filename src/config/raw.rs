@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     ClientEvent, LogFormat, Overlap, Protocol, SharedStrategy,
     value::{
-        BindAddress, Count, Factor, LogFilter, MemoryShare, NodeName, OrNone, Size, SpanOf, Text,
-        WholeSeconds,
+        BindAddress, Count, Factor, LogFilter, MemoryShare, NodeName, OrNone, PlainFilter, Size, SpanOf,
+        Text, WholeSeconds,
     },
 };
 
@@ -225,11 +225,12 @@ impl Default for RawSys {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawAuth {
     pub(super) anonymous: bool,
+    pub(super) refused_filters: Vec<PlainFilter>,
 }
 
 impl Default for RawAuth {
     fn default() -> Self {
-        Self { anonymous: true }
+        Self { anonymous: true, refused_filters: Vec::new() }
     }
 }
 

@@ -55,7 +55,10 @@ impl RawConfig {
                 interval: Some(self.sys.interval.duration()).filter(|interval| !interval.is_zero()),
                 client_events: BTreeSet::from_iter(self.sys.client_events),
             },
-            auth: Auth { anonymous: self.auth.anonymous },
+            auth: Auth {
+                anonymous: self.auth.anonymous,
+                refused_filters: self.auth.refused_filters.into_iter().map(|filter| filter.0).collect(),
+            },
             log: Log { level: self.log.level.0, format: self.log.format },
         }
     }

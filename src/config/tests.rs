@@ -126,6 +126,7 @@ fn other_value(path: &str) -> &'static str {
         "shared.strategy" => "least_inflight",
         "retained.bytes_max" => "64MiB",
         "sys.client_events" => "[\"subscribed\"]",
+        "auth.refused_filters" => "[\"#\"]",
         "log.level" => "info,flotilla=debug",
         "log.format" => "json",
         "session.queue_qos0" => "true",

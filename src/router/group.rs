@@ -4,7 +4,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -20,8 +20,8 @@ pub(crate) struct Group {
     filter: Arc<TopicFilter>,
     strategy: SharedStrategy,
     members: RwLock<Vec<Member>>,
-    /// Counts picks, for `round_robin`; the favourite's slot, for `sticky`.
-    cursor: AtomicUsize,
+    /// Counts picks, for `round_robin`; names the favourite, for `sticky`.
+    cursor: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(crate) struct Picked {
 
 impl Group {
     pub(super) fn new(filter: Arc<TopicFilter>, strategy: SharedStrategy) -> Self {
-        Self { filter, strategy, members: RwLock::default(), cursor: AtomicUsize::new(0) }
+        Self { filter, strategy, members: RwLock::default(), cursor: AtomicU64::new(0) }
     }
 
     pub(crate) fn filter(&self) -> &TopicFilter {
@@ -115,9 +115,10 @@ impl Group {
         if count == 0 {
             return None;
         }
-        let nth = |number: u64| candidates().nth((number % count as u64) as usize);
+        let nth =
+            |number: u64| candidates().nth(usize::try_from(number % count as u64).expect("less than count"));
         match self.strategy {
-            SharedStrategy::RoundRobin => nth(self.cursor.fetch_add(1, Ordering::Relaxed) as u64),
+            SharedStrategy::RoundRobin => nth(self.cursor.fetch_add(1, Ordering::Relaxed)),
             SharedStrategy::Random => nth(hint.random),
             SharedStrategy::HashClientid => nth(stable_hash(&hint.publisher)),
             SharedStrategy::HashTopic => nth(stable_hash(&hint.topic)),
@@ -129,7 +130,7 @@ impl Group {
             }),
             SharedStrategy::Sticky => {
                 let favourite = self.cursor.load(Ordering::Relaxed);
-                let key = |member: &Member| stable_hash(&member.subscriber.session) as usize;
+                let key = |member: &Member| stable_hash(&member.subscriber.session);
                 let chosen =
                     candidates().find(|member| key(member) == favourite).or_else(|| nth(hint.random))?;
                 self.cursor.store(key(chosen), Ordering::Relaxed);

@@ -60,7 +60,7 @@ impl Subscribers {
         match &self.direct {
             Direct::Few(few) => few.iter().copied().for_each(visit),
             Direct::Many(many) => {
-                many.iter().for_each(|(&session, &terms)| visit(Subscriber { session, terms }))
+                many.iter().for_each(|(&session, &terms)| visit(Subscriber { session, terms }));
             }
         }
     }

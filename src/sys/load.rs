@@ -13,8 +13,11 @@ pub(super) struct Load {
     averages: [[f64; 3]; RATES.len()],
 }
 
+/// Picks one counter.
+type CounterOf = fn(&Totals) -> u64;
+
 /// The counters that are averaged, by their name below `$SYS/broker/load`.
-const RATES: [(&str, fn(&Totals) -> u64); 9] = [
+const RATES: [(&str, CounterOf); 9] = [
     ("messages/received", |totals| totals.received.iter().sum()),
     ("messages/sent", |totals| totals.sent.iter().sum()),
     ("publish/dropped", super::tree::publish_dropped),

@@ -156,7 +156,7 @@ impl Worker {
                 self.metrics().publish_sent(message.qos.min(options.qos), message.payload.len());
             }
             Delivered::Queued { displaced } => {
-                self.metrics().delivery_dropped_queue_full.add(displaced.into())
+                self.metrics().delivery_dropped_queue_full.add(displaced.into());
             }
             Delivered::Dropped(reason) => self.count_drop(reason, 1),
         }

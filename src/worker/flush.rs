@@ -1,6 +1,6 @@
 //! Writing to the sockets, and handing over to the other workers, once per turn of the loop.
 
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use std::{convert::Infallible, future::poll_fn, rc::Rc, task::Poll};
 
 use flotilla_mqtt::session::Cause;
 
@@ -38,7 +38,7 @@ impl SparePool {
 }
 
 /// The flusher. It is woken by the first message of a turn and so runs after every connection that was ready before.
-pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
+pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) -> Infallible {
     poll_fn(|cx| {
         let mut worker = cell.worker.borrow_mut();
         worker.tick();

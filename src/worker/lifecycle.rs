@@ -164,7 +164,10 @@ impl Worker {
         let entry = self.sessions.entry(slot).expect("it was there a line ago");
         let ending = entry.session.disconnect(now, cause);
         entry.update_load();
-        entry.subscribing = None;
+        if let Some(unfinished) = &mut entry.unfinished {
+            // Nobody is there to be answered; the retained messages are sent when the client is back.
+            unfinished.subscribing.clear();
+        }
         self.node.cluster.keep_will(entry.session.client_id(), None);
         self.metrics().connections.decrement();
         self.metrics().client_disconnected.increment();
@@ -310,7 +313,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
             match event {
                 Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
                 Event::Completed(completion, reason) => {
-                    cell.with(|worker| worker.complete(completion, reason))
+                    cell.with(|worker| worker.complete(completion, reason));
                 }
                 Event::Decongested => cell.with(|worker| {
                     for waker in worker.throttled.drain(..) {

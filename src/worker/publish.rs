@@ -44,7 +44,7 @@ impl Worker {
         };
         match request {
             Request::Publish(incoming, ticket) => {
-                self.publish(at.slot, publisher, &incoming, ticket, backing)
+                self.publish(at.slot, publisher, &incoming, ticket, backing);
             }
             Request::Nothing => self.note_answer(at.slot, packet_type),
             Request::Refused(_) => {

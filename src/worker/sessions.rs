@@ -14,12 +14,19 @@ pub(super) struct Entry {
     pub(super) link: Option<Box<Link>>,
     /// How busy it is, for the groups that it is a member of.
     pub(super) load: Option<Arc<Load>>,
-    /// Retained messages that are still to be sent.
-    pub(super) replays: Option<Box<VecDeque<Replay>>>,
-    /// SUBSCRIBEs whose routes are not known everywhere yet.
-    pub(super) subscribing: Option<Box<Vec<Subscribing>>>,
+    /// What is left to do for its SUBSCRIBEs, if anything is.
+    pub(super) unfinished: Option<Box<Unfinished>>,
     /// The tick of the next reminder; `u64::MAX`: there is none.
     pub(super) reminded_at: u64,
+}
+
+/// What is left to do for SUBSCRIBEs.
+#[derive(Debug, Default)]
+pub(super) struct Unfinished {
+    /// Those whose routes are not known everywhere yet.
+    pub(super) subscribing: Vec<Subscribing>,
+    /// Retained messages that are still to be sent.
+    pub(super) replays: VecDeque<Replay>,
 }
 
 /// A SUBSCRIBE that is not answered yet.
@@ -34,14 +41,7 @@ pub(super) struct Subscribing {
 
 impl Entry {
     pub(super) fn new(session: Session) -> Box<Self> {
-        Box::new(Self {
-            session,
-            link: None,
-            load: None,
-            replays: None,
-            subscribing: None,
-            reminded_at: u64::MAX,
-        })
+        Box::new(Self { session, link: None, load: None, unfinished: None, reminded_at: u64::MAX })
     }
 
     /// Tells the groups how busy the session is.

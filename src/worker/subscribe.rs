@@ -64,7 +64,7 @@ impl Worker {
         if outstanding == 0 {
             self.answer_subscribe(slot, subscribing);
         } else if let Some(entry) = self.sessions.entry(slot) {
-            entry.subscribing.get_or_insert_default().push(subscribing);
+            entry.unfinished.get_or_insert_default().subscribing.push(subscribing);
         }
     }
 
@@ -77,6 +77,10 @@ impl Worker {
         options: SubscriptionOptions,
         subscribe: &Subscribe<'_>,
     ) -> Result<(Subscription, bool, RouteChange), ReasonCode> {
+        if self.node.config.auth.refused_filters.contains(filter.filter()) {
+            // Unspecified error: "the Server does not wish to reveal the reason" (section 3.9.3).
+            return Err(ReasonCode::UnspecifiedError);
+        }
         let filter = Arc::new(filter);
         let entry = self.sessions.entry(slot).ok_or(ReasonCode::UnspecifiedError)?;
         let replaced = entry.session.subscribe(&filter, options, subscribe.subscription_id)?;
@@ -101,7 +105,9 @@ impl Worker {
     /// A route of a SUBSCRIBE is known everywhere.
     pub(super) fn routes_known(&mut self, slot: u32, id: PacketId) {
         let Some(entry) = self.sessions.entry(slot) else { return };
-        let Some(waiting) = entry.subscribing.as_mut() else { return };
+        let Some(waiting) = entry.unfinished.as_mut().map(|unfinished| &mut unfinished.subscribing) else {
+            return;
+        };
         let Some(position) = waiting.iter().position(|subscribing| subscribing.id == id) else { return };
         waiting[position].outstanding -= 1;
         if waiting[position].outstanding == 0 {
@@ -116,7 +122,7 @@ impl Worker {
         entry.session.handle_subscribed(subscribing.id, &subscribing.reasons, &mut link.out);
         let replays = subscribing.replays.into_iter();
         if replays.len() > 0 {
-            let waiting = entry.replays.get_or_insert_default();
+            let waiting = &mut entry.unfinished.get_or_insert_default().replays;
             waiting.extend(replays);
             waiting.truncate(REPLAYS_MAX);
         }
@@ -130,12 +136,15 @@ impl Worker {
         let mut page = Vec::new();
         loop {
             let Some(entry) = self.sessions.entry(slot) else { return };
-            let Some(replays) = entry.replays.as_mut() else { return };
+            let Some(unfinished) = entry.unfinished.as_mut() else { return };
+            let replays = &mut unfinished.replays;
             let Some(replay) = replays.front_mut() else {
-                entry.replays = None;
+                if unfinished.subscribing.is_empty() {
+                    entry.unfinished = None;
+                }
                 return;
             };
-            if !entry.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER)
+            if entry.link.as_ref().is_none_or(|link| link.out.len() >= REPLAY_BUFFER)
                 || entry.session.queue_len() > 0
             {
                 return;
@@ -183,7 +192,7 @@ impl Worker {
     /// Goes on after `sent` when the client has taken what it got.
     fn replay_from(&mut self, slot: u32, subscription: Subscription, sent: String) {
         let Some(entry) = self.sessions.entry(slot) else { return };
-        let replays = entry.replays.get_or_insert_default();
+        let replays = &mut entry.unfinished.get_or_insert_default().replays;
         match replays.front_mut() {
             Some(front) if front.subscription == subscription => front.after = Some(sent),
             _ => replays.push_front(Replay { subscription, after: Some(sent) }),
@@ -203,8 +212,8 @@ impl Worker {
                 continue;
             };
             reasons.push(ReasonCode::Success);
-            if let Some(replays) = &mut entry.replays {
-                replays.retain(|replay| replay.subscription.filter != subscription.filter);
+            if let Some(unfinished) = &mut entry.unfinished {
+                unfinished.replays.retain(|replay| replay.subscription.filter != subscription.filter);
             }
             let orphans = if subscription.filter.is_shared() {
                 entry.session.take_shared(Some(&subscription.filter))

@@ -11,6 +11,7 @@ mod words;
 
 use std::fmt;
 
+use flotilla_mqtt::topic::TopicFilter;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, Unexpected},
@@ -82,6 +83,25 @@ impl<const MAX: usize> Setting for Text<MAX> {
         let text = value.as_str()?;
         let fits = !text.is_empty() && text.len() <= MAX && !text.contains(char::is_control);
         fits.then(|| Self(text.to_owned()))
+    }
+
+    fn write(&self) -> Value {
+        Value::from(self.0.as_str())
+    }
+}
+
+/// A topic filter that is not of a shared subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PlainFilter(pub(super) String);
+
+impl Setting for PlainFilter {
+    fn expected() -> String {
+        "a valid topic filter such as \"#\" or \"a/+/b\", without $share/ or $queue/".to_owned()
+    }
+
+    fn read(value: &Value) -> Option<Self> {
+        let filter = TopicFilter::parse(value.as_str()?, u16::MAX).ok()?;
+        (!filter.is_shared()).then(|| Self(filter.as_str().to_owned()))
     }
 
     fn write(&self) -> Value {
@@ -184,6 +204,7 @@ serde_by_setting! {
     [] NodeName,
     [] LogFilter,
     [] BindAddress,
+    [] PlainFilter,
     [const MIN: u64, const MAX: u64] Count<MIN, MAX>,
     [] Factor,
     [const MIN: u64, const MAX: u64] Size<MIN, MAX>,
@@ -224,6 +245,16 @@ mod tests {
         }
         for filter in ["", "loud", "info,", "flotilla", "flotilla=loud", "info,[=debug"] {
             assert!(LogFilter::read(&filter.into()).is_none(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn plain_filters_are_valid_and_not_shared() {
+        for filter in ["#", "a/+/b", "$SYS/#"] {
+            assert!(PlainFilter::read(&filter.into()).is_some(), "{filter}");
+        }
+        for filter in ["", "a/#/b", "$share/g/a", "$queue/a"] {
+            assert!(PlainFilter::read(&filter.into()).is_none(), "{filter}");
         }
     }
 

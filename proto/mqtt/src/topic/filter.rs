@@ -197,6 +197,8 @@ impl fmt::Display for TopicFilter {
 mod tests {
     use std::collections::BTreeSet;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -367,6 +369,37 @@ mod tests {
         assert!(filters.contains("$share/g/a"));
         assert_eq!(format!("{:?}", filters.get("a").unwrap()), "\"a\"");
         assert_eq!(filters.get("$queue/a").unwrap().to_string(), "$queue/a");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn any_text_is_judged_by_its_levels(prefix in "(\\$share/|\\$queue/|\\$share/g/)?", rest in "[$ag+#/]{0,8}") {
+            let text = prefix + &rest;
+            let levels: Vec<_> = text.split('/').collect();
+            let expected = match levels.as_slice() {
+                ["$share", group, filter @ ..] => is_group(group) && is_filter(filter) && !is_shared(filter),
+                ["$queue", filter @ ..] => is_filter(filter) && !is_shared(filter),
+                ["$share"] => false,
+                filter => is_filter(filter),
+            };
+            prop_assert_eq!(TopicFilter::parse(&text, 128).is_ok(), expected, "{}", text);
+        }
+    }
+
+    fn is_group(group: &str) -> bool {
+        !group.is_empty() && group.chars().all(|c| c != '+' && c != '#')
+    }
+
+    fn is_shared(levels: &[&str]) -> bool {
+        matches!(levels[0], "$share" | "$queue")
+    }
+
+    fn is_filter(levels: &[&str]) -> bool {
+        let Some((last, upper)) = levels.split_last() else { return false };
+        let is_plain = |level: &&str| *level == "+" || !level.contains(['+', '#']);
+        levels != [""] && upper.iter().all(is_plain) && (*last == "#" || is_plain(last))
     }
 
     fn check(filter: &str, name: &str, expected: bool) {

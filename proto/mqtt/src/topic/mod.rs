@@ -1,7 +1,7 @@
 //! Topic names, topic filters, and the two indexes over them (sections 4.7 and 4.8).
 //!
 //! * [`check_name`], [`TopicFilter::parse`]: what the specification allows, with the reason code of what it does not;
-//! * [`matches`]: the matching rules themselves, plain; the indexes are tested against it;
+//! * [`matches()`]: the matching rules themselves, plain; the indexes are tested against it;
 //! * [`FilterTree`]: from a topic name to the filters that match it: the subscription index;
 //! * [`TopicMap`]: from a filter to the topic names that match it, in order and in pages: the retained store.
 //!

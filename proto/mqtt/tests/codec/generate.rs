@@ -352,7 +352,7 @@ fn packet_id() -> impl Strategy<Value = PacketId> {
 }
 
 fn subscription_id() -> impl Strategy<Value = NonZeroU32> {
-    (1..=268_435_455).prop_map(|id| NonZeroU32::new(id).expect("it is not zero"))
+    (1..=268_435_455_u32).prop_map(|id| NonZeroU32::new(id).expect("it is not zero"))
 }
 
 pub(crate) fn topic() -> impl Strategy<Value = &'static str> {

@@ -457,36 +457,29 @@ impl<V> Trie<V> {
     }
 
     pub(super) fn check_invariants(&self) {
-        let literals = self
-            .nodes
-            .ids()
-            .filter(|id| *id != ROOT && !self.free.contains(id))
-            .filter(|id| self.literal_key(*id).is_some());
-        assert_eq!(literals.count(), self.literal_children.len());
-        let mut values = 0;
-        let mut linked = 0;
-        let mut unused = 0;
-        for id in self.nodes.ids() {
-            let node = &self.nodes[id];
-            values += usize::from(node.here.is_some()) + usize::from(node.below.is_some());
-            let children: Vec<_> = self.nodes.ids().filter(|child| self.is_child(*child, id)).collect();
-            assert_eq!(children.len(), node.children as usize);
-            assert_eq!(children.iter().fold(0, |xor, child| xor ^ child.0.get()), node.children_xor);
-            linked += children.len();
-            if self.free.contains(&id) {
-                assert!(!node.has_value() && node.children == 0);
-                unused += 1;
-            } else if id != ROOT {
-                assert!(node.has_value() || node.children >= 2, "{id:?} is not needed");
-                assert_eq!(self.child(node.parent, node.label.first_level()), Some(id));
-            }
-        }
-        assert_eq!(values, self.len);
-        assert_eq!(unused, self.free.len());
-        assert_eq!(linked + unused + 1, self.nodes.0.len());
-    }
+        let room = self.nodes.0.len();
+        let mut is_free = vec![false; room];
+        self.free.iter().for_each(|id| is_free[id.index()] = true);
+        let in_use = || self.nodes.ids().filter(|id| !is_free[id.index()]);
+        assert_eq!(in_use().count() + self.free.len(), room, "no node is free twice");
 
-    fn is_child(&self, id: NodeId, parent: NodeId) -> bool {
-        id != ROOT && !self.free.contains(&id) && self.nodes[id].parent == parent
+        let mut children = vec![(0, 0); room];
+        for id in in_use().filter(|id| *id != ROOT) {
+            let node = &self.nodes[id];
+            assert!(node.has_value() || node.children >= 2, "{id:?} is not needed");
+            assert!(!is_free[node.parent.index()], "{id:?} has lost its parent");
+            assert_eq!(self.child(node.parent, node.label.first_level()), Some(id));
+            let (count, xor) = &mut children[node.parent.index()];
+            *count += 1;
+            *xor ^= id.0.get();
+        }
+        for (id, children) in self.nodes.ids().zip(children) {
+            assert_eq!((self.nodes[id].children, self.nodes[id].children_xor), children, "{id:?}");
+        }
+        let values =
+            |id| [End::Here, End::Below].into_iter().filter_map(move |end| self.nodes[id].slot(end)).count();
+        assert_eq!(self.nodes.ids().map(values).sum::<usize>(), self.len, "free nodes have no values either");
+        let literal = in_use().filter(|id| *id != ROOT && self.literal_key(*id).is_some());
+        assert_eq!(literal.count(), self.literal_children.len());
     }
 }

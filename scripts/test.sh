@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# All tests, then a short run of each fuzz target. Arguments go to `cargo test`; with any, nothing is fuzzed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo test --workspace --locked "$@"
+if [ $# -eq 0 ] && [ -x scripts/fuzz.sh ]; then
+    for target in tests/fuzz/targets/*.rs; do
+        scripts/fuzz.sh "$(basename "$target" .rs)"
+    done
+fi
+echo "test.sh: ok"
