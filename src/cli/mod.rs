@@ -1,7 +1,8 @@
 //! The command line.
 //!
-//! Exit codes, but for `pub` and `sub`, whose `--help` lists theirs: 0, it was done; 1, it could not be done, and standard error says why; 2, the arguments are wrong. What
-//! somebody asked for goes to standard output, everything else to standard error.
+//! Exit codes, but for `pub` and `sub`, whose `--help` lists theirs: 0, it was done; 1, it could not be done, and
+//! standard error says why; 2, the arguments are wrong. What somebody asked for goes to standard output, everything else
+//! to standard error.
 
 mod check_config;
 mod start;
