@@ -1,8 +1,8 @@
 //! The command line.
 //!
-//! Exit codes, but for `pub` and `sub`, whose `--help` lists theirs: 0, it was done; 1, it could not be done, and
-//! standard error says why; 2, the arguments are wrong. What somebody asked for goes to standard output, everything else
-//! to standard error.
+//! Exit codes: 0, it was done; 1, it could not be done, and standard error says why; 2, the arguments are wrong. What
+//! somebody asked for goes to standard output, everything else to standard error. `pub` and `sub` have some codes more,
+//! which their help lists.
 
 mod check_config;
 mod start;
@@ -16,7 +16,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use flotilla::{
-    client::{PubArgs, SubArgs, run_pub, run_sub},
+    client,
     config::{Config, ConfigErrors},
 };
 
@@ -25,8 +25,8 @@ pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
-        Command::Pub(args) => run_pub(args),
-        Command::Sub(args) => run_sub(args),
+        Command::Pub(args) => client::run_pub(*args),
+        Command::Sub(args) => client::run_sub(*args),
         Command::Version => match say(format_args!("flotilla {VERSION}")) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -48,10 +48,10 @@ enum Command {
     Start(start::StartArgs),
     /// Check a configuration: tell everything that is wrong with it, or "ok".
     CheckConfig(check_config::CheckConfigArgs),
-    /// Publish messages.
-    Pub(PubArgs),
-    /// Subscribe, and print the messages that come.
-    Sub(SubArgs),
+    /// Publish messages, and say in the exit code whether the broker took them.
+    Pub(Box<client::PubArgs>),
+    /// Subscribe to topics and print the messages that arrive.
+    Sub(Box<client::SubArgs>),
     /// Print the version.
     Version,
 }

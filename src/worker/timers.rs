@@ -23,14 +23,16 @@ pub(super) struct Reminder {
 }
 
 /// How exact timers are.
-pub(super) const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(TICK_MILLIS);
+
+const TICK_MILLIS: u64 = 100;
 
 /// A turn of the wheel is 102.4 seconds; what is due later passes by once in a turn.
 const SLOTS: u64 = 1_024;
 
 /// The tick in which `at` is over.
 pub(super) fn tick_of(at: Timestamp) -> u64 {
-    at.as_millis().div_ceil(TICK.as_millis() as u64)
+    at.as_millis().div_ceil(TICK_MILLIS)
 }
 
 impl Wheel {
@@ -48,7 +50,7 @@ impl Wheel {
     /// Moves on to `now` and appends the reminders that have come.
     pub(super) fn advance(&mut self, now: Timestamp, due: &mut Vec<Reminder>) {
         // A moment is due in the tick after it has passed.
-        let target = now.as_millis() / TICK.as_millis() as u64;
+        let target = now.as_millis() / TICK_MILLIS;
         // After a long pause of the process one turn covers all of it.
         let first = (self.tick + 1).max((target + 1).saturating_sub(SLOTS));
         for tick in first..=target {

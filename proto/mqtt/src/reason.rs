@@ -201,3 +201,121 @@ impl ReasonCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_codes_are_each_others_inverse() {
+        for value in 0..=u8::MAX {
+            if let Some(reason) = ReasonCode::from_u8(value) {
+                assert_eq!(reason.value(), value);
+                assert_eq!(reason.is_error(), value >= 0x80);
+                assert!(ReasonCode::ALL.contains(&reason));
+            }
+        }
+        let known = (0..=u8::MAX).filter(|value| ReasonCode::from_u8(*value).is_some()).count();
+        assert_eq!((known, ReasonCode::ALL.len()), (43, 43));
+        assert!(ReasonCode::ALL.is_sorted());
+    }
+
+    #[test]
+    fn names_are_those_of_the_specification() {
+        assert_eq!(ReasonCode::Reauthenticate.to_string(), "Re-authenticate");
+        assert_eq!(ReasonCode::QoSNotSupported.to_string(), "QoS not supported");
+    }
+
+    /// Table 2-6, turned round: each line is a value with the packets that may carry it.
+    #[test]
+    fn each_packet_has_its_codes() {
+        use PacketType::*;
+        const PUB: [PacketType; 2] = [PubAck, PubRec];
+        const REL: [PacketType; 2] = [PubRel, PubComp];
+        let acks = |more: &[PacketType]| [&PUB[..], more].concat();
+        check(0x00, &acks(&[ConnAck, PubRel, PubComp, SubAck, UnsubAck, Disconnect, Auth]));
+        check(0x01, &[SubAck]);
+        check(0x02, &[SubAck]);
+        check(0x04, &[Disconnect]);
+        check(0x10, &PUB);
+        check(0x11, &[UnsubAck]);
+        check(0x18, &[Auth]);
+        check(0x19, &[Auth]);
+        check(0x80, &acks(&[ConnAck, SubAck, UnsubAck, Disconnect]));
+        check(0x81, &[ConnAck, Disconnect]);
+        check(0x82, &[ConnAck, Disconnect]);
+        check(0x83, &acks(&[ConnAck, SubAck, UnsubAck, Disconnect]));
+        check(0x84, &[ConnAck]);
+        check(0x85, &[ConnAck]);
+        check(0x86, &[ConnAck]);
+        check(0x87, &acks(&[ConnAck, SubAck, UnsubAck, Disconnect]));
+        check(0x88, &[ConnAck]);
+        check(0x89, &[ConnAck, Disconnect]);
+        check(0x8A, &[ConnAck]);
+        check(0x8B, &[Disconnect]);
+        check(0x8C, &[ConnAck, Disconnect]);
+        check(0x8D, &[Disconnect]);
+        check(0x8E, &[Disconnect]);
+        check(0x8F, &[SubAck, UnsubAck, Disconnect]);
+        check(0x90, &acks(&[ConnAck, Disconnect]));
+        check(0x91, &acks(&[SubAck, UnsubAck]));
+        check(0x92, &REL);
+        check(0x93, &[Disconnect]);
+        check(0x94, &[Disconnect]);
+        check(0x95, &[ConnAck, Disconnect]);
+        check(0x96, &[Disconnect]);
+        check(0x97, &acks(&[ConnAck, SubAck, Disconnect]));
+        check(0x98, &[Disconnect]);
+        check(0x99, &acks(&[ConnAck, Disconnect]));
+        check(0x9A, &[ConnAck, Disconnect]);
+        check(0x9B, &[ConnAck, Disconnect]);
+        check(0x9C, &[ConnAck, Disconnect]);
+        check(0x9D, &[ConnAck, Disconnect]);
+        check(0x9E, &[SubAck, Disconnect]);
+        check(0x9F, &[ConnAck, Disconnect]);
+        check(0xA0, &[Disconnect]);
+        check(0xA1, &[SubAck, Disconnect]);
+        check(0xA2, &[SubAck, Disconnect]);
+    }
+
+    #[test]
+    fn sides_have_their_own_codes() {
+        let disconnect = PacketType::Disconnect;
+        let from_client: Vec<_> = values(|reason| reason.is_allowed_from_client(disconnect));
+        let expected = [0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
+        assert_eq!(from_client, expected);
+        assert!(!ReasonCode::DisconnectWithWill.is_allowed_from_server(disconnect));
+        assert!(ReasonCode::SessionTakenOver.is_allowed_from_server(disconnect));
+        assert_eq!(values(|reason| reason.is_allowed_from_client(PacketType::Auth)), [0x18, 0x19]);
+        assert_eq!(values(|reason| reason.is_allowed_from_server(PacketType::Auth)), [0x00, 0x18]);
+        assert!(values(|reason| reason.is_allowed_from_client(PacketType::ConnAck)).is_empty());
+    }
+
+    #[test]
+    fn return_codes_before_5_0() {
+        for code in 0..=5 {
+            let reason = ReasonCode::from_connack_v3(code).unwrap();
+            assert_eq!(reason.connack_v3(), code);
+        }
+        assert_eq!(ReasonCode::from_connack_v3(6), None);
+        for reason in ReasonCode::ALL {
+            assert!(reason.connack_v3() <= 5);
+            assert_eq!(reason.connack_v3() == 0, !reason.is_error(), "a refusal stays one: {reason}");
+            assert_eq!(reason.suback_v3() == 0x80, !matches!(reason.value(), 0..=2));
+        }
+        assert_eq!(ReasonCode::ConnectionRateExceeded.connack_v3(), 3);
+        assert_eq!(ReasonCode::Banned.connack_v3(), 5);
+    }
+
+    fn check(value: u8, packets: &[PacketType]) {
+        let reason = ReasonCode::from_u8(value).unwrap();
+        for packet in (1..=15).filter_map(PacketType::from_u8) {
+            let expected = packets.contains(&packet);
+            assert_eq!(reason.is_allowed_in(packet), expected, "{reason} in {packet}");
+        }
+    }
+
+    fn values(is_wanted: impl Fn(&ReasonCode) -> bool) -> Vec<u8> {
+        ReasonCode::ALL.iter().copied().filter(is_wanted).map(ReasonCode::value).collect()
+    }
+}

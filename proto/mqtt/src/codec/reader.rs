@@ -1,6 +1,6 @@
 //! A cursor over the bytes of one packet.
 
-use super::{DecodeError, varint};
+use super::{DecodeError, check, varint};
 
 /// What is left to read. Nothing is copied and nothing is allocated: every field borrows from the input.
 #[derive(Debug, Clone, Copy)]
@@ -74,9 +74,22 @@ impl<'a> Reader<'a> {
     /// taken: it is for whoever prints a string to escape it.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
-        let string = std::str::from_utf8(self.binary()?).map_err(|_| DecodeError::InvalidUtf8)?;
-        super::check::no_nul(string)?;
+        let string = self.utf8()?;
+        check::no_nul(string)?;
         Ok(string)
+    }
+
+    /// A UTF-8 Encoded String that is a Topic Name; it may be empty.
+    #[inline]
+    pub(crate) fn topic_name(&mut self) -> Result<&'a str, DecodeError> {
+        let string = self.utf8()?;
+        check::topic_name(string)?;
+        Ok(string)
+    }
+
+    #[inline]
+    fn utf8(&mut self) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.binary()?).map_err(|_| DecodeError::InvalidUtf8)
     }
 
     /// The property section at this place, without its length (section 2.2.2.1).

@@ -122,3 +122,73 @@ impl SendBuffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_out_in_order() {
+        let mut buffer = mixed();
+        assert_eq!((buffer.len(), content(&buffer)), (15, b"one-SHARED-two!".to_vec()));
+        for left in (0..15).rev() {
+            buffer.advance(1);
+            assert_eq!(buffer.len(), left);
+            assert_eq!(content(&buffer), b"one-SHARED-two!"[15 - left..]);
+        }
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn any_part_can_be_written() {
+        for written in 0..=15 {
+            let mut buffer = mixed();
+            buffer.advance(written);
+            buffer.tail().extend_from_slice(b"more");
+            assert_eq!(content(&buffer), [&b"one-SHARED-two!"[written..], b"more"].concat());
+        }
+    }
+
+    #[test]
+    fn a_half_written_tail_is_sealed_without_what_is_written() {
+        let mut buffer = SendBuffer::new();
+        buffer.tail().extend_from_slice(b"abc");
+        buffer.advance(2);
+        buffer.push_shared(Bytes::from_static(b"XYZ"));
+        assert_eq!((buffer.len(), content(&buffer)), (4, b"cXYZ".to_vec()));
+    }
+
+    #[test]
+    fn slices_are_limited_by_their_array() {
+        let buffer = mixed();
+        let mut slices = [IoSlice::new(&[]); 2];
+        assert_eq!(buffer.slices(&mut slices), 2);
+        assert_eq!((&*slices[0], &*slices[1]), (&b"one-"[..], &b"SHARED"[..]));
+    }
+
+    #[test]
+    fn storage_goes_round() {
+        let mut buffer = SendBuffer::new();
+        assert!(!buffer.has_storage());
+        buffer.lend_storage(Vec::with_capacity(64));
+        buffer.tail().extend_from_slice(b"abc");
+        buffer.advance(3);
+        assert!(buffer.is_empty() && buffer.has_storage());
+        let storage = buffer.take_storage();
+        assert!(storage.is_empty() && storage.capacity() >= 64 && !buffer.has_storage());
+    }
+
+    fn mixed() -> SendBuffer {
+        let mut buffer = SendBuffer::new();
+        buffer.tail().extend_from_slice(b"one-");
+        buffer.push_shared(Bytes::from_static(b"SHARED"));
+        buffer.tail().extend_from_slice(b"-two!");
+        buffer
+    }
+
+    fn content(buffer: &SendBuffer) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let filled = buffer.slices(&mut slices);
+        slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+}

@@ -178,3 +178,54 @@ impl<'a> Element<'a> for ReasonCode {
         ReasonCode::from_u8(reader.u8().ok()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{QoS, packet::RetainHandling};
+
+    const OPTIONS: SubscriptionOptions = SubscriptionOptions {
+        qos: QoS::ExactlyOnce,
+        no_local: true,
+        retain_as_published: false,
+        retain_handling: RetainHandling::SendIfNew,
+    };
+
+    #[test]
+    fn properties_are_found_among_others() {
+        let section = b"\x03\0\x01t\x26\0\x01a\0\x01b\x0B\x07\x26\0\0\0\0\x0B\x80\x01";
+        let user_properties = UserProperties::decoded((section, 2));
+        assert_eq!(user_properties.iter().collect::<Vec<_>>(), [("a", "b"), ("", "")]);
+        assert_eq!(user_properties, UserProperties::from(&[("a", "b"), ("", "")]));
+        assert_ne!(user_properties, UserProperties::from(&[("", ""), ("a", "b")]));
+        let ids = IdList::decoded((section, 2));
+        assert_eq!(ids.iter().map(NonZeroU32::get).collect::<Vec<_>>(), [7, 128]);
+        assert_eq!(format!("{user_properties:?} {ids:?}"), r#"[("a", "b"), ("", "")] [7, 128]"#);
+    }
+
+    #[test]
+    fn payloads_are_read_to_their_end() {
+        let filters = Filters::decoded((b"\0\x01a\x16\0\x02#/\0", 2));
+        assert_eq!(filters, Filters::from(&[("a", OPTIONS), ("#/", SubscriptionOptions::default())]));
+        assert_eq!(FilterNames::decoded((b"\0\x01a\0\0", 2)), FilterNames::from(&["a", ""]));
+        let reasons = [ReasonCode::Success, ReasonCode::NotAuthorized];
+        assert_eq!(ReasonCodes::decoded((b"\0\x87", 2)), ReasonCodes::from(&reasons));
+        assert_ne!(ReasonCodes::decoded((b"\0\x87", 2)), ReasonCodes::from(&reasons[..1]));
+    }
+
+    #[test]
+    fn empty_lists_are_equal() {
+        assert_eq!(UserProperties::default(), UserProperties::decoded((b"\x03\0\x01t", 0)));
+        assert!(UserProperties::default().is_empty() && UserProperties::default().iter().next().is_none());
+    }
+
+    #[test]
+    fn options_survive_their_byte() {
+        for bits in 0..=u8::MAX {
+            if let Ok(options) = SubscriptionOptions::from_bits(bits) {
+                assert_eq!(options.bits(), bits);
+            }
+        }
+        assert_eq!(OPTIONS.bits(), 0x16);
+    }
+}

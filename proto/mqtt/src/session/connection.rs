@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use super::{DeliveryOptions, alias::OutgoingAliases};
 use crate::{
     PacketId, ProtocolVersion, QoS, Timestamp, Transit,
-    codec::{PublishHead, SendBuffer, TopicForm, encode_publish, publish_len},
+    codec::{MAX_PACKET_LEN, PublishHead, SendBuffer, TopicForm, encode_publish, publish_len},
     packet::Delivery,
 };
 
@@ -76,12 +76,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the client takes a packet of this size [MQTT-3.1.2-24].
+    /// Whether the client takes a packet of this size [MQTT-3.1.2-24], and the protocol has one.
     fn fits(&self, transit: &Transit<'_>, head: &PublishHead<'_>) -> bool {
-        self.maximum_packet_size.is_none_or(|maximum| {
-            let len = publish_len(transit, self.version, head);
-            u32::try_from(len).is_ok_and(|len| len <= maximum.get())
-        })
+        let maximum = match self.maximum_packet_size {
+            Some(maximum) => usize::try_from(maximum.get()).unwrap_or(usize::MAX).min(MAX_PACKET_LEN),
+            None if transit.size() < SURELY_FITS => return true,
+            None => MAX_PACKET_LEN,
+        };
+        publish_len(transit, self.version, head) <= maximum
     }
 }
 
@@ -100,3 +102,6 @@ fn secs_left(now: Timestamp, expires_at: Timestamp) -> u32 {
     let millis = expires_at.as_millis().saturating_sub(now.as_millis());
     u32::try_from(millis.div_ceil(1000)).unwrap_or(u32::MAX)
 }
+
+/// A message below this size is no longer than [`MAX_PACKET_LEN`] as a packet, whatever goes with it.
+const SURELY_FITS: usize = MAX_PACKET_LEN / 2;

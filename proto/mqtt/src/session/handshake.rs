@@ -17,11 +17,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{ClientId, Limits, SessionExpiry, Will};
+use super::{ClientId, Limits, SessionExpiry, Will, wire::allowed};
 use crate::{
     Message, ProtocolVersion, ReasonCode,
-    codec::{encode, forward_will_properties},
-    packet::{Auth, AuthProperties, ConnAck, ConnAckProperties, Connect, LastWill, Packet},
+    codec::{MAX_PACKET_LEN, encode, forward_will_properties},
+    packet::{Auth, AuthProperties, ConnAck, ConnAckProperties, Connect, LastWill, Packet, PacketType},
     topic::{check_name, is_publishable},
 };
 
@@ -299,7 +299,8 @@ impl Accepted {
         ConnAckProperties {
             session_expiry: (self.expiry != self.asked_expiry).then(|| self.expiry.as_secs()),
             receive_maximum: Some(limits.receive_maximum).filter(|maximum| *maximum != NonZeroU16::MAX),
-            maximum_packet_size: Some(limits.max_packet_size).filter(|max| max.get() < PACKET_LEN_MAX),
+            maximum_packet_size: Some(limits.max_packet_size)
+                .filter(|max| (max.get() as usize) < MAX_PACKET_LEN),
             assigned_client_id: self.client_id_assigned.then(|| self.client_id.as_str()),
             topic_alias_maximum: Some(limits.topic_alias_max).filter(|maximum| *maximum > 0),
             server_keep_alive: self.server_keep_alive.then_some(self.keep_alive),
@@ -348,10 +349,14 @@ fn decide_will(will: &LastWill<'_>, client_id: &ClientId, limits: &Limits) -> Re
 }
 
 impl Refusal {
-    /// Appends the CONNACK.
+    /// Appends the CONNACK. A reason that it cannot carry becomes [`ReasonCode::UnspecifiedError`].
     pub fn write_connack(&self, out: &mut Vec<u8>) {
         let properties = ConnAckProperties::default();
-        let connack = ConnAck { session_present: false, reason: self.reason, properties };
+        let reason = match self.reason.is_error() {
+            true => allowed(self.reason, PacketType::ConnAck),
+            false => ReasonCode::UnspecifiedError,
+        };
+        let connack = ConnAck { session_present: false, reason, properties };
         let written = encode(&Packet::ConnAck(Box::new(connack)), self.version, out);
         debug_assert_eq!(written, Ok(()), "it has no variable part");
     }
@@ -359,9 +364,6 @@ impl Refusal {
 
 /// The most AUTH steps of one authentication.
 pub(super) const AUTH_ROUNDS_MAX: u8 = 16;
-
-/// The longest packet of the protocol: a Maximum Packet Size from here on says nothing.
-const PACKET_LEN_MAX: u32 = 268_435_455 + 5;
 
 /// Bytes that Authentication Data adds to a packet besides itself: its property identifier and length, and two lengths
 /// of the packet that may take two bytes more each.

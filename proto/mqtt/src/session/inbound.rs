@@ -12,7 +12,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{Incoming, IncomingTopic, Request, Session, SessionError, Ticket, wire::write_ack};
+use super::{
+    Incoming, IncomingTopic, Request, Session, SessionError, Ticket,
+    wire::{allowed, write_ack},
+};
 use crate::{
     PacketId, ProtocolVersion, ReasonCode,
     codec::SendBuffer,
@@ -143,10 +146,13 @@ impl Session {
 
     /// Why nobody gets what is published to this topic.
     fn refusal(&self, topic: &str) -> Option<ReasonCode> {
-        if !is_publishable(topic) {
+        if topic.starts_with('$') && !is_publishable(topic) {
             return Some(ReasonCode::NotAuthorized);
         }
-        check_name(topic, self.limits.max_topic_levels).err().map(|_| ReasonCode::TopicNameInvalid)
+        // The decoder has checked all but our own limit, and a short topic is within that.
+        let max_levels = self.limits.max_topic_levels;
+        let is_deep = topic.len() >= usize::from(max_levels) && check_name(topic, max_levels).is_err();
+        is_deep.then_some(ReasonCode::TopicNameInvalid)
     }
 
     pub(super) fn handle_pubrel(&mut self, id: PacketId, out: &mut SendBuffer) {
@@ -223,7 +229,7 @@ impl Inbound {
             return;
         }
         // 3.1.1 cannot say no: the message is acknowledged, and for QoS 2 its identifier is held until PUBREL.
-        let reason = if version.is_v5() { reason } else { ReasonCode::Success };
+        let reason = if version.is_v5() { allowed(reason, PacketType::PubAck) } else { ReasonCode::Success };
         publish.outcome = Some(reason);
         if publish.exactly_once {
             let id = publish.id;
@@ -236,7 +242,7 @@ impl Inbound {
         let repeat = self.unanswered.iter_mut().find(|publish| publish.repeat && publish.id == id);
         let reason = match &repeat {
             Some(_) if !version.is_v5() => ReasonCode::Success,
-            _ => reason,
+            _ => allowed(reason, PacketType::PubRec),
         };
         if let Some(repeat) = repeat {
             repeat.outcome = Some(reason);

@@ -54,7 +54,7 @@ use crate::{
     PacketId, ProtocolVersion, ReasonCode, Timestamp,
     codec::SendBuffer,
     packet::{
-        Auth, AuthProperties, Disconnect, DisconnectProperties, Packet, ReasonCodes, SubAck,
+        Auth, AuthProperties, Disconnect, DisconnectProperties, Packet, PacketType, ReasonCodes, SubAck,
         SubscriptionOptions, UnsubAck, UserProperties,
     },
     topic::TopicFilter,
@@ -249,7 +249,8 @@ impl Session {
     /// it have been told.
     ///
     /// `reason` is [`ReasonCode::Success`], [`ReasonCode::NoMatchingSubscribers`], or an error, which frees the
-    /// identifier of a QoS 2 message. 3.1 and 3.1.1 know success only.
+    /// identifier of a QoS 2 message; one that a PUBACK cannot carry becomes [`ReasonCode::UnspecifiedError`]. 3.1 and
+    /// 3.1.1 know success only.
     ///
     /// Call it also when the connection of the ticket has ended. It then acknowledges nothing, but decides whether the
     /// client's resend of a QoS 2 message is the same message or a new one.
@@ -429,10 +430,12 @@ impl Session {
         }
     }
 
-    /// Writes a DISCONNECT if the protocol has one for the server (5.0).
+    /// Writes a DISCONNECT if the protocol has one for the server (5.0). A reason that it cannot carry becomes
+    /// [`ReasonCode::UnspecifiedError`].
     pub fn write_disconnect(&self, reason: ReasonCode, out: &mut SendBuffer) {
         if self.is_connected() && self.version.is_v5() {
-            let properties = DisconnectProperties::default();
+            let (reason, properties) =
+                (wire::allowed(reason, PacketType::Disconnect), DisconnectProperties::default());
             wire::write(&Packet::Disconnect(Disconnect { reason, properties }), self.version, out);
         }
     }

@@ -162,3 +162,58 @@ impl Ord for ByFilter {
 
 /// The most subscriptions that are kept in a vector.
 const FEW_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn subscription(filter: &str, id: u32) -> Subscription {
+        let filter = TopicFilter::parse(filter, 128).expect("valid");
+        let options = SubscriptionOptions::default();
+        Subscription { filter: Arc::new(filter), options, id: NonZeroU32::new(id) }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_an_ordered_map(
+            ops in prop::collection::vec((prop::bool::weighted(0.7), 0..200_u32), 0..500),
+            drains: bool,
+        ) {
+            let mut subscriptions = Subscriptions::default();
+            let mut map = BTreeMap::new();
+            let drain = (0..200).filter(|_| drains).map(|key| (false, key));
+            for (id, (insert, key)) in (1..).zip(ops.into_iter().chain(drain)) {
+                let filter = format!("filter/{key}");
+                if insert {
+                    let new = subscription(&filter, id);
+                    prop_assert_eq!(subscriptions.insert(new.clone()), map.insert(filter.clone(), new));
+                } else {
+                    prop_assert_eq!(subscriptions.remove(&filter), map.remove(&filter));
+                }
+                prop_assert_eq!(subscriptions.contains(&filter), map.contains_key(&filter));
+                prop_assert_eq!(subscriptions.len(), map.len());
+                prop_assert_eq!(subscriptions.iter().len(), map.len());
+            }
+            prop_assert!(subscriptions.iter().eq(map.values()));
+        }
+    }
+
+    #[test]
+    fn few_subscriptions_take_little_memory() {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.insert(subscription("a", 1));
+        assert!(matches!(&subscriptions, Subscriptions::Few(few) if few.capacity() == 1));
+        for key in 0..FEW_MAX {
+            subscriptions.insert(subscription(&key.to_string(), 1));
+        }
+        assert!(matches!(subscriptions, Subscriptions::Many(_)));
+        for key in 0..FEW_MAX {
+            subscriptions.remove(&key.to_string());
+        }
+        assert!(matches!(&subscriptions, Subscriptions::Few(few) if few.capacity() <= 4));
+    }
+}

@@ -24,6 +24,15 @@ pub(super) fn write_ack(
     write(&packet, version, out);
 }
 
+/// The code nearest to `reason` that such a packet of ours may carry: callers bring codes of their own.
+pub(super) fn allowed(reason: ReasonCode, packet_type: PacketType) -> ReasonCode {
+    match reason.is_allowed_from_server(packet_type) {
+        true => reason,
+        false if reason.is_error() => ReasonCode::UnspecifiedError,
+        false => ReasonCode::Success,
+    }
+}
+
 /// Appends a packet whose every part has been checked to fit.
 pub(super) fn write(packet: &Packet<'_>, version: ProtocolVersion, out: &mut SendBuffer) {
     let written = encode(packet, version, out.tail());

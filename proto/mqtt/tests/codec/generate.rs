@@ -173,7 +173,7 @@ pub(crate) fn publish(version: ProtocolVersion, is_server: bool) -> impl Strateg
 }
 
 pub(crate) fn publish_properties() -> impl Strategy<Value = PublishProperties<'static>> {
-    let ids = vec((1..=268_435_455_u32).prop_map(|id| NonZeroU32::new(id).expect("not zero")), 0..4);
+    let ids = vec(subscription_id(), 0..4);
     (
         any::<(Option<bool>, Option<u32>, Option<NonZeroU16>)>(),
         option::of(topic()),
@@ -218,7 +218,7 @@ fn ack(version: ProtocolVersion, packet: PacketType) -> impl Strategy<Value = Ac
 }
 
 fn subscribe(version: ProtocolVersion) -> impl Strategy<Value = Packet<'static>> {
-    let id = option::of((1..=268_435_455_u32).prop_map(|id| NonZeroU32::new(id).expect("not zero")));
+    let id = option::of(subscription_id());
     let filters = vec((filter(), options(version)), 1..5);
     (packet_id(), id, user_properties(), filters).prop_map(
         move |(id, subscription_id, user_properties, mut filters)| {
@@ -348,7 +348,11 @@ pub(crate) fn delivery() -> impl Strategy<Value = Delivery> {
 }
 
 fn packet_id() -> impl Strategy<Value = PacketId> {
-    any::<NonZeroU16>().prop_map(|id| PacketId::new(id.get()).expect("not zero"))
+    any::<NonZeroU16>().prop_map(|id| PacketId::new(id.get()).expect("it is not zero"))
+}
+
+fn subscription_id() -> impl Strategy<Value = NonZeroU32> {
+    (1..=268_435_455_u32).prop_map(|id| NonZeroU32::new(id).expect("it is not zero"))
 }
 
 pub(crate) fn topic() -> impl Strategy<Value = &'static str> {

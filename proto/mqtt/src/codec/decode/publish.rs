@@ -3,7 +3,7 @@
 use super::{Properties, Reader, Sender, packet_id};
 use crate::{
     ProtocolVersion,
-    codec::{DecodeError, Property, Section, check},
+    codec::{DecodeError, Property, Section},
     packet::{Delivery, IdList, PacketType, Publish, PublishProperties, RawProperties, UserProperties},
 };
 
@@ -14,8 +14,7 @@ pub(super) fn publish<'a>(
     flags: u8,
     mut reader: Reader<'a>,
 ) -> Result<Publish<'a>, DecodeError> {
-    let topic = reader.string()?;
-    check::no_wildcards(topic)?;
+    let topic = reader.topic_name()?;
     let delivery = delivery(flags, &mut reader)?;
     let mut properties = PublishProperties::default();
     if version.is_v5() {

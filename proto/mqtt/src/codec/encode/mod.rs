@@ -5,6 +5,8 @@ mod connect;
 mod forward;
 mod publish;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 pub(crate) mod write;
 
 pub use forward::{forward_properties, forward_will_properties};

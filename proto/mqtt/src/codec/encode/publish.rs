@@ -149,7 +149,7 @@ pub(super) fn publish(
     version: ProtocolVersion,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
-    check::no_wildcards(publish.topic)?;
+    check::topic_name(publish.topic)?;
     let has_alias = version.is_v5() && publish.properties.topic_alias.is_some();
     if publish.topic.is_empty() && !has_alias {
         return Err(DecodeError::TopicNameEmpty.into());

@@ -380,3 +380,17 @@ fn an_idle_session_is_small() {
     rig.send("a", QoS::AtLeastOnce);
     rig.take(Packet::PubAck(ack(1)));
 }
+
+#[test]
+fn codes_that_a_packet_cannot_carry_become_unspecified() {
+    let mut rig = Rig::new(V5);
+    let ticket = rig.publish(publish("a", qos1(1)));
+    rig.stored(ticket, ReasonCode::ServerBusy);
+    rig.session.write_disconnect(ReasonCode::BadUserNameOrPassword, &mut rig.out);
+    rig.expect_sent(&["puback 1 UnspecifiedError", "disconnect UnspecifiedError"]);
+    for reason in [ReasonCode::TopicFilterInvalid, ReasonCode::Success] {
+        let mut bytes = Vec::new();
+        Refusal { version: V5, reason }.write_connack(&mut bytes);
+        assert_eq!(bytes, [0x20, 3, 0, 0x80, 0]);
+    }
+}

@@ -42,7 +42,7 @@ fn qos() -> impl Strategy<Value = QoS> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let payload_len = prop_oneof![4 => Just(0), 1 => 0..150_usize];
+    let payload_len = prop_oneof![3 => Just(0), 1 => 0..150_usize];
     prop_oneof![
         8 => (qos(), payload_len, prop::option::weighted(0.2, 0..20_u64))
             .prop_map(|(qos, payload_len, expiry)| Op::Deliver { qos, payload_len, expiry }),
@@ -53,7 +53,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (0..8_usize, prop::bool::weighted(0.1)).prop_map(|(which, error)| Op::Store { which, error }),
         2 => Just(Op::Pump),
         2 => Just(Op::Break),
-        3 => (1..6_u16, prop::option::weighted(0.2, 60..120_u32)).prop_map(
+        3 => (1..6_u16, prop::option::weighted(0.3, 60..120_u32)).prop_map(
             |(receive_maximum, maximum_packet_size)| Op::Connect { receive_maximum, maximum_packet_size }
         ),
         1 => (0..10_u64).prop_map(Op::Wait),
@@ -135,7 +135,7 @@ impl World {
             receive_maximum: NonZeroU16::new(CLIENT_WINDOW).expect("not 0"),
             awaiting_rel_max: CLIENT_WINDOW,
             topic_alias_max: 2,
-            output_buffer_max: 300,
+            output_buffer_max: 60,
             queue_messages_max: 6,
             queue_bytes_max: 200,
             queue_full,

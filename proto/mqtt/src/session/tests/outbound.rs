@@ -453,6 +453,32 @@ fn messages_above_the_maximum_packet_size_of_a_new_connection_are_dropped() {
 }
 
 #[test]
+fn qos_2_message_above_the_maximum_packet_size_of_a_new_connection_is_released() {
+    // The client may hold its identifier, and would take the next message with it for a repetition.
+    let mut rig = Rig::new(V5);
+    let mut large = message("a", ExactlyOnce);
+    large.payload = vec![0; 100].into();
+    rig.deliver(&large, &at(ExactlyOnce));
+    rig.send("b", ExactlyOnce);
+    rig.reconnect(&small(100));
+    rig.expect_sent(&["pubrel 1", "publish2 'b' 2 dup"]);
+    assert_eq!(rig.session.inflight_len(), 2);
+    rig.take(Packet::PubComp(Ack::new(id(1), ReasonCode::PacketIdentifierNotFound)));
+    assert_eq!(rig.session.inflight_len(), 1);
+}
+
+#[test]
+fn queued_messages_are_not_overtaken() {
+    let mut rig = Rig::with(Limits { output_buffer_max: 1, ..limits() }, &connect(V5));
+    rig.send("a", AtLeastOnce);
+    rig.send("b", AtLeastOnce);
+    rig.expect_sent(&["publish1 'a' 1"]); // There is room again, but nobody has pumped.
+    assert_eq!(rig.send("c", AtLeastOnce), queued());
+    rig.pump();
+    rig.expect_sent(&["publish1 'b' 2"]);
+}
+
+#[test]
 fn full_send_buffer_drops_qos_0_and_queues_the_rest() {
     let mut rig = Rig::with(Limits { output_buffer_max: 1, ..limits() }, &connect(V5));
     assert_eq!(rig.send("a", AtMostOnce), Delivered::Sent);

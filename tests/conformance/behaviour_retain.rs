@@ -1,0 +1,232 @@
+//! Retained messages (sections 3.3.1.3 and 3.8.3.1).
+
+use crate::harness::{Broker, Client, Property, Publish, Version, property_id as id, unique};
+
+/// Retain Handling in Subscription Options.
+const SEND: u8 = 0x00;
+const SEND_IF_NEW: u8 = 0x10;
+const DO_NOT_SEND: u8 = 0x20;
+const RETAIN_AS_PUBLISHED: u8 = 0x08;
+
+fn retain(client: &mut Client, topic: &str, payload: &str, qos: u8) {
+    let id = if qos > 0 { client.next_id() } else { 0 };
+    client.publish_packet(&Publish::new(topic, payload).qos(qos, id).retain());
+    client.ping();
+}
+
+#[test]
+fn retained_message_is_replaced_and_deleted() {
+    // [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-7] [MQTT-3.3.1-8]
+    let broker = Broker::shared();
+    for version in Version::ALL {
+        for qos in 0..=2 {
+            let topic = unique("retained");
+            let mut publisher = broker.client(version, &unique("retained"));
+            let seen_by_new_subscriber = |expected: Option<&str>| {
+                let mut subscriber = broker.client(version, &unique("retained"));
+                assert_eq!(subscriber.subscribe(&topic, 2), 2);
+                if let Some(payload) = expected {
+                    let seen = subscriber.expect_publish(&topic, payload);
+                    assert!(seen.retain && !seen.dup && seen.qos == qos, "{seen:?}");
+                    subscriber.acknowledge(&seen);
+                }
+                subscriber.ping();
+            };
+            seen_by_new_subscriber(None);
+            retain(&mut publisher, &topic, "first", qos);
+            seen_by_new_subscriber(Some("first"));
+            retain(&mut publisher, &topic, "second", qos);
+            seen_by_new_subscriber(Some("second"));
+            // Without RETAIN nothing changes.
+            publisher.publish(&topic, "passing by", qos);
+            publisher.publish(&topic, "", qos);
+            publisher.ping();
+            seen_by_new_subscriber(Some("second"));
+            retain(&mut publisher, &topic, "", qos);
+            seen_by_new_subscriber(None);
+        }
+    }
+}
+
+#[test]
+fn empty_retained_message_is_delivered_as_any_other() {
+    // [MQTT-3.3.1-6] [MQTT-3.3.1-12]
+    let broker = Broker::shared();
+    for version in Version::ALL {
+        let topic = unique("empty");
+        let mut subscriber = broker.client(version, &unique("empty"));
+        subscriber.subscribe(&topic, 1);
+        let mut publisher = broker.client(version, &unique("empty"));
+        retain(&mut publisher, &topic, "x", 1);
+        retain(&mut publisher, &topic, "", 1);
+        for payload in ["x", ""] {
+            let seen = subscriber.expect_publish(&topic, payload);
+            assert!(!seen.retain, "RETAIN is for what was kept");
+            subscriber.acknowledge(&seen);
+        }
+    }
+}
+
+#[test]
+fn retained_messages_of_a_wildcard() {
+    // [MQTT-3.3.1-9] [MQTT-4.7.2-1]
+    let broker = Broker::shared();
+    let base = unique("wildcard");
+    let mut publisher = broker.client(Version::V5, &unique("wildcard"));
+    let topics = ["", "/a", "/a/b", "/b/b", "//b"];
+    for topic in topics {
+        retain(&mut publisher, &format!("{base}{topic}"), "kept", 0);
+    }
+    for (filter, expected) in [
+        ("/#", &["", "/a", "/a/b", "/b/b", "//b"][..]),
+        ("/+", &["/a"]),
+        ("/+/b", &["/a/b", "/b/b", "//b"]),
+        ("/+/#", &["/a", "/a/b", "/b/b", "//b"]),
+        ("/a/#", &["/a", "/a/b"]),
+        ("/c", &[]),
+    ] {
+        let mut subscriber = broker.client(Version::V311, &unique("wildcard"));
+        subscriber.subscribe(&format!("{base}{filter}"), 0);
+        let mut seen: Vec<_> = expected.iter().map(|_| subscriber.expect_any_publish().topic).collect();
+        let mut expected: Vec<_> = expected.iter().map(|topic| format!("{base}{topic}")).collect();
+        seen.sort();
+        expected.sort();
+        assert_eq!(seen, expected, "{filter}");
+        subscriber.ping();
+    }
+    for topic in topics {
+        retain(&mut publisher, &format!("{base}{topic}"), "", 0);
+    }
+}
+
+#[test]
+fn retain_handling() {
+    // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.8.4-4]
+    let broker = Broker::shared();
+    let topic = unique("handling");
+    let mut publisher = broker.client(Version::V5, &unique("handling"));
+    retain(&mut publisher, &topic, "kept", 1);
+    let mut subscriber = broker.client(Version::V5, &unique("handling"));
+    let mut after = |option: u8, sent: bool| {
+        assert_eq!(subscriber.subscribe(&topic, 1 | option), 1);
+        if sent {
+            let seen = subscriber.expect_publish(&topic, "kept");
+            assert!(seen.retain);
+            subscriber.acknowledge(&seen);
+        }
+        subscriber.ping();
+    };
+    after(DO_NOT_SEND, false);
+    // The subscription is there already, though nothing was sent for it.
+    after(SEND_IF_NEW, false);
+    after(SEND, true);
+    after(SEND, true);
+    after(SEND_IF_NEW, false);
+    subscriber.unsubscribe(&[&topic]);
+    assert_eq!(subscriber.subscribe(&topic, 1 | SEND_IF_NEW), 1);
+    let seen = subscriber.expect_publish(&topic, "kept");
+    subscriber.acknowledge(&seen);
+    // Every SUBSCRIBE of 3.1.1 sends them (v3.1.1: MQTT-3.8.4-3).
+    let mut old = broker.client(Version::V311, &unique("handling"));
+    for _ in 0..2 {
+        old.subscribe(&topic, 0);
+        old.expect_publish(&topic, "kept");
+    }
+    retain(&mut publisher, &topic, "", 0);
+}
+
+#[test]
+fn retain_handling_looks_at_each_filter() {
+    // [MQTT-3.3.1-10]
+    let broker = Broker::shared();
+    let topic = unique("each-filter");
+    let mut publisher = broker.client(Version::V5, &unique("each-filter"));
+    retain(&mut publisher, &topic, "kept", 0);
+    let mut subscriber = broker.client(Version::V5, &unique("each-filter"));
+    subscriber.subscribe(&topic, SEND_IF_NEW);
+    subscriber.expect_publish(&topic, "kept");
+    // Another filter is another subscription, even if the same message matches.
+    subscriber.subscribe(&format!("{topic}/#"), SEND_IF_NEW);
+    subscriber.expect_publish(&topic, "kept");
+    subscriber.ping();
+    retain(&mut publisher, &topic, "", 0);
+}
+
+#[test]
+fn retain_as_published() {
+    // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+    let broker = Broker::shared();
+    let topic = unique("as-published");
+    let mut plain = broker.client(Version::V5, &unique("as-published"));
+    plain.subscribe(&topic, 0);
+    let mut kept = broker.client(Version::V5, &unique("as-published"));
+    kept.subscribe(&topic, RETAIN_AS_PUBLISHED);
+    let mut publisher = broker.client(Version::V5, &unique("as-published"));
+    retain(&mut publisher, &topic, "with", 0);
+    publisher.publish(&topic, "without", 0);
+    for (payload, retain) in [("with", true), ("without", false)] {
+        assert!(!plain.expect_publish(&topic, payload).retain);
+        assert_eq!(kept.expect_publish(&topic, payload).retain, retain);
+    }
+    retain(&mut publisher, &topic, "", 0);
+}
+
+#[test]
+fn shared_subscriptions_get_no_retained_messages() {
+    // section 4.8.2
+    let broker = Broker::shared();
+    let topic = unique("shared-retained");
+    let mut publisher = broker.client(Version::V5, &unique("shared-retained"));
+    retain(&mut publisher, &topic, "kept", 0);
+    for version in Version::ALL {
+        let mut subscriber = broker.client(version, &unique("shared-retained"));
+        assert_eq!(subscriber.subscribe(&format!("$share/g/{topic}"), 0), 0);
+        subscriber.ping();
+    }
+    retain(&mut publisher, &topic, "", 0);
+}
+
+#[test]
+fn retained_message_carries_the_subscription_identifier() {
+    // [MQTT-3.3.4-3]
+    let broker = Broker::shared();
+    let topic = unique("identifier");
+    let mut publisher = broker.client(Version::V5, &unique("identifier"));
+    retain(&mut publisher, &topic, "kept", 0);
+    let mut subscriber = broker.client(Version::V5, &unique("identifier"));
+    subscriber.subscribe_with(&[Property::subscription_id(9)], &[(&topic, 0)]);
+    assert_eq!(subscriber.expect_publish(&topic, "kept").properties.subscription_ids(), [9]);
+    retain(&mut publisher, &topic, "", 0);
+}
+
+#[test]
+fn retained_message_expires() {
+    // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
+    let broker = Broker::shared();
+    let topic = unique("expires");
+    let mut publisher = broker.client(Version::V5, &unique("expires"));
+    let mut publish = |seconds| {
+        publisher.publish_packet(
+            &Publish::new(&topic, "kept")
+                .retain()
+                .qos(1, 1)
+                .with(Property::four(id::MESSAGE_EXPIRY, seconds)),
+        )
+    };
+    publish(100);
+    let mut subscriber = broker.client(Version::V5, &unique("expires"));
+    subscriber.subscribe(&topic, 0);
+    let left = subscriber.expect_publish(&topic, "kept").properties.number(id::MESSAGE_EXPIRY);
+    assert!(matches!(left, Some(95..=100)), "{left:?}");
+    publish(1);
+    // It is there for a second, then it is gone.
+    let deadline = std::time::Instant::now() + crate::harness::DEADLINE;
+    loop {
+        let mut subscriber = broker.client(Version::V5, &unique("expires"));
+        subscriber.subscribe(&topic, 0);
+        if subscriber.next_event(std::time::Duration::from_millis(200)).is_none() {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "never expired");
+    }
+}
