@@ -5,7 +5,7 @@
 //! is judged before a byte of the body is there. Decoded packets borrow from the input; decoding allocates only the
 //! box of a CONNECT or CONNACK. Every loop is over the bytes of one packet and takes each of them once.
 //!
-//! [`encode`] writes any packet of any version; what it writes, a decoder with a sufficient Maximum Packet Size reads
+//! [`encode()`] writes any packet of any version; what it writes, a decoder with a sufficient Maximum Packet Size reads
 //! back as the same packet. [`encode_publish`] is what a broker delivers with: it writes the common part of a message
 //! and what differs between the receivers straight into a [`SendBuffer`].
 //!
