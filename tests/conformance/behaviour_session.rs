@@ -60,17 +60,16 @@ fn session_without_expiry_ends_with_its_connection() {
 
 #[test]
 fn session_expires() {
-    // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
+    // [MQTT-3.1.2-23] [MQTT-4.1.0-1] [MQTT-4.1.0-2]
     let broker = Broker::shared();
     let topic = unique("expires");
     let connect = expiring(&unique("expires"), 2);
     let mut client = broker.connect(&connect);
     client.subscribe(&topic, 1);
-    // While it is connected nothing expires [MQTT-4.1.0-1].
+    // While it is connected nothing expires.
     broker.let_pass(3);
-    client.vanish();
-    let client = broker.connect(&connect);
-    assert!(client.connack().session_present, "within its time it is kept");
+    client.publish(&topic, "still here", 0);
+    client.expect_publish(&topic, "still here");
     let start = Instant::now();
     client.vanish();
     wait_until_nobody_subscribes(&broker, &topic);
@@ -154,8 +153,7 @@ fn unacknowledged_messages_are_resent_in_order() {
         // One of them is done; acknowledging out of turn does not disturb the others.
         client.acknowledge(&seen.remove(2));
         client.vanish();
-        // What is published meanwhile comes behind what was in flight. QoS 0 is not kept.
-        publisher.publish(&topic, "lost", 0);
+        // What is published meanwhile comes behind what was in flight.
         publisher.publish(&topic, "kept 1", 1);
         publisher.publish(&topic, "kept 2", 2);
         let mut resent: Vec<Publish> = seen.into_iter().map(Publish::dup).collect();
@@ -205,9 +203,27 @@ fn messages_are_kept_for_a_client_that_is_away() {
 }
 
 #[test]
+fn qos_0_is_not_kept() {
+    // section 4.1 leaves it open
+    // One worker, here and below: with more of them a message may still be on its way when its publisher is answered.
+    let Some(broker) = Broker::with(&[("node.workers", "1")]) else { return };
+    for version in Version::ALL {
+        let topic = unique("lost");
+        let connect = Connect::new(version, &unique("away")).persistent();
+        let mut client = broker.connect(&connect);
+        client.subscribe(&topic, 2);
+        client.disconnect();
+        let mut publisher = broker.client(version, &unique("publisher"));
+        publisher.publish(&topic, "lost", 0);
+        publisher.publish(&topic, "kept", 1);
+        broker.connect(&connect).expect_publish(&topic, "kept");
+    }
+}
+
+#[test]
 fn qos_0_is_kept_when_configured() {
     // section 4.1 leaves it open
-    let Some(broker) = Broker::with(&[("session.queue_qos0", "true")]) else { return };
+    let Some(broker) = Broker::with(&[("session.queue_qos0", "true"), ("node.workers", "1")]) else { return };
     let connect = Connect::new(Version::V311, "away").resume();
     let mut client = broker.connect(&connect);
     client.subscribe("t", 0);
@@ -222,7 +238,8 @@ fn qos_0_is_kept_when_configured() {
 fn queue_is_bounded() {
     // section 4.9 leaves the policy open
     for (policy, expected) in [("drop_newest", ["0", "1", "2"]), ("drop_oldest", ["2", "3", "4"])] {
-        let settings = [("session.queue_messages_max", "3"), ("session.queue_full", policy)];
+        let settings =
+            [("session.queue_messages_max", "3"), ("session.queue_full", policy), ("node.workers", "1")];
         let Some(broker) = Broker::with(&settings) else { return };
         let connect = Connect::new(Version::V311, "away").resume();
         let mut client = broker.connect(&connect);

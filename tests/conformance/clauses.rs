@@ -1,4 +1,5 @@
-//! A wrong clause number is worse than none: each that is cited must exist.
+//! What the tests and the sources say they are about: clauses must exist, and every row of the bad-input table that
+//! concerns TCP must have a test.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -23,6 +24,16 @@ fn cited_clauses_exist() {
     }
     assert!(cited > 0, "clauses are cited");
     assert!(wrong.is_empty(), "no such clauses in MQTT 5.0:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_row_has_a_test() {
+    let mut sources = String::new();
+    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance"), &mut |_, text| sources += text);
+    let tests: Vec<&str> = sources.lines().filter_map(|line| line.strip_prefix("fn b")).collect();
+    let has_test = |row: &u32| tests.iter().any(|test| format!("_b{test}").contains(&format!("_b{row:02}_")));
+    let missing: Vec<u32> = (1..=71).filter(|row| !has_test(row)).collect();
+    assert!(missing.is_empty(), "no test for rows {missing:?}");
 }
 
 /// Clauses in brackets. Those of 3.1.1 are written without: `(v3.1.1: MQTT-3.1.4-2)`.
