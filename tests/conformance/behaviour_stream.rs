@@ -167,7 +167,7 @@ fn a_client_that_does_not_read_is_closed_and_its_queue_kept() {
 fn a_publisher_that_does_not_read_is_not_answered_for_ever() {
     // PINGREQs whose answers are never read: reading stops, or the connection ends; memory does not grow.
     let Some(broker) = Broker::with(&[]) else { return };
-    let mut flooder = broker.client(Version::V311, "flooder");
+    let flooder = broker.client(Version::V311, "flooder");
     let before = broker.resident_memory();
     flooder.stream().set_write_timeout(Some(Duration::from_millis(300))).expect("a socket takes options");
     let pings = pingreq().repeat(32_768);
