@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo test --workspace --locked "$@"
+cargo test --workspace --locked --no-fail-fast "$@"
 if [ $# -eq 0 ] && [ -x scripts/fuzz.sh ]; then
     for target in tests/fuzz/targets/*.rs; do
         scripts/fuzz.sh "$(basename "$target" .rs)"

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flotilla_mqtt::{QoS, packet::PacketType};
+use flotilla_mqtt::{QoS, codec::Tally, packet::PacketType};
 
 /// One number that only its worker changes.
 #[derive(Debug, Default)]
@@ -151,8 +151,15 @@ impl Metrics {
         self.sent[packet_type as usize].add(count);
     }
 
+    /// Counts what a session wrote, publishes apart.
+    pub(crate) fn tally(&self, tally: &Tally) {
+        for (packet_type, count) in tally.iter() {
+            self.packets_sent(packet_type, count.into());
+        }
+    }
+
     pub(crate) fn publish_sent(&self, qos: QoS, payload: usize) {
-        self.sent[PacketType::Publish as usize].increment();
+        self.packets_sent(PacketType::Publish, 1);
         self.qos_sent[qos as usize].increment();
         self.publish_bytes_sent.add(payload as u64);
     }

@@ -80,21 +80,7 @@ impl Worker {
                     Poll::Pending => {}
                 }
             }
-            let output_max = self.node.limits.output_buffer_max;
-            let Some(entry) = self.sessions.entry(at.slot) else { return Poll::Ready(()) };
-            let Some(link) = entry.link.as_deref_mut().filter(|link| link.id == at.link) else {
-                return Poll::Ready(());
-            };
-            if link.out.len() >= output_max {
-                // The client does not read: neither do we. The flusher wakes this task.
-                return Poll::Pending;
-            }
-            if entry.session.is_saturated() {
-                link.is_saturated = true;
-                return Poll::Pending;
-            }
-            if self.is_throttled() {
-                self.throttled.push(cx.waker().clone());
+            if self.must_pause(at, cx) {
                 return Poll::Pending;
             }
             let Some(link) = self.link(at) else { return Poll::Ready(()) };
@@ -119,9 +105,27 @@ impl Worker {
         self.sessions.entry(at.slot)?.link.as_deref_mut().filter(|link| link.id == at.link)
     }
 
-    /// Whether publishers must wait for another worker.
-    fn is_throttled(&self) -> bool {
-        self.node.mailboxes.iter().any(super::Mailbox::is_congested)
+    /// Whether a connection must not be read now. What ends the reason wakes its task.
+    fn must_pause(&mut self, at: LinkRef, cx: &Context<'_>) -> bool {
+        let now = self.now;
+        let output_max = self.node.limits.output_buffer_max;
+        let is_congested = self.node.mailboxes.iter().any(super::Mailbox::is_congested);
+        let Some(entry) = self.sessions.entry(at.slot) else { return false };
+        let is_saturated = entry.session.is_saturated();
+        let Some(link) = entry.link.as_deref_mut().filter(|link| link.id == at.link) else { return false };
+        // The client does not read, so neither do we; or too many of its publishes wait to be stored, or for others.
+        let pause = link.out.len() >= output_max || is_saturated || is_congested;
+        if link.is_paused
+            && !pause
+            && let Some(partial) = &mut link.partial
+        {
+            partial.since = now;
+        }
+        link.is_paused = pause;
+        if is_congested {
+            self.throttled.push(cx.waker().clone());
+        }
+        pause
     }
 
     /// Handles bytes from a client.

@@ -91,8 +91,10 @@ impl Worker {
     /// Writes what a session's connection has; ends the connection if that fails.
     pub(super) fn flush(&mut self, slot: u32) {
         let now = self.now;
+        let output_max = self.node.limits.output_buffer_max;
         let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
         link.is_dirty = false;
+        let tally = link.out.take_tally();
         let was_blocked = link.blocked_since.is_some();
         let written = match link.write() {
             Ok(written) => written,
@@ -102,13 +104,13 @@ impl Worker {
                 return;
             }
         };
+        if link.is_paused && link.out.len() < output_max {
+            // It may have stopped reading because its client did not.
+            link.wake();
+        }
         if link.out.is_empty() {
             let storage = link.out.take_storage();
             link.blocked_since = None;
-            if was_blocked {
-                // It may have stopped reading because its client did not.
-                link.wake();
-            }
             self.spare.give(storage);
         } else {
             if written > 0 || !was_blocked {
@@ -120,7 +122,9 @@ impl Worker {
                 self.remind(slot);
             }
         }
-        self.metrics().bytes_sent.add(written as u64);
+        let metrics = self.metrics();
+        metrics.bytes_sent.add(written as u64);
+        metrics.tally(&tally);
         if written > 0 {
             self.go_on_sending(slot);
         }

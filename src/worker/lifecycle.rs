@@ -129,7 +129,7 @@ impl Worker {
             partial: None,
             blocked_since: None,
             is_dirty: false,
-            is_saturated: false,
+            is_paused: false,
             waker: None,
         }));
         entry.update_load();
@@ -157,11 +157,8 @@ impl Worker {
         let Some(mut link) = entry.link.take() else { return };
         if let Cause::Server(reason) = cause {
             entry.session.write_disconnect(reason, &mut link.out);
-            if entry.session.version().is_v5() {
-                self.metrics().packets_sent(PacketType::Disconnect, 1);
-            }
         }
-        let entry = self.sessions.entry(slot).expect("it was there a line ago");
+        let tally = link.out.take_tally();
         let ending = entry.session.disconnect(now, cause);
         entry.update_load();
         if let Some(unfinished) = &mut entry.unfinished {
@@ -169,8 +166,10 @@ impl Worker {
             unfinished.subscribing.clear();
         }
         self.node.cluster.keep_will(entry.session.client_id(), None);
-        self.metrics().connections.decrement();
-        self.metrics().client_disconnected.increment();
+        let metrics = self.metrics();
+        metrics.tally(&tally);
+        metrics.connections.decrement();
+        metrics.client_disconnected.increment();
         self.announce_event(slot, Some(&link.peer), ClientEvent::Disconnected(cause));
         link.wake();
         self.see_off(*link, cause);
@@ -254,6 +253,10 @@ impl Worker {
             if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
                 tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
                 return self.end_link(slot, Cause::ConnectionLost);
+            }
+            if link.is_paused {
+                // The client may have sent all that it should: it is not read.
+                return;
             }
             if link.partial.as_ref().is_some_and(|partial| partial.since + packet_timeout <= now) {
                 tracing::info!(peer = %link.peer.addr, "packet takes too long, closing connection");

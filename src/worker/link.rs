@@ -38,8 +38,8 @@ pub(super) struct Link {
     pub(super) blocked_since: Option<Timestamp>,
     /// Whether it is on the flusher's list.
     pub(super) is_dirty: bool,
-    /// Whether it stopped reading until fewer of its publishes wait to be stored.
-    pub(super) is_saturated: bool,
+    /// Whether it does not read for a reason of ours; how long the client takes is not counted then.
+    pub(super) is_paused: bool,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
 }
@@ -79,13 +79,6 @@ impl Link {
     /// Writes as much as the socket takes; returns the number of bytes.
     pub(super) fn write(&mut self) -> io::Result<usize> {
         write_some(&self.stream, &mut self.out)
-    }
-
-    /// Lets the task go on reading if it stopped because too many publishes waited.
-    pub(super) fn wake_if_saturated(&mut self) {
-        if std::mem::take(&mut self.is_saturated) {
-            self.wake();
-        }
     }
 
     pub(super) fn wake(&self) {

@@ -154,7 +154,13 @@ impl Worker {
             OpenError::Io(_) | OpenError::Closed => None,
         };
         let mut out = flotilla_mqtt::codec::SendBuffer::new();
-        if let Some(refusal) = refusal {
+        // 3.1 and 3.1.1 have six return codes, none of them for a malformed CONNECT.
+        let has_words = |refusal: &Refusal| {
+            refusal.version.is_v5()
+                || !matches!(error, OpenError::Decode(_))
+                || refusal.reason == ReasonCode::UnsupportedProtocolVersion
+        };
+        if let Some(refusal) = refusal.filter(has_words) {
             refusal.write_connack(out.tail());
             self.metrics().packets_sent(PacketType::ConnAck, 1);
         }

@@ -146,8 +146,8 @@ impl Worker {
             Some(link) => {
                 entry.session.handle_stored(ticket, reason, &mut link.out);
                 // It may have stopped reading until fewer publishes wait.
-                if !entry.session.is_saturated() {
-                    link.wake_if_saturated();
+                if link.is_paused && !entry.session.is_saturated() {
+                    link.wake();
                 }
                 self.mark_dirty(slot);
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flotilla_mqtt::{
     Message, PacketId, ReasonCode, SubscriptionIds, Transit,
-    packet::{PacketType, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe},
+    packet::{RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe},
     session::{DeliveryOptions, Subscription},
     topic::TopicFilter,
 };
@@ -55,7 +55,7 @@ impl Worker {
                 RetainHandling::SendIfNew => is_new,
                 RetainHandling::DoNotSend => false,
             };
-            // No retained messages for shared subscriptions [MQTT-4.8.2, non-normative].
+            // No retained messages for shared subscriptions (section 4.8.2).
             if wants_retained && !subscription.filter.is_shared() {
                 replays.push(Replay { subscription, after: None });
             }
@@ -126,7 +126,6 @@ impl Worker {
             waiting.extend(replays);
             waiting.truncate(REPLAYS_MAX);
         }
-        self.metrics().packets_sent(PacketType::SubAck, 1);
         self.mark_dirty(slot);
         self.replay(slot);
     }
@@ -228,7 +227,6 @@ impl Worker {
         let Some(entry) = self.sessions.entry(slot) else { return };
         let Some(link) = entry.link.as_mut() else { return };
         entry.session.handle_unsubscribed(unsubscribe.id, &reasons, &mut link.out);
-        self.metrics().packets_sent(PacketType::UnsubAck, 1);
         self.mark_dirty(slot);
     }
 

@@ -5,7 +5,7 @@
 //! is judged before a byte of the body is there. Decoded packets borrow from the input; decoding allocates only the
 //! box of a CONNECT or CONNACK. Every loop is over the bytes of one packet and takes each of them once.
 //!
-//! [`encode`] writes any packet of any version; what it writes, a decoder with a sufficient Maximum Packet Size reads
+//! [`encode()`] writes any packet of any version; what it writes, a decoder with a sufficient Maximum Packet Size reads
 //! back as the same packet. [`encode_publish`] is what a broker delivers with: it writes the common part of a message
 //! and what differs between the receivers straight into a [`SendBuffer`].
 //!
@@ -28,7 +28,7 @@ pub use encode::{
 };
 pub use error::{DecodeError, EncodeError};
 pub use property::{PropertyId, USER_PROPERTIES_MAX};
-pub use send_buffer::SendBuffer;
+pub use send_buffer::{SendBuffer, Tally};
 
 pub(crate) use property::{Property, SubscriptionId, read_checked};
 pub(crate) use reader::Reader;

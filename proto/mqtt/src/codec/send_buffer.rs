@@ -4,6 +4,8 @@ use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, Bytes};
 
+use crate::packet::PacketType;
+
 /// What waits to be written to one client: small packets in one piece, large payloads shared with others.
 ///
 /// Empty it owns no memory. The storage of the tail can be handed in and taken back, so that a pool of them serves
@@ -20,13 +22,26 @@ pub struct SendBuffer {
     /// The newest bytes, of which the first `start` are already written.
     tail: Vec<u8>,
     start: usize,
+    tally: Tally,
+}
+
+/// How many packets of each type were written, PUBLISH apart: those are told by what delivers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally([u16; 16]);
+
+impl Tally {
+    /// The types that were written, and how often.
+    pub fn iter(&self) -> impl Iterator<Item = (PacketType, u16)> + '_ {
+        let types = (0u8..).zip(&self.0).filter(|(_, count)| **count > 0);
+        types.filter_map(|(value, count)| Some((PacketType::from_u8(value)?, *count)))
+    }
 }
 
 impl SendBuffer {
     /// An empty buffer without storage.
     #[must_use]
     pub const fn new() -> Self {
-        Self { sealed: None, sealed_len: 0, tail: Vec::new(), start: 0 }
+        Self { sealed: None, sealed_len: 0, tail: Vec::new(), start: 0, tally: Tally([0; 16]) }
     }
 
     /// Whether there is nothing to write.
@@ -67,6 +82,17 @@ impl SendBuffer {
     /// Where packets are appended. Nothing but appending may be done to it.
     pub fn tail(&mut self) -> &mut Vec<u8> {
         &mut self.tail
+    }
+
+    /// Counts a packet that was appended. A tally that is not taken stops at 65,535.
+    pub fn note_packet(&mut self, packet_type: PacketType) {
+        let count = &mut self.tally.0[packet_type as usize];
+        *count = count.saturating_add(1);
+    }
+
+    /// What was counted since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Appends bytes without copying them.

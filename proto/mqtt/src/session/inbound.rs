@@ -47,11 +47,19 @@ pub(super) struct Inbound {
 #[derive(Debug)]
 struct Unanswered {
     id: PacketId,
-    exactly_once: bool,
-    /// Sent again by the client on a new connection: has no ticket of its own and does not count.
-    repeat: bool,
+    kind: Kind,
     /// The code of the answer, once it is known.
     outcome: Option<ReasonCode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    AtLeastOnce,
+    ExactlyOnce,
+    /// QoS 2 that was sent again: it has no ticket of its own and does not count.
+    Repeat,
+    /// One that needs no answer any more, for its PUBREL has come.
+    Released,
 }
 
 /// A QoS 2 message that the client has not released.
@@ -85,18 +93,19 @@ impl Session {
     ) -> Result<Request<'a>, SessionError> {
         let topic = self.resolve_topic(&publish)?;
         let refusal = self.refusal(topic.as_str());
-        let (id, exactly_once) = match publish.delivery {
+        let (id, kind) = match publish.delivery {
             Delivery::AtMostOnce => {
                 return Ok(match refusal {
                     None => Request::Publish(Incoming { topic, publish }, None),
                     Some(reason) => Request::Refused(reason),
                 });
             }
-            Delivery::AtLeastOnce { id, .. } => (id, false),
-            Delivery::ExactlyOnce { id, .. } => (id, true),
+            Delivery::AtLeastOnce { id, .. } => (id, Kind::AtLeastOnce),
+            Delivery::ExactlyOnce { id, .. } => (id, Kind::ExactlyOnce),
         };
         let version = self.version;
         let inbound = self.inbound.get_or_insert_default();
+        let exactly_once = kind == Kind::ExactlyOnce;
         if exactly_once && inbound.handle_repeat(id, version, out) {
             return Ok(Request::Nothing);
         }
@@ -109,7 +118,7 @@ impl Session {
             // Within its Receive Maximum the client did nothing wrong: identifiers of earlier connections fill the table.
             refusal = refusal.or(Some(ReasonCode::QuotaExceeded));
         }
-        let ticket = inbound.begin(id, exactly_once, self.epoch);
+        let ticket = inbound.begin(id, kind, self.epoch);
         match refusal {
             None => Ok(Request::Publish(Incoming { topic, publish }, Some(ticket))),
             Some(reason) => {
@@ -162,6 +171,14 @@ impl Session {
     }
 }
 
+impl Unanswered {
+    /// Whether the answer to it is the one that the QoS 2 message with this identifier waits for.
+    fn answers(&self, id: PacketId) -> bool {
+        let is_qos2 = matches!(self.kind, Kind::ExactlyOnce | Kind::Repeat);
+        is_qos2 && self.id == id && !self.outcome.is_some_and(ReasonCode::is_error)
+    }
+}
+
 impl Inbound {
     /// Whether a PUBLISH of QoS 2 is one that is known already [MQTT-4.3.3-10]; then it is answered, at once or when the
     /// first one is.
@@ -170,9 +187,9 @@ impl Inbound {
             return false;
         };
         let state = received.state;
-        if !self.unanswered.iter().any(|publish| publish.exactly_once && publish.id == id) {
+        if !self.unanswered.iter().any(|publish| publish.answers(id)) {
             let outcome = (state != Receipt::Storing).then_some(ReasonCode::Success);
-            self.unanswered.push_back(Unanswered { id, exactly_once: true, repeat: true, outcome });
+            self.unanswered.push_back(Unanswered { id, kind: Kind::Repeat, outcome });
             self.answer(version, out);
         }
         true
@@ -190,11 +207,11 @@ impl Inbound {
     }
 
     /// Takes the identifier of a new message.
-    fn begin(&mut self, id: PacketId, exactly_once: bool, epoch: u32) -> Ticket {
+    fn begin(&mut self, id: PacketId, kind: Kind, epoch: u32) -> Ticket {
         let waiting = u32::try_from(self.unanswered.len()).expect("UNANSWERED_MAX fits");
         let ticket = Ticket { epoch, sequence: self.first_sequence.wrapping_add(waiting) };
-        self.unanswered.push_back(Unanswered { id, exactly_once, repeat: false, outcome: None });
-        if exactly_once {
+        self.unanswered.push_back(Unanswered { id, kind, outcome: None });
+        if kind == Kind::ExactlyOnce {
             self.received.push_back(Received { id, state: Receipt::Storing });
         }
         self.outstanding += 1;
@@ -225,13 +242,13 @@ impl Inbound {
     fn settle(&mut self, sequence: u32, reason: ReasonCode, version: ProtocolVersion) {
         let index = sequence.wrapping_sub(self.first_sequence) as usize;
         let Some(publish) = self.unanswered.get_mut(index) else { return };
-        if publish.repeat || publish.outcome.is_some() {
+        if publish.outcome.is_some() || publish.kind == Kind::Repeat {
             return;
         }
         // 3.1.1 cannot say no: the message is acknowledged, and for QoS 2 its identifier is held until PUBREL.
         let reason = if version.is_v5() { allowed(reason, PacketType::PubAck) } else { ReasonCode::Success };
         publish.outcome = Some(reason);
-        if publish.exactly_once {
+        if publish.kind == Kind::ExactlyOnce {
             let id = publish.id;
             self.set_received(id, reason);
         }
@@ -239,7 +256,7 @@ impl Inbound {
 
     /// The same for a PUBLISH of an earlier connection: only a repetition on this connection may be answered.
     fn settle_orphan(&mut self, id: PacketId, reason: ReasonCode, version: ProtocolVersion) {
-        let repeat = self.unanswered.iter_mut().find(|publish| publish.repeat && publish.id == id);
+        let repeat = self.unanswered.iter_mut().find(|publish| publish.answers(id));
         let reason = match &repeat {
             Some(_) if !version.is_v5() => ReasonCode::Success,
             _ => allowed(reason, PacketType::PubRec),
@@ -271,17 +288,23 @@ impl Inbound {
             let reason = *reason;
             let Some(publish) = self.unanswered.pop_front() else { return };
             self.first_sequence = self.first_sequence.wrapping_add(1);
-            if !publish.exactly_once {
-                write_ack(PacketType::PubAck, publish.id, reason, version, out);
-                self.outstanding -= 1;
+            match publish.kind {
+                Kind::Released => continue,
+                Kind::AtLeastOnce => {
+                    write_ack(PacketType::PubAck, publish.id, reason, version, out);
+                    self.outstanding -= 1;
+                    continue;
+                }
+                Kind::ExactlyOnce | Kind::Repeat => {
+                    write_ack(PacketType::PubRec, publish.id, reason, version, out);
+                }
+            }
+            if reason.is_error() {
+                self.outstanding -= u16::from(publish.kind == Kind::ExactlyOnce);
                 continue;
             }
-            write_ack(PacketType::PubRec, publish.id, reason, version, out);
-            if reason.is_error() {
-                self.outstanding -= u16::from(!publish.repeat);
-            } else if let Some(received) =
-                self.received.iter_mut().rev().find(|received| received.id == publish.id)
-            {
+            let received = self.received.iter_mut().rfind(|received| received.id == publish.id);
+            if let Some(received) = received {
                 received.state = Receipt::Acknowledged;
             }
         }
@@ -299,6 +322,11 @@ impl Inbound {
         } else {
             self.outstanding -= 1;
         }
+        // The PUBREC of a repetition that waits for its turn is not needed any more, and would be taken for that of the
+        // next message with this identifier.
+        if let Some(repeat) = self.unanswered.iter_mut().find(|publish| publish.answers(id)) {
+            repeat.kind = Kind::Released;
+        }
         true
     }
 
@@ -309,7 +337,7 @@ impl Inbound {
         {
             // The message may be stored yet. If its identifier were forgotten, the client's resend would be a second
             // message.
-            if publish.exactly_once && !publish.repeat && publish.outcome.is_none() {
+            if publish.kind == Kind::ExactlyOnce && publish.outcome.is_none() {
                 self.orphans.push(Orphan { ticket: Ticket { epoch, sequence }, id: publish.id });
             }
         }
@@ -336,7 +364,8 @@ impl Inbound {
         assert!(self.carried <= self.received.len(), "what is carried over is part of what is received");
         let of_this_connection = self.received.len() - self.carried;
         let unacknowledged = self.unanswered.iter().filter(|publish| {
-            !publish.repeat && (!publish.exactly_once || publish.outcome.is_some_and(ReasonCode::is_error))
+            let failed = publish.outcome.is_some_and(ReasonCode::is_error);
+            publish.kind == Kind::AtLeastOnce || (publish.kind == Kind::ExactlyOnce && failed)
         });
         assert_eq!(
             usize::from(self.outstanding),
@@ -347,10 +376,7 @@ impl Inbound {
         for (index, received) in self.received.iter().enumerate() {
             let id = received.id;
             assert!(self.received.iter().skip(index + 1).all(|other| other.id != id), "{id} is held once");
-            let waits = self.unanswered.iter().filter(|publish| {
-                publish.exactly_once && publish.id == id && !publish.outcome.is_some_and(ReasonCode::is_error)
-            });
-            let waits = waits.count();
+            let waits = self.unanswered.iter().filter(|publish| publish.answers(id)).count();
             let orphans = self.orphans.iter().filter(|orphan| orphan.id == id).count();
             assert!(waits <= 1 && orphans <= 1, "{id} is answered once");
             if received.state == Receipt::Storing {

@@ -12,7 +12,7 @@
 use std::{num::NonZeroU16, sync::Arc};
 
 use super::{
-    Delivered, DeliveryOptions, DropReason, Link, QueueReport, Session, SessionError, SessionExpiry,
+    Delivered, DeliveryOptions, DropReason, Limits, Link, QueueReport, Session, SessionError, SessionExpiry,
     connection::{Connection, TooLarge, delivery},
     delivery::Held,
     queue::Queue,
@@ -36,8 +36,9 @@ pub(super) struct Outbound {
 
 impl Outbound {
     /// `receive_maximum` is that of the present connection.
-    fn new(receive_maximum: NonZeroU16) -> Self {
-        Self { window: Window::new(receive_maximum), queue: Queue::default(), report: QueueReport::default() }
+    fn new(limits: &Limits, receive_maximum: NonZeroU16) -> Self {
+        let window = Window::new(limits.max_inflight, receive_maximum);
+        Self { window, queue: Queue::default(), report: QueueReport::default() }
     }
 
     /// Whether nothing would be lost with it.
@@ -104,8 +105,9 @@ impl Session {
         let Link::Connected(connection) = &mut self.link else {
             return self.enqueue(now, transit, options, qos);
         };
-        let outbound =
-            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(connection.receive_maximum)));
+        let outbound = self
+            .outbound
+            .get_or_insert_with(|| Box::new(Outbound::new(&self.limits, connection.receive_maximum)));
         let room = connection.live && outbound.queue.is_empty() && out.len() < self.limits.output_buffer_max;
         let Some(id) = room.then(|| outbound.window.vacancy()).flatten() else {
             return self.enqueue(now, transit, options, qos);
@@ -126,7 +128,8 @@ impl Session {
         qos: QoS,
     ) -> Delivered {
         let receive_maximum = self.link.receive_maximum();
-        let outbound = self.outbound.get_or_insert_with(|| Box::new(Outbound::new(receive_maximum)));
+        let outbound =
+            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
         match outbound.queue.make_room(now, transit.size(), &self.limits, &mut outbound.report.expired) {
             Err(reason) => Delivered::Dropped(reason),
             Ok(displaced) => {
@@ -158,7 +161,8 @@ impl Session {
     ) -> Result<(), SessionError> {
         let id = ack.id;
         let receive_maximum = self.link.receive_maximum();
-        let outbound = self.outbound.get_or_insert_with(|| Box::new(Outbound::new(receive_maximum)));
+        let outbound =
+            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
         let Some(index) = outbound.window.position(id) else {
             outbound.report.unknown_acks = outbound.report.unknown_acks.saturating_add(1);
             if packet == PacketType::PubRec && !ack.reason.is_error() {

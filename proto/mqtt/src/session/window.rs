@@ -11,6 +11,9 @@ use crate::{PacketId, QoS};
 #[derive(Debug)]
 pub(super) struct Window {
     entries: VecDeque<InFlight>,
+    /// The most entries. A PUBREL that waits for its PUBCOMP since an earlier connection has no part in the quota of
+    /// this one, so the quota alone would let a client that never sends PUBCOMP gather more with each connection.
+    max_inflight: NonZeroU16,
     /// How many more PUBLISH packets Receive Maximum allows on this connection [MQTT-3.3.4-9].
     quota: u16,
     /// Entries before this one have been sent on this connection; the others wait for [`Window::next_unsent`].
@@ -41,9 +44,10 @@ pub(super) enum Stage {
 }
 
 impl Window {
-    pub(super) fn new(receive_maximum: NonZeroU16) -> Self {
+    pub(super) fn new(max_inflight: NonZeroU16, receive_maximum: NonZeroU16) -> Self {
         Self {
             entries: VecDeque::new(),
+            max_inflight,
             quota: receive_maximum.get(),
             unsent_from: 0,
             next_id: PacketId::MIN,
@@ -63,7 +67,8 @@ impl Window {
 
     /// The identifier for another message, if it may be sent now.
     pub(super) fn vacancy(&mut self) -> Option<PacketId> {
-        if self.quota == 0 || self.unsent_from < self.entries.len() {
+        let is_full = self.entries.len() >= usize::from(self.max_inflight.get());
+        if self.quota == 0 || is_full || self.unsent_from < self.entries.len() {
             return None;
         }
         if self.free_run == 0 {
@@ -183,18 +188,22 @@ impl Window {
     }
 
     pub(super) fn check_invariants(&self, receive_maximum: Option<NonZeroU16>) {
-        let mut ids: Vec<_> = self.entries.iter().map(|entry| entry.id).collect();
-        ids.sort_unstable();
-        assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "identifiers in flight are unique");
+        let mut in_use = [0_u64; 1 << 10];
+        for entry in &self.entries {
+            let (word, bit) = (entry.id.value() >> 6, 1 << (entry.id.value() & 63));
+            let word = &mut in_use[usize::from(word)];
+            assert!(*word & bit == 0, "identifier {} is in flight once", entry.id);
+            *word |= bit;
+        }
+        let next = std::iter::successors(Some(self.next_id), |id| Some(id.next()));
+        for id in next.take(usize::from(self.free_run).min(256)) {
+            let is_free = in_use[usize::from(id.value() >> 6)] & 1 << (id.value() & 63) == 0;
+            assert!(is_free, "identifier {id} is not in flight");
+        }
+        assert!(self.entries.len() <= usize::from(self.max_inflight.get()), "no more than may be in flight");
         assert!(self.unsent_from <= self.entries.len());
         assert!(self.entries.iter().take(self.unsent_from).all(|entry| entry.sent));
         assert!(self.entries.iter().all(|entry| entry.sent || !entry.counted), "only what was sent counts");
-        let mut free =
-            (0..self.free_run).zip(std::iter::successors(Some(self.next_id), |id| Some(id.next())));
-        assert!(
-            self.free_run > 512 || free.all(|(_, id)| ids.binary_search(&id).is_err()),
-            "the next identifiers are free"
-        );
         if let Some(receive_maximum) = receive_maximum {
             let counted = self.entries.iter().filter(|entry| entry.counted).count();
             assert_eq!(counted + usize::from(self.quota), usize::from(receive_maximum.get()), "quota");

@@ -36,5 +36,6 @@ pub(super) fn allowed(reason: ReasonCode, packet_type: PacketType) -> ReasonCode
 /// Appends a packet whose every part has been checked to fit.
 pub(super) fn write(packet: &Packet<'_>, version: ProtocolVersion, out: &mut SendBuffer) {
     let written = encode(packet, version, out.tail());
+    out.note_packet(packet.packet_type());
     debug_assert_eq!(written, Ok(()), "the packet fits: {packet:?}");
 }

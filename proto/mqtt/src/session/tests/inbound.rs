@@ -119,6 +119,21 @@ fn repetition_waits_for_its_turn() {
 }
 
 #[test]
+fn repetition_that_was_released_is_not_acknowledged_any_more() {
+    let mut rig = Rig::new(V5);
+    rig.publish_and_store(publish("a", qos2(1)));
+    let first = rig.publish(publish("a", qos1(2)));
+    rig.take(Packet::Publish(publish("a", qos2(1)))); // Its PUBREC must wait for the PUBACK.
+    rig.take(Packet::PubRel(ack(1)));
+    let second = rig.publish(publish("b", qos2(1))); // A new message.
+    rig.stored(first, ReasonCode::Success);
+    rig.expect_sent(&["pubrec 1", "pubcomp 1", "puback 2"]);
+    rig.take(Packet::PubRel(ack(1)));
+    rig.stored(second, ReasonCode::Success);
+    rig.expect_sent(&["pubcomp 1 PacketIdentifierNotFound", "pubrec 1"]);
+}
+
+#[test]
 fn repeated_qos_1_is_a_new_message() {
     // [MQTT-4.3.2-5]
     let mut rig = Rig::new(V5);

@@ -250,6 +250,22 @@ fn acknowledgement_from_before_the_reconnect_still_counts() {
 }
 
 #[test]
+fn unfinished_messages_do_not_gather_over_reconnects() {
+    let mut rig = with_window(V5, 2);
+    for _ in 0..10 {
+        rig.send("a", ExactlyOnce);
+        rig.take(Packet::PubRec(ack(1)));
+        rig.take(Packet::PubRec(ack(2)));
+        rig.reconnect(&connect(V5));
+        rig.pump();
+        assert!(rig.session.inflight_len() <= 2);
+    }
+    rig.sent();
+    rig.take(Packet::PubComp(ack(1)));
+    rig.expect_sent(&["publish2 'a' 3"]);
+}
+
+#[test]
 fn messages_wait_for_a_client_that_is_away() {
     let mut rig = Rig::new(V5);
     rig.lose();
