@@ -12,6 +12,7 @@ mod check;
 mod group;
 mod hostile;
 mod message;
+mod order;
 mod publisher;
 mod quiet;
 mod random;
