@@ -7,11 +7,12 @@ use flotilla_mqtt::{
     Message, QoS, ReasonCode, Transit,
     codec::{SendBuffer, forward_properties},
     packet::{Auth, Packet, PacketType},
-    session::{Cause, ClientId, Incoming, Request, Ticket},
+    session::{Authenticator, Cause, ClientId, Incoming, Request, Ticket},
 };
 
 use super::{Worker, connection::LinkRef};
 use crate::{
+    auth::Anonymous,
     cluster::{Awaited, Completion, Receipt},
     router::SessionRef,
 };
@@ -112,8 +113,9 @@ impl Worker {
         message: &Transit<'_>,
         ticket: Option<Ticket>,
     ) -> Option<ReasonCode> {
-        if message.retain && self.retain(message).is_err() && message.qos > QoS::AtMostOnce {
-            // Nothing happens to a message that the client is told was refused.
+        if message.retain && self.retain(message).is_err() && self.can_be_refused(from.slot, message.qos) {
+            // Nothing happens to a message that the client is told was refused. Where it cannot be told, the message
+            // reaches those who are there, and only is not retained.
             return Some(ReasonCode::QuotaExceeded);
         }
         self.metrics().messages_published.increment();
@@ -127,6 +129,12 @@ impl Worker {
             Receipt::Done => Some(ReasonCode::NoMatchingSubscribers),
             Receipt::Later => None,
         }
+    }
+
+    /// Whether a client can be told that its message was refused.
+    fn can_be_refused(&mut self, slot: u32, qos: QoS) -> bool {
+        let is_v5 = self.sessions.entry(slot).is_some_and(|entry| entry.session.version().is_v5());
+        is_v5 && qos > QoS::AtMostOnce
     }
 
     /// Sets or deletes a retained message.
@@ -178,10 +186,20 @@ impl Worker {
         }
     }
 
+    /// A step of authentication on a connection that is open already (section 4.12.1).
     fn reauthenticate(&mut self, slot: u32, auth: &Auth<'_>) {
-        // No method is known to this broker, so no connection was authenticated by one and none can be again.
-        let _ = auth;
-        self.end_link(slot, Cause::Server(ReasonCode::BadAuthenticationMethod));
+        let mut authenticator = Anonymous { allowed: self.node.config.auth.anonymous };
+        let method = auth.properties.authentication_method.unwrap_or_default();
+        let step = authenticator.step(method, auth.properties.authentication_data);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(link) = entry.link.as_mut() else { return };
+        match step {
+            Ok(step) => {
+                entry.session.handle_authenticated(&step, &mut link.out);
+                self.mark_dirty(slot);
+            }
+            Err(reason) => self.end_link(slot, Cause::Server(reason)),
+        }
     }
 
     pub(super) fn session_ref(&self, slot: u32) -> SessionRef {

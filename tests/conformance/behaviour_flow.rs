@@ -1,7 +1,10 @@
 //! Limits that clients set, and time that runs out: Receive Maximum, Maximum Packet Size, topic aliases, message
 //! expiry (sections 3.1.2.11, 3.3.2.3 and 4.9).
 
-use crate::harness::{Broker, Connect, Packet, Property, Publish, Version, ack, property_id as id, unique};
+use crate::harness::{
+    Broker, ConnAck, Connect, DEADLINE, Event, Packet, Property, Publish, Version, ack, property_id as id,
+    subscribe, unique,
+};
 
 #[test]
 fn receive_maximum_of_a_client() {
@@ -98,6 +101,51 @@ fn maximum_packet_size_of_a_client() {
         }
     }
     client.expect_nothing_from(&mut publisher);
+}
+
+#[test]
+fn no_packet_exceeds_the_maximum_packet_size() {
+    // [MQTT-3.1.2-24]
+    // Choice: a client that has no room for its CONNACK or SUBACK is turned away, with a reason where that fits.
+    let broker = Broker::shared();
+    let names: Vec<String> = (0..30).map(|_| unique("tiny")).collect();
+    let filters: Vec<_> = names.iter().map(|name| (name.as_str(), 0)).collect();
+    let (mut accepted, mut wrong) = (0, Vec::new());
+    for maximum in 1..60 {
+        let connect =
+            Connect::new(Version::V5, &unique("tiny")).with(Property::four(id::MAXIMUM_PACKET_SIZE, maximum));
+        let mut client = broker.open(Version::V5);
+        client.send(&connect.bytes());
+        let mut reasons = Vec::new();
+        let mut is_open = true;
+        while is_open {
+            match client.next_event(DEADLINE).expect("an answer or the end") {
+                Event::Packet(Packet::ConnAck(connack)) if connack.code == 0 => {
+                    accepted += 1;
+                    client.send(&subscribe(Version::V5, 1, &[], &filters));
+                }
+                Event::Packet(
+                    Packet::ConnAck(ConnAck { code: reason, .. }) | Packet::Disconnect { reason, .. },
+                ) => {
+                    reasons.push(reason);
+                }
+                Event::Packet(Packet::SubAck { reasons, .. }) => {
+                    assert_eq!(reasons.len(), 30);
+                    is_open = false;
+                }
+                Event::Packet(other) => panic!("unexpected: {other:?}"),
+                Event::Closed => is_open = false,
+            }
+        }
+        let longest = client.longest_packet();
+        if longest > usize::try_from(maximum).expect("it is small") {
+            wrong.push(format!("{longest} bytes above {maximum}"));
+        }
+        assert!(reasons.iter().all(|reason| *reason == 0x95), "{reasons:02x?} at {maximum}");
+    }
+    assert!(accepted > 10, "{accepted} were accepted");
+    assert!(wrong.is_empty(), "{wrong:?}");
+    broker.assert_healthy();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Retained messages (sections 3.3.1.3 and 3.8.3.1).
 
-use crate::harness::{Broker, Client, Property, Publish, Version, property_id as id, unique};
+use crate::harness::{Broker, Client, Connect, Property, Publish, Version, property_id as id, unique};
 
 /// Retain Handling in Subscription Options.
 const SEND: u8 = 0x00;
@@ -229,4 +229,69 @@ fn retained_message_expires() {
         }
         assert!(std::time::Instant::now() < deadline, "never expired");
     }
+}
+
+#[test]
+fn retained_store_is_bounded() {
+    // section 3.3.1.3 leaves it open
+    // Choice: beyond the limit PUBACK 0x97 and nothing happens; QoS 0, 3.1 and 3.1.1, which cannot be told, still reach
+    // those who are there.
+    let settings = [("retained.messages_max", "2"), ("sys.interval", "0s")];
+    let Some(broker) = Broker::with(&settings) else { return };
+    let mut publisher = broker.client(Version::V5, "publisher");
+    let mut publish = |topic: &str, payload: &str| {
+        let packet = Publish::new(topic, payload).qos(1, 1).retain();
+        publisher.publish_packet(&packet)
+    };
+    assert_eq!([publish("a", "1"), publish("b", "1"), publish("c", "1")], [0x10, 0x10, 0x97]);
+    // What is there can be replaced and deleted.
+    assert_eq!([publish("a", "2"), publish("b", ""), publish("c", "2")], [0x10; 3]);
+    let mut subscriber = broker.client(Version::V5, "subscriber");
+    subscriber.subscribe("+", 0);
+    let mut seen = [subscriber.expect_any_publish(), subscriber.expect_any_publish()];
+    seen.sort_by(|one, other| one.topic.cmp(&other.topic));
+    assert_eq!(seen.map(|publish| publish.topic), ["a", "c"]);
+    subscriber.ping();
+    assert_eq!(publish("d", "refused"), 0x97);
+    let mut old = broker.client(Version::V311, "old");
+    old.publish_packet(&Publish::new("d", "passing by").qos(1, 1).retain());
+    subscriber.expect_publish("d", "passing by");
+    subscriber.ping();
+    broker.assert_healthy();
+}
+
+#[test]
+fn many_retained_messages_for_a_slow_window() {
+    // [MQTT-3.3.1-9] [MQTT-3.3.4-9]
+    let broker = Broker::shared();
+    let base = unique("many-retained");
+    let mut publisher = broker.client(Version::V5, &unique("many-retained"));
+    let topics: Vec<String> = (1000..4000).map(|number| format!("{base}/{number}")).collect();
+    for topic in &topics {
+        publisher.send(&Publish::new(topic, "kept").retain().bytes(Version::V5));
+    }
+    publisher.send(&Publish::new(&topics[0], "kept").retain().qos(2, 1).bytes(Version::V5));
+    publisher.receive();
+    let connect =
+        Connect::new(Version::V5, &unique("many-retained")).with(Property::two(id::RECEIVE_MAXIMUM, 1));
+    let mut subscriber = broker.connect(&connect);
+    subscriber.subscribe(&format!("{base}/+"), 1);
+    let mut seen: Vec<String> = Vec::new();
+    for number in 0..topics.len() {
+        let publish = subscriber.expect_any_publish();
+        assert!(publish.retain);
+        subscriber.acknowledge(&publish);
+        seen.push(publish.topic);
+        // Others are served in the meantime, this client too.
+        if number % 1000 == 0 {
+            subscriber.send(&crate::harness::pingreq());
+        }
+        if number % 1000 == 500 {
+            publisher.ping();
+        }
+        assert_eq!(seen.len(), number + 1);
+    }
+    seen.sort();
+    assert_eq!(seen, topics);
+    broker.assert_healthy();
 }

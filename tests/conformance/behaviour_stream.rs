@@ -187,6 +187,30 @@ fn a_publisher_that_does_not_read_is_not_answered_for_ever() {
 }
 
 #[test]
+fn more_connections_than_allowed() {
+    let Some(broker) = Broker::with(&[("listeners.tcp.max_connections", "2")]) else { return };
+    let mut first = broker.client(Version::V5, "first");
+    let second = broker.client(Version::V5, "second");
+    let mut third = broker.open(Version::V5);
+    third.expect_closed();
+    first.ping();
+    // There is room again as soon as one goes.
+    second.disconnect();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let mut next = broker.open(Version::V5);
+        // Fails when it was closed already.
+        let _ = next.try_send(&Connect::new(Version::V5, "next").bytes());
+        match next.next_event(DEADLINE) {
+            Some(Event::Packet(Packet::ConnAck(_))) => break,
+            Some(Event::Closed) => assert!(Instant::now() < deadline, "there never is room again"),
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    first.ping();
+}
+
+#[test]
 fn graceful_stop() {
     // section 3.14.2.1: 0x8B
     let Some(broker) = Broker::with(&[]) else { return };

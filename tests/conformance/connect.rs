@@ -334,6 +334,19 @@ fn b13_strange_but_legal_client_ids() {
 }
 
 #[test]
+fn b13_client_id_longer_than_allowed() {
+    // [MQTT-3.1.3-8]
+    let Some(broker) = Broker::with(&[("mqtt.max_client_id_len", "23")]) else { return };
+    hostile_on(Arc::new(broker), |scene| {
+        for (version, code) in [(Version::V31, 0x02), (Version::V311, 0x02), (Version::V5, 0x85)] {
+            scene.refuses_connect(version, &Connect::new(version, &"x".repeat(24)).bytes(), code);
+            // 23 letters and digits are everybody's right [MQTT-3.1.3-5].
+            scene.broker.connect(&Connect::new(version, &"x".repeat(23))).disconnect();
+        }
+    });
+}
+
+#[test]
 fn b14_will_topic_that_is_no_topic_name() {
     // [MQTT-3.1.3-11]
     // Choice: CONNACK 0x90 in 5.0. 3.1 and 3.1.1 have no code for it: closed, with or without a CONNACK.

@@ -5,6 +5,7 @@
 //! says otherwise. The `behaviour_*` modules hold what a good client may rely on.
 
 mod acks;
+mod behaviour_exactly_once;
 mod behaviour_flow;
 mod behaviour_qos;
 mod behaviour_retain;
@@ -51,9 +52,9 @@ fn hostile_on(broker: Arc<Broker>, attack: impl FnOnce(&mut Scene)) {
 impl Scene {
     fn new(broker: Arc<Broker>) -> Self {
         let topic = unique("bystander");
-        let mut subscriber = broker.client(Version::V5, &unique("bystander-subscriber"));
+        let mut subscriber = broker.client(Version::V5, &unique("by-s"));
         assert_eq!(subscriber.subscribe(&topic, 1), 1);
-        let publisher = broker.client(Version::V311, &unique("bystander-publisher"));
+        let publisher = broker.client(Version::V311, &unique("by-p"));
         Self { broker, publisher, subscriber, topic }
     }
 

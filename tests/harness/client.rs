@@ -22,6 +22,7 @@ pub(crate) struct Client {
     set_aside: VecDeque<Packet>,
     next_id: u16,
     connack: ConnAck,
+    longest_packet: usize,
 }
 
 /// What can happen on a connection.
@@ -46,6 +47,7 @@ impl Client {
             set_aside: VecDeque::new(),
             next_id: 1,
             connack: ConnAck::default(),
+            longest_packet: 0,
         }
     }
 
@@ -67,6 +69,11 @@ impl Client {
     #[track_caller]
     pub(crate) fn assert_resumed(&self) {
         assert!(self.version == Version::V31 || self.connack.session_present, "Session Present is 0");
+    }
+
+    /// The length of the longest packet that came.
+    pub(crate) fn longest_packet(&self) -> usize {
+        self.longest_packet
     }
 
     /// The socket, for tests that look below the packets.
@@ -112,6 +119,7 @@ impl Client {
         loop {
             if let Some((packet, len)) = parse(&self.received, self.version) {
                 self.received.drain(..len);
+                self.longest_packet = self.longest_packet.max(len);
                 return Some(Event::Packet(packet));
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -107,7 +107,8 @@ pub enum Cause {
 pub struct Ending {
     /// A will to publish now.
     pub will: Option<Arc<Message>>,
-    /// The session is over: remove its subscriptions and forget it.
+    /// The session is over: remove its subscriptions, give away what
+    /// [`Session::take_shared`](super::Session::take_shared) still has, and forget it.
     pub ended: bool,
 }
 

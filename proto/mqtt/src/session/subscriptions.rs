@@ -207,9 +207,11 @@ mod tests {
         let mut subscriptions = Subscriptions::default();
         subscriptions.insert(subscription("a", 1));
         assert!(matches!(&subscriptions, Subscriptions::Few(few) if few.capacity() == 1));
-        for key in 0..FEW_MAX {
+        for key in 1..FEW_MAX {
             subscriptions.insert(subscription(&key.to_string(), 1));
         }
+        assert!(matches!(subscriptions, Subscriptions::Few(_)));
+        subscriptions.insert(subscription("0", 1));
         assert!(matches!(subscriptions, Subscriptions::Many(_)));
         for key in 0..FEW_MAX {
             subscriptions.remove(&key.to_string());

@@ -469,6 +469,19 @@ fn messages_above_the_maximum_packet_size_of_a_new_connection_are_dropped() {
 }
 
 #[test]
+fn messages_above_the_longest_packet_of_the_protocol_are_dropped() {
+    for connect in [connect(V311), connect(V5), small(u32::MAX)] {
+        let mut rig = Rig::with(limits(), &connect);
+        let mut large = message("a", AtMostOnce);
+        // Zeros that nobody looks at take no memory.
+        large.payload = vec![0; crate::codec::MAX_PACKET_LEN - 5].into();
+        assert_eq!(rig.deliver(&large, &at(AtMostOnce)), Delivered::Dropped(DropReason::TooLarge));
+        large.payload.truncate(large.payload.len() - 4);
+        assert_eq!(rig.deliver(&large, &at(AtMostOnce)), Delivered::Sent);
+    }
+}
+
+#[test]
 fn qos_2_message_above_the_maximum_packet_size_of_a_new_connection_is_released() {
     // The client may hold its identifier, and would take the next message with it for a repetition.
     let mut rig = Rig::new(V5);
