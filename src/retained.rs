@@ -49,7 +49,7 @@ pub(crate) struct MemoryRetained {
 #[derive(Debug, Default)]
 struct Store {
     topics: TopicMap<Arc<Message>>,
-    bytes: usize,
+    used: Use,
     /// When messages expire. An entry whose message has been replaced since is passed over.
     expiries: BinaryHeap<Reverse<(Timestamp, Box<str>)>>,
 }
@@ -75,18 +75,19 @@ impl MemoryRetained {
 impl Retained for MemoryRetained {
     fn set(&self, message: &Arc<Message>, now: Timestamp) -> Result<(), RetainedFull> {
         let mut store = self.store.write();
-        let old_bytes = store.topics.value(&message.topic).map(|old| cost(old));
+        let old = store.topics.value(&message.topic).map_or(Use::NOTHING, |old| Use::of(old));
         if message.payload.is_empty() || message.is_expired(now) {
             store.topics.remove(&message.topic);
-            store.bytes -= old_bytes.unwrap_or(0);
+            store.used = store.used.exchange(old, Use::NOTHING);
             return Ok(());
         }
-        let bytes = store.bytes - old_bytes.unwrap_or(0) + cost(message);
-        if bytes > self.bytes_max || (old_bytes.is_none() && store.topics.len() >= self.messages_max) {
+        let used = store.used.exchange(old, Use::of(message));
+        let grows = used.messages > store.used.messages || used.bytes > store.used.bytes;
+        if grows && (used.messages > self.messages_max || used.bytes > self.bytes_max) {
             return Err(RetainedFull);
         }
         store.topics.insert(&message.topic, Arc::clone(message));
-        store.bytes = bytes;
+        store.used = used;
         if let Some(at) = message.expires_at {
             store.note_expiry(at, &message.topic);
         }
@@ -121,7 +122,7 @@ impl Retained for MemoryRetained {
             let Some(Reverse((at, topic))) = store.expiries.pop() else { break };
             if store.topics.value(&topic).is_some_and(|message| message.expires_at == Some(at)) {
                 let message = store.topics.remove(&topic).expect("it was there a line ago");
-                store.bytes -= cost(&message);
+                store.used = store.used.exchange(Use::of(&message), Use::NOTHING);
                 removed += 1;
             }
         }
@@ -146,6 +147,126 @@ impl Store {
     }
 }
 
-fn cost(message: &Message) -> usize {
-    message.size() + OVERHEAD
+/// What messages take of the store's limits. Those of the broker itself (`$SYS`) take nothing: their number is fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Use {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Use {
+    const NOTHING: Self = Self { messages: 0, bytes: 0 };
+
+    fn of(message: &Message) -> Self {
+        match message.publisher {
+            Some(_) => Self { messages: 1, bytes: message.size() + OVERHEAD },
+            None => Self::NOTHING,
+        }
+    }
+
+    /// The sum after `old` has gone out of it and `new` has come in.
+    fn exchange(self, old: Self, new: Self) -> Self {
+        Self {
+            messages: self.messages - old.messages + new.messages,
+            bytes: self.bytes - old.bytes + new.bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use flotilla_mqtt::{QoS, session::ClientId};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+    fn store(messages_max: usize, bytes_max: u64) -> MemoryRetained {
+        MemoryRetained::new(&config::Retained {
+            messages_max: Some(messages_max),
+            bytes_max: Some(bytes_max),
+        })
+    }
+
+    fn message(topic: &str, payload: &'static str, publisher: &str, expires_at: Option<u64>) -> Arc<Message> {
+        Arc::new(Message {
+            topic: topic.into(),
+            properties: Bytes::new(),
+            payload: payload.into(),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            expires_at: expires_at.map(Timestamp::from_millis),
+            publisher: ClientId::new(publisher),
+        })
+    }
+
+    fn topics(store: &MemoryRetained, filter: &str, now: Timestamp) -> Vec<String> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let mut visit = |message: &Arc<Message>| found.push(message.topic.to_string());
+            after = store.page(filter, after.as_deref(), 2, now, &mut visit);
+            if after.is_none() {
+                return found;
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_payload_deletes() {
+        // [MQTT-3.3.1-6]
+        let store = store(10, 1 << 20);
+        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
+        store.set(&message("a", "", "p", None), NOW).expect("deleting needs no room");
+        assert_eq!((store.len(), store.store.read().used), (0, Use::NOTHING));
+    }
+
+    #[test]
+    fn limits_refuse_what_is_new_and_let_what_is_there_be_replaced_and_deleted() {
+        let store = store(2, 1 << 20);
+        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
+        store.set(&message("b", "1", "p", None), NOW).expect("there is room");
+        assert_eq!(store.set(&message("c", "1", "p", None), NOW), Err(RetainedFull));
+        store.set(&message("a", "2", "p", None), NOW).expect("it replaces");
+        store.set(&message("b", "", "p", None), NOW).expect("it deletes");
+        store.set(&message("c", "1", "p", None), NOW).expect("there is room again");
+        assert_eq!(topics(&store, "#", NOW), ["a", "c"]);
+    }
+
+    #[test]
+    fn bytes_are_limited_too() {
+        let store = store(10, 2 * (OVERHEAD as u64 + 2));
+        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
+        store.set(&message("b", "1", "p", None), NOW).expect("it just fits");
+        assert_eq!(store.set(&message("b", "12", "p", None), NOW), Err(RetainedFull));
+    }
+
+    #[test]
+    fn the_brokers_own_messages_take_no_room() {
+        let store = store(1, 1 << 20);
+        store.set(&message("$SYS/a", "1", "", None), NOW).expect("they always fit");
+        store.set(&message("$SYS/b", "1", "", None), NOW).expect("they always fit");
+        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
+        assert_eq!(store.set(&message("b", "1", "p", None), NOW), Err(RetainedFull));
+    }
+
+    #[test]
+    fn what_has_expired_is_not_found_and_goes() {
+        let store = store(10, 1 << 20);
+        store.set(&message("a", "1", "p", Some(2_000)), NOW).expect("there is room");
+        store.set(&message("b", "1", "p", Some(2_000)), NOW).expect("there is room");
+        store.set(&message("b", "2", "p", None), NOW).expect("it replaces");
+        let later = Timestamp::from_millis(2_000);
+        assert_eq!(topics(&store, "#", later), ["b"]);
+        assert_eq!((store.expire(NOW), store.expire(later), store.len()), (0, 1, 1));
+    }
+
+    #[test]
+    fn a_topic_that_is_set_again_and_again_leaves_nothing_behind() {
+        let store = store(10, 1 << 20);
+        for at in 2_000..12_000 {
+            store.set(&message("a", "1", "p", Some(at)), NOW).expect("it replaces");
+        }
+        assert!(store.store.read().expiries.len() < 100);
+    }
 }

@@ -43,10 +43,10 @@ pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) -> Infallible {
         let mut worker = cell.worker.borrow_mut();
         worker.tick();
         worker.flush_all();
-        if worker.dirty.is_empty() {
+        if worker.dirty.is_empty() && worker.outbound.iter().all(Batch::is_empty) {
             worker.flusher = Some(cx.waker().clone());
         } else {
-            // Queues moved on while buffers were written: let others read in between.
+            // Queues moved on, or a will was published, while buffers were written: let others read in between.
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -72,19 +72,20 @@ impl Worker {
     }
 
     fn flush_all(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for slot in dirty.drain(..) {
-            self.flush(slot);
-        }
-        if self.dirty.is_empty() {
-            self.dirty = dirty; // keeps its storage
-        }
+        // First to the other workers: who sees an acknowledgement may rely on it that they have the message.
         for worker in 0..self.outbound.len() {
             if !self.outbound[worker].is_empty() {
                 let fresh = self.spare.batches.pop().unwrap_or_default();
                 let batch = std::mem::replace(&mut self.outbound[worker], fresh);
                 self.node.mailboxes[worker].send(Event::Batch(batch));
             }
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            self.flush(slot);
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty; // keeps its storage
         }
     }
 

@@ -4,7 +4,7 @@ use std::{io, rc::Rc, sync::Arc};
 
 use flotilla_mqtt::{
     ReasonCode,
-    codec::{DecodeError, Decoder, refusal_version},
+    codec::{DecodeError, Decoder, SendBuffer, refusal_version},
     packet::{Packet, PacketType},
     session::{Accepted, Handshake, HandshakeStep, Refusal},
 };
@@ -37,6 +37,8 @@ enum OpenError {
 struct Incoming {
     stream: TcpStream,
     bytes: Vec<u8>,
+    /// The client's Maximum Packet Size.
+    answer_max: usize,
 }
 
 /// Serves a new socket.
@@ -49,7 +51,7 @@ pub(crate) fn spawn(cell: &Rc<WorkerCell>, stream: TcpStream, peer: Peer) {
 /// `mqtt.connect_timeout`.
 async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option<LinkRef> {
     let node = cell.with(|worker| Arc::clone(worker.node()));
-    let mut incoming = Incoming { stream, bytes: Vec::new() };
+    let mut incoming = Incoming { stream, bytes: Vec::new(), answer_max: usize::MAX };
     let connect = async {
         let accepted = handshake(&cell, &mut incoming, &mut peer).await?;
         match node.cluster.claim(&accepted.client_id).await {
@@ -58,14 +60,14 @@ async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option
         }
     };
     let outcome = timeout(node.config.mqtt.connect_timeout, connect).await;
-    let Incoming { stream, bytes } = incoming;
+    let Incoming { stream, bytes, answer_max } = incoming;
     match outcome {
         Ok(Ok(accepted)) => {
             let arrival = Arrival { stream, peer, accepted: *accepted, rest: bytes, hops: 0 };
             cell.with(|worker| worker.attach(arrival))
         }
         Ok(Err(error)) => {
-            cell.with(|worker| worker.turn_away(stream, &bytes, &peer, &error));
+            cell.with(|worker| worker.turn_away(stream, &peer, &error, &bytes, answer_max));
             None
         }
         Err(_) => {
@@ -92,6 +94,9 @@ async fn handshake(
         };
         decoder.set_version(connect.version);
         peer.username = connect.username.map(Into::into);
+        if let Some(maximum) = connect.properties.maximum_packet_size {
+            incoming.answer_max = usize::try_from(maximum.get()).unwrap_or(usize::MAX);
+        }
         Handshake::start(&connect, &node.limits, random, &mut authenticator).map_err(OpenError::Refused)?
     };
     incoming.bytes.drain(..len);
@@ -142,8 +147,16 @@ impl Incoming {
 }
 
 impl Worker {
-    /// Tells a client why it is refused, where the protocol lets us, and closes.
-    fn turn_away(&mut self, stream: TcpStream, bytes: &[u8], peer: &Peer, error: &OpenError) {
+    /// Tells a client why it is refused, where the protocol and the size of what it takes let us, and closes. `bytes` is
+    /// what it sent.
+    fn turn_away(
+        &mut self,
+        stream: TcpStream,
+        peer: &Peer,
+        error: &OpenError,
+        bytes: &[u8],
+        answer_max: usize,
+    ) {
         tracing::info!(peer = %peer.addr, %error, "connection refused");
         self.metrics().client_errors.increment();
         let refusal = match error {
@@ -153,7 +166,7 @@ impl Worker {
             }
             OpenError::Io(_) | OpenError::Closed => None,
         };
-        let mut out = flotilla_mqtt::codec::SendBuffer::new();
+        let mut out = SendBuffer::new();
         // 3.1 and 3.1.1 have six return codes, none of them for a malformed CONNECT.
         let has_words = |refusal: &Refusal| {
             refusal.version.is_v5()
@@ -162,7 +175,12 @@ impl Worker {
         };
         if let Some(refusal) = refusal.filter(has_words) {
             refusal.write_connack(out.tail());
-            self.metrics().packets_sent(PacketType::ConnAck, 1);
+            if out.len() <= answer_max {
+                self.metrics().packets_sent(PacketType::ConnAck, 1);
+            } else {
+                // Not even this fits into what the client takes [MQTT-3.1.2-24].
+                out = SendBuffer::new();
+            }
         }
         self.say_farewell(Farewell { stream, out, listener: peer.listener });
     }

@@ -112,8 +112,9 @@ impl Worker {
         message: &Transit<'_>,
         ticket: Option<Ticket>,
     ) -> Option<ReasonCode> {
-        if message.retain && self.retain(message).is_err() && message.qos > QoS::AtMostOnce {
-            // Nothing happens to a message that the client is told was refused.
+        if message.retain && self.retain(message).is_err() && self.can_be_refused(from.slot, message.qos) {
+            // Nothing happens to a message that the client is told was refused. Where it cannot be told, the message
+            // reaches those who are there, and only is not retained.
             return Some(ReasonCode::QuotaExceeded);
         }
         self.metrics().messages_published.increment();
@@ -127,6 +128,12 @@ impl Worker {
             Receipt::Done => Some(ReasonCode::NoMatchingSubscribers),
             Receipt::Later => None,
         }
+    }
+
+    /// Whether a client can be told that its message was refused.
+    fn can_be_refused(&mut self, slot: u32, qos: QoS) -> bool {
+        let is_v5 = self.sessions.entry(slot).is_some_and(|entry| entry.session.version().is_v5());
+        is_v5 && qos > QoS::AtMostOnce
     }
 
     /// Sets or deletes a retained message.
