@@ -26,6 +26,8 @@ pub(super) struct Unfinished {
     pub(super) subscribing: Vec<Subscribing>,
     /// Retained messages that are still to be sent.
     pub(super) replays: VecDeque<Replay>,
+    /// Whether it is on the list of those that get more in their turn.
+    pub(super) is_replaying: bool,
 }
 
 /// A SUBSCRIBE that is not answered yet.
