@@ -13,7 +13,7 @@ use flotilla_mqtt::ReasonCode;
 
 use crate::{
     clock::Clock,
-    cluster::Alone,
+    cluster::{Alone, Cluster},
     config::{Config, Listener},
     listener,
     metrics::Metrics,
@@ -66,6 +66,11 @@ impl Broker {
     /// # Errors
     /// A listener cannot be opened, or the system is out of threads.
     pub fn start(config: Config) -> Result<BrokerHandle, StartError> {
+        Self::start_in(config, Box::new(Alone))
+    }
+
+    /// Starts a broker as a member of `cluster`.
+    pub(crate) fn start_in(config: Config, cluster: Box<dyn Cluster>) -> Result<BrokerHandle, StartError> {
         let workers = config.node.workers.get();
         let enabled: BTreeMap<&String, &Listener> =
             config.listeners.iter().filter(|(_, listener)| listener.enabled).collect();
@@ -87,7 +92,7 @@ impl Broker {
             router: Router::new(workers, config.mqtt.overlap, config.shared.strategy),
             registry: Registry::new(),
             retained: Box::new(MemoryRetained::new(&config.retained)),
-            cluster: Box::new(Alone),
+            cluster,
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             metrics: (0..workers).map(|_| Metrics::default()).collect(),
             sockets,
@@ -110,6 +115,12 @@ impl Broker {
 }
 
 impl BrokerHandle {
+    /// What its workers share.
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// The listeners by name, each with the address that it really has.
     #[must_use]
     pub fn listeners(&self) -> &[(String, SocketAddr)] {

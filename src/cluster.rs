@@ -85,3 +85,111 @@ impl Cluster for Alone {
 
     fn keep_will(&self, _: &ClientId, _: Option<&Arc<Message>>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        sync::mpsc::{Receiver, Sender, channel},
+        time::Duration,
+    };
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{Broker, BrokerHandle, config::Config, worker::Event};
+
+    /// A cluster that never answers at once: the test says when something is done.
+    #[derive(Debug)]
+    struct Slow {
+        asked: Mutex<Sender<Completion>>,
+        refuses: bool,
+    }
+
+    impl Cluster for Slow {
+        fn claim<'a>(&'a self, _: &'a ClientId) -> BoxFuture<'a, Result<(), ReasonCode>> {
+            let answer = if self.refuses { Err(ReasonCode::ServerUnavailable) } else { Ok(()) };
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                answer
+            })
+        }
+
+        fn release(&self, _: &ClientId) {}
+
+        fn announce(&self, _: &TopicFilter, _: RouteChange, done: Option<Completion>) -> Receipt {
+            self.later(done)
+        }
+
+        fn publish(&self, _: &Transit<'_>, done: Option<Completion>) -> Receipt {
+            self.later(done)
+        }
+
+        fn keep_will(&self, _: &ClientId, _: Option<&Arc<Message>>) {}
+    }
+
+    impl Slow {
+        fn later(&self, done: Option<Completion>) -> Receipt {
+            let Some(done) = done else { return Receipt::Done };
+            self.asked.lock().send(done).expect("the test waits for it");
+            Receipt::Later
+        }
+    }
+
+    fn start(refuses: bool) -> (BrokerHandle, Receiver<Completion>, TcpStream) {
+        let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s"].map(str::to_owned);
+        let config = Config::load(None, [], &set).expect("it is valid");
+        let (asked, asks) = channel();
+        let broker = Broker::start_in(config, Box::new(Slow { asked: Mutex::new(asked), refuses }))
+            .expect("it starts");
+        let client = TcpStream::connect(broker.listeners()[0].1).expect("it listens");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+        (broker, asks, client)
+    }
+
+    fn exchange<const N: usize>(client: &mut TcpStream, send: &[u8]) -> [u8; N] {
+        client.write_all(send).expect("it reads");
+        let mut answer = [0; N];
+        client.read_exact(&mut answer).expect("it answers");
+        answer
+    }
+
+    fn complete(broker: &BrokerHandle, asked: Completion) {
+        let worker = usize::from(asked.session.worker);
+        broker.node().mailboxes[worker].send(Event::Completed(asked, ReasonCode::Success));
+    }
+
+    const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
+    const PING: &[u8] = b"\xc0\x00";
+
+    #[test]
+    fn suback_waits_for_the_routes_and_puback_for_the_message() {
+        let (broker, asks, mut client) = start(false);
+        assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 0]);
+        // SUBSCRIBE to "t" and "u", then a ping: the answer to the ping comes first.
+        client.write_all(b"\x82\x0a\x00\x07\x00\x01t\x01\x00\x01u\x01").expect("it reads");
+        assert_eq!(exchange(&mut client, PING), [0xd0, 0]);
+        let routes = [asks.recv().expect("it asked"), asks.recv().expect("it asked twice")];
+        complete(&broker, routes[0]);
+        assert_eq!(exchange(&mut client, PING), [0xd0, 0]);
+        complete(&broker, routes[1]);
+        assert_eq!(exchange(&mut client, b""), [0x90, 4, 0, 7, 1, 1]);
+        // Two publishes, completed in the wrong order, are acknowledged in the right one.
+        let publishes = b"\x32\x05\x00\x01x\x00\x01\x32\x05\x00\x01x\x00\x02";
+        client.write_all(publishes).expect("it reads");
+        let (first, second) = (asks.recv().expect("it asked"), asks.recv().expect("it asked twice"));
+        complete(&broker, second);
+        assert_eq!(exchange(&mut client, PING), [0xd0, 0]);
+        complete(&broker, first);
+        assert_eq!(exchange(&mut client, b""), [0x40, 2, 0, 1, 0x40, 2, 0, 2]);
+        broker.stop(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_client_whose_claim_is_refused_is_told() {
+        let (broker, _asks, mut client) = start(true);
+        assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 3]);
+        broker.stop(Duration::from_secs(10));
+    }
+}

@@ -7,11 +7,12 @@ use flotilla_mqtt::{
     Message, QoS, ReasonCode, Transit,
     codec::{SendBuffer, forward_properties},
     packet::{Auth, Packet, PacketType},
-    session::{Cause, ClientId, Incoming, Request, Ticket},
+    session::{Authenticator, Cause, ClientId, Incoming, Request, Ticket},
 };
 
 use super::{Worker, connection::LinkRef};
 use crate::{
+    auth::Anonymous,
     cluster::{Awaited, Completion, Receipt},
     router::SessionRef,
 };
@@ -185,10 +186,20 @@ impl Worker {
         }
     }
 
+    /// A step of authentication on a connection that is open already (section 4.12.1).
     fn reauthenticate(&mut self, slot: u32, auth: &Auth<'_>) {
-        // No method is known to this broker, so no connection was authenticated by one and none can be again.
-        let _ = auth;
-        self.end_link(slot, Cause::Server(ReasonCode::BadAuthenticationMethod));
+        let mut authenticator = Anonymous { allowed: self.node.config.auth.anonymous };
+        let method = auth.properties.authentication_method.unwrap_or_default();
+        let step = authenticator.step(method, auth.properties.authentication_data);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(link) = entry.link.as_mut() else { return };
+        match step {
+            Ok(step) => {
+                entry.session.handle_authenticated(&step, &mut link.out);
+                self.mark_dirty(slot);
+            }
+            Err(reason) => self.end_link(slot, Cause::Server(reason)),
+        }
     }
 
     pub(super) fn session_ref(&self, slot: u32) -> SessionRef {
