@@ -74,12 +74,7 @@ impl Worker {
             if link.waker.is_none() {
                 link.waker = Some(cx.waker().clone());
             }
-            if link.blocked_since.is_some() {
-                match link.stream.poll_write_ready(cx) {
-                    Poll::Ready(_) => self.flush(at.slot),
-                    Poll::Pending => {}
-                }
-            }
+            self.write_on(at, cx);
             if self.must_pause(at, cx) {
                 return Poll::Pending;
             }
@@ -98,6 +93,17 @@ impl Worker {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Writes what the socket did not take before, until it takes no more. Only a `Pending` of the socket makes it wake
+    /// the task: one that took a part must be asked again.
+    fn write_on(&mut self, at: LinkRef, cx: &mut Context<'_>) {
+        while let Some(link) = self.link(at)
+            && link.blocked_since.is_some()
+            && link.stream.poll_write_ready(cx).is_ready()
+        {
+            self.flush(at.slot);
+        }
     }
 
     /// The connection, unless it is over.

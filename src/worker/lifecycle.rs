@@ -10,6 +10,7 @@ use flotilla_mqtt::{
 };
 use tokio::{
     net::TcpStream,
+    task::yield_now,
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -19,7 +20,7 @@ use super::{
     link::{Farewell, Link},
     mailbox::Adoption,
     sessions::Entry,
-    timers::{Reminder, TICK, tick_of},
+    timers::{Reminder, TICK},
 };
 use crate::{registry::Home, router::SessionRef, sys::ClientEvent};
 
@@ -41,6 +42,8 @@ enum Place {
 
 /// How often a connection is handed on before it is refused: each time its session had just ended or moved.
 const HOPS_MAX: u8 = 8;
+/// Sessions whose deadlines are looked at before others get their turn.
+const DEADLINES_PER_TURN: usize = 1_024;
 
 impl Worker {
     /// Gives a connection its session, or hands it to the worker that has the session.
@@ -223,9 +226,7 @@ impl Worker {
         let Some(at) = self.next_deadline(slot) else { return };
         let epoch = self.sessions.epoch(slot);
         let Some(entry) = self.sessions.entry(slot) else { return };
-        if tick_of(at) < entry.reminded_at {
-            entry.reminded_at = self.timers.remind(at, Reminder { slot, epoch });
-        }
+        self.timers.remind(at, Reminder { slot, epoch }, &mut entry.next_reminder);
     }
 
     fn next_deadline(&mut self, slot: u32) -> Option<Timestamp> {
@@ -240,12 +241,15 @@ impl Worker {
         [entry.session.next_deadline(), packet, write].into_iter().flatten().min()
     }
 
+    /// Looks at some of the sessions in `due`, and takes them out of it.
     fn check_deadlines(&mut self, due: &mut Vec<Reminder>) {
-        for Reminder { slot, epoch } in due.drain(..) {
+        let rest = due.len().saturating_sub(DEADLINES_PER_TURN);
+        for Reminder { slot, epoch } in due.drain(rest..) {
             let Some(entry) = self.sessions.entry_of(slot, epoch) else { continue };
-            entry.reminded_at = u64::MAX;
-            self.check_deadline(slot);
-            self.remind(slot);
+            if self.timers.is_next(&mut entry.next_reminder) {
+                self.check_deadline(slot);
+                self.remind(slot);
+            }
         }
     }
 
@@ -318,11 +322,15 @@ pub(super) async fn watch_deadlines(cell: Rc<WorkerCell>) {
         cell.with(|worker| {
             let now = worker.now;
             worker.timers.advance(now, &mut due);
-            worker.check_deadlines(&mut due);
             if worker.id == 0 {
                 worker.node.retained.expire(now);
             }
         });
+        while !due.is_empty() {
+            cell.with(|worker| worker.check_deadlines(&mut due));
+            // A million sessions that expire together must not hold up the others.
+            yield_now().await;
+        }
     }
 }
 

@@ -38,7 +38,13 @@ use flotilla_mqtt::{ReasonCode, Timestamp};
 use tokio::task::LocalSet;
 
 use self::{mailbox::Batch, sessions::Sessions, timers::Wheel};
-use crate::{listener::Acceptor, metrics::Metrics, node::Node, router::MatchCache, sys};
+use crate::{
+    listener::Acceptor,
+    metrics::Metrics,
+    node::Node,
+    router::{MatchCache, SessionRef},
+    sys,
+};
 
 /// A worker as its tasks hold it.
 #[derive(Debug)]
@@ -66,6 +72,10 @@ pub(crate) struct Worker {
     outbound: Box<[Batch]>,
     /// Sessions whose send buffer has something new.
     dirty: Vec<u32>,
+    /// Sessions that wait for their turn to get more retained messages.
+    replaying: VecDeque<SessionRef>,
+    /// Wakes the task that gives it to them.
+    replayer: Option<Waker>,
     flusher: Option<Waker>,
     /// Connections that do not read because another worker is congested.
     throttled: Vec<Waker>,
@@ -100,6 +110,7 @@ pub(crate) fn run(node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> std::io
         }
         tokio::task::spawn_local(flush::flush_each_turn(Rc::clone(&cell)));
         tokio::task::spawn_local(link::see_off(Rc::clone(&cell)));
+        tokio::task::spawn_local(subscribe::replay_in_turns(Rc::clone(&cell)));
         tokio::task::spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
         if id == 0 {
             tokio::task::spawn_local(sys::publish_regularly(Rc::clone(&cell)));
@@ -122,6 +133,8 @@ impl Worker {
             events: VecDeque::new(),
             outbound: (0..workers).map(|_| Batch::default()).collect(),
             dirty: Vec::new(),
+            replaying: VecDeque::new(),
+            replayer: None,
             flusher: None,
             throttled: Vec::new(),
             spare: flush::SparePool::default(),
