@@ -48,7 +48,7 @@ impl<'s> Publisher<'s> {
             name: format!("p{}-{number}", storm.round),
             random,
             version,
-            persistent: number % 2 == 0,
+            persistent: number.is_multiple_of(2),
             client: None,
             had_session: false,
             pending: VecDeque::new(),
