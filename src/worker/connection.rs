@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -51,10 +52,15 @@ impl Future for ConnectionTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Opening(cell, opening) = &mut *self {
-            match opening.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Ready(Some(link)) => {
+            // A panic is counted with the others, and ends this task.
+            match catch_unwind(AssertUnwindSafe(|| opening.as_mut().poll(cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(None)) => return Poll::Ready(()),
+                Err(_) => {
+                    cell.with(|worker| worker.note_panic());
+                    return Poll::Ready(());
+                }
+                Ok(Poll::Ready(Some(link))) => {
                     let cell = Rc::clone(cell);
                     *self = Self::Open(cell, link);
                 }
@@ -62,7 +68,9 @@ impl Future for ConnectionTask {
         }
         let Self::Open(cell, link) = &*self else { return Poll::Ready(()) };
         let mut scratch = cell.scratch.borrow_mut();
-        cell.with(|worker| worker.poll_link(*link, cx, &mut scratch))
+        let polled =
+            cell.with(|worker| worker.guard(link.slot, |worker| worker.poll_link(*link, cx, &mut scratch)));
+        polled.unwrap_or(Poll::Ready(()))
     }
 }
 

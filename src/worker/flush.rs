@@ -1,6 +1,6 @@
 //! Writing to the sockets, and handing over to the other workers, once per turn of the loop.
 
-use std::{convert::Infallible, future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use flotilla_mqtt::session::Cause;
 
@@ -38,7 +38,7 @@ impl SparePool {
 }
 
 /// The flusher. It is woken by the first message of a turn and so runs after every connection that was ready before.
-pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) -> Infallible {
+pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
     poll_fn(|cx| {
         let mut worker = cell.worker.borrow_mut();
         worker.tick();
@@ -49,9 +49,9 @@ pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) -> Infallible {
             // Queues moved on, or a will was published, while buffers were written: let others read in between.
             cx.waker().wake_by_ref();
         }
-        Poll::Pending
+        Poll::<()>::Pending
     })
-    .await
+    .await;
 }
 
 impl Worker {
@@ -76,7 +76,7 @@ impl Worker {
         self.hand_over();
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            self.flush(slot);
+            self.guard(slot, |worker| worker.flush(slot));
         }
         if self.dirty.is_empty() {
             self.dirty = dirty; // keeps its storage

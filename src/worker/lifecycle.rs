@@ -149,7 +149,7 @@ impl Worker {
         self.remind(slot);
         let link = LinkRef { slot, link: id };
         // What the client sent behind its CONNECT is handled after the CONNACK.
-        self.receive(link, &rest);
+        self.guard(slot, |worker| worker.receive(link, &rest));
         self.replay(slot);
         link
     }
@@ -247,7 +247,7 @@ impl Worker {
         for Reminder { slot, epoch } in due.drain(rest..) {
             let Some(entry) = self.sessions.entry_of(slot, epoch) else { continue };
             if self.timers.is_next(&mut entry.next_reminder) {
-                self.check_deadline(slot);
+                self.guard(slot, |worker| worker.check_deadline(slot));
                 self.remind(slot);
             }
         }

@@ -1,6 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
-use std::{collections::HashSet, convert::Infallible, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
+use std::{collections::HashSet, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
 use flotilla_mqtt::{
     Message, PacketId, ReasonCode, SubscriptionIds, Transit,
@@ -36,7 +36,7 @@ const REPLAYS_MAX: usize = 100_000;
 const PAGES_PER_TURN: usize = 4;
 
 /// Looks up and sends retained messages, a few pages at a time.
-pub(super) async fn replay_in_turns(cell: Rc<WorkerCell>) -> Infallible {
+pub(super) async fn replay_in_turns(cell: Rc<WorkerCell>) {
     loop {
         poll_fn(|cx| {
             let mut worker = cell.worker.borrow_mut();
@@ -175,7 +175,7 @@ impl Worker {
             let Some(entry) = self.sessions.entry_of(slot, epoch) else { continue };
             let Some(unfinished) = entry.unfinished.as_mut() else { continue };
             unfinished.is_replaying = false;
-            if self.replay_page(slot) {
+            if self.guard(slot, |worker| worker.replay_page(slot)) == Some(true) {
                 self.replay(slot);
             }
         }
