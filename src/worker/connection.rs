@@ -174,6 +174,10 @@ impl Worker {
         }
         let rest = self.handle_bytes(at, bytes, None);
         self.keep_partial(at, rest);
+        if self.link(at).is_some_and(|link| link.out.has_storage()) {
+            // Also when nothing was written: the flusher takes the storage back, for an idle connection owns no buffer.
+            self.mark_dirty(at.slot);
+        }
     }
 
     /// Handles the whole packets at the start of `bytes`; returns what is left.
