@@ -177,6 +177,11 @@ impl Batch {
         }
     }
 
+    /// Bytes that it can take without more memory.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Empties it for reuse.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
