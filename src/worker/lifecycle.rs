@@ -49,6 +49,7 @@ impl Worker {
     /// Gives a connection its session, or hands it to the worker that has the session.
     pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
         if self.stopping.is_some() {
+            self.node.sockets[usize::from(arrival.peer.listener)].leave();
             return None;
         }
         match self.find_session(&arrival.accepted) {
@@ -191,11 +192,13 @@ impl Worker {
 
     /// Does what follows from the end of a connection, a delay or a session.
     pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
+        let publisher = self.session_ref(slot);
         if ending.ended {
             self.remove_session(slot);
         }
         if let Some(will) = ending.will {
-            self.publish_own(&will);
+            // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
+            self.publish_will(&will, publisher);
         }
     }
 
