@@ -194,6 +194,8 @@ impl Worker {
                 }
             }
         }
+        // Whoever only publishes at QoS 0 is answered nothing and never flushed.
+        self.take_back_storage(at.slot);
         bytes
     }
 

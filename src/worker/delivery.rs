@@ -168,9 +168,13 @@ impl Worker {
                 self.metrics().publish_sent(message.qos.min(options.qos), message.payload.len());
             }
             Delivered::Queued { displaced } => {
+                self.take_back_storage(to.slot);
                 self.metrics().delivery_dropped_queue_full.add(displaced.into());
             }
-            Delivered::Dropped(reason) => self.count_drop(reason, 1),
+            Delivered::Dropped(reason) => {
+                self.take_back_storage(to.slot);
+                self.count_drop(reason, 1);
+            }
         }
         Some(delivered)
     }

@@ -18,12 +18,13 @@ impl SparePool {
     const BATCHES: usize = 16;
     /// Larger storage is given back to the allocator.
     const CAPACITY_MAX: usize = 32 << 10;
+    const BATCH_CAPACITY_MAX: usize = 1 << 20;
 
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.buffers.pop().unwrap_or_default()
     }
 
-    fn give(&mut self, buffer: Vec<u8>) {
+    pub(super) fn give(&mut self, buffer: Vec<u8>) {
         if self.buffers.len() < Self::BUFFERS && (1..=Self::CAPACITY_MAX).contains(&buffer.capacity()) {
             self.buffers.push(buffer);
         }
@@ -31,7 +32,7 @@ impl SparePool {
 
     pub(super) fn give_batch(&mut self, mut batch: Batch) {
         batch.clear();
-        if self.batches.len() < Self::BATCHES {
+        if self.batches.len() < Self::BATCHES && batch.capacity() <= Self::BATCH_CAPACITY_MAX {
             self.batches.push(batch);
         }
     }
@@ -128,6 +129,15 @@ impl Worker {
         metrics.tally(&tally);
         if written > 0 {
             self.go_on_sending(slot);
+        }
+    }
+
+    /// Takes back the storage that was lent to a connection which had nothing to write into it.
+    pub(super) fn take_back_storage(&mut self, slot: u32) {
+        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        if link.out.is_empty() && link.out.has_storage() {
+            let storage = link.out.take_storage();
+            self.spare.give(storage);
         }
     }
 

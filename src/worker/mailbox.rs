@@ -178,6 +178,11 @@ impl Batch {
         self.items.clear();
     }
 
+    /// Bytes that it can hold without growing.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity() + self.items.capacity() * size_of::<Item>()
+    }
+
     /// What it counts against the bound of a mailbox.
     fn cost(&self) -> usize {
         let shared: usize =

@@ -54,7 +54,7 @@ pub(crate) struct WorkerCell {
     worker: RefCell<Worker>,
     /// What sockets are read into.
     scratch: RefCell<Box<[u8]>>,
-    /// Connections that have not sent their CONNECT, or that are being closed.
+    /// Connections that are being seen off.
     in_passing: Cell<usize>,
 }
 
