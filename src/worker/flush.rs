@@ -74,19 +74,24 @@ impl Worker {
 
     fn flush_all(&mut self) {
         // First to the other workers: who sees an acknowledgement may rely on it that they have the message.
-        for worker in 0..self.outbound.len() {
-            if !self.outbound[worker].is_empty() {
-                let fresh = self.spare.batches.pop().unwrap_or_default();
-                let batch = std::mem::replace(&mut self.outbound[worker], fresh);
-                self.node.mailboxes[worker].send(Event::Batch(batch));
-            }
-        }
+        self.hand_over();
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             self.guard(slot, |worker| worker.flush(slot));
         }
         if self.dirty.is_empty() {
             self.dirty = dirty; // keeps its storage
+        }
+    }
+
+    /// Hands the other workers the messages for them.
+    pub(super) fn hand_over(&mut self) {
+        for worker in 0..self.outbound.len() {
+            if !self.outbound[worker].is_empty() {
+                let fresh = self.spare.batches.pop().unwrap_or_default();
+                let batch = std::mem::replace(&mut self.outbound[worker], fresh);
+                self.node.mailboxes[worker].send(Event::Batch(batch));
+            }
         }
     }
 

@@ -82,6 +82,7 @@ impl Worker {
                     self.sessions.insert(Entry::new(session));
                     self.metrics().sessions.increment();
                     self.metrics().session_created.increment();
+                    self.catch_up();
                     return Place::Here { slot, is_new: true };
                 }
             };
@@ -193,30 +194,34 @@ impl Worker {
     /// Does what follows from the end of a connection, a delay or a session.
     pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
         let publisher = self.session_ref(slot);
-        if ending.ended {
-            self.remove_session(slot);
-        }
+        let removed = if ending.ended { self.remove_session(slot) } else { None };
         if let Some(will) = ending.will {
             // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
             self.publish_will(&will, publisher);
         }
+        if let Some((client_id, session)) = removed {
+            // Only when everything of the old session is on its way may the client begin a new one on another worker,
+            // so that nothing it sends there comes before this (see `catch_up`) [MQTT-4.6.0-6].
+            self.hand_over();
+            self.node.registry.remove(&client_id, session);
+            self.node.cluster.release(&client_id);
+        }
     }
 
-    /// Forgets a session that has ended.
-    fn remove_session(&mut self, slot: u32) {
+    /// Forgets a session that has ended; its client identifier remains taken.
+    fn remove_session(&mut self, slot: u32) -> Option<(ClientId, SessionRef)> {
         let here = self.session_ref(slot);
-        let Some(mut entry) = self.sessions.remove(slot) else { return };
+        let mut entry = self.sessions.remove(slot)?;
         let client_id: ClientId = entry.session.client_id().clone();
         let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
         for subscription in &subscriptions {
             self.withdraw(here, subscription);
         }
-        self.node.registry.remove(&client_id, here);
-        self.node.cluster.release(&client_id);
         let orphans = entry.session.take_shared(None);
         self.redispatch(here, orphans);
         self.metrics().sessions.decrement();
         self.metrics().session_terminated.increment();
+        Some((client_id, here))
     }
 
     /// Makes sure that the session is looked at when its next deadline comes.
@@ -284,6 +289,22 @@ impl Worker {
         }
     }
 
+    /// Delivers what other workers have handed over so far: a client that begins a session here may have published on one
+    /// of them a moment ago, and that must not be overtaken by what it publishes here.
+    fn catch_up(&mut self) {
+        self.take_events();
+        for event in std::mem::take(&mut self.events) {
+            match event {
+                Event::Batch(batch) => self.deliver_batch(batch),
+                other => self.events.push_back(other),
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        self.node.mailboxes[usize::from(self.id)].take(&mut self.events);
+    }
+
     /// Closes every connection; new ones are refused from here on.
     fn stop(&mut self, reason: ReasonCode) {
         self.stopping = Some(reason);
@@ -320,10 +341,10 @@ pub(super) async fn watch_deadlines(cell: Rc<WorkerCell>) {
 pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
     let node = cell.with(|worker| Arc::clone(&worker.node));
     let id = cell.with(|worker| worker.id);
-    let mut events = Vec::new();
     loop {
-        node.mailboxes[usize::from(id)].take(&mut events).await;
-        for event in events.drain(..) {
+        node.mailboxes[usize::from(id)].wait().await;
+        cell.with(Worker::take_events);
+        while let Some(event) = cell.with(|worker| worker.events.pop_front()) {
             match event {
                 Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
                 Event::Completed(completion, reason) => {

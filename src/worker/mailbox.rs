@@ -1,8 +1,11 @@
 //! What workers hand to each other.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -19,7 +22,7 @@ use crate::{
 /// What other threads want of a worker. Bounded by those who put in: see [`Mailbox::is_congested`].
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
-    events: Mutex<Vec<Event>>,
+    events: Mutex<VecDeque<Event>>,
     bytes: AtomicUsize,
     notify: Notify,
 }
@@ -95,7 +98,7 @@ impl Mailbox {
         if let Event::Batch(batch) = &event {
             self.bytes.fetch_add(batch.cost(), Ordering::Relaxed);
         }
-        self.events.lock().push(event);
+        self.events.lock().push_back(event);
         self.notify.notify_one();
     }
 
@@ -104,15 +107,17 @@ impl Mailbox {
         self.bytes.load(Ordering::Relaxed) > CONGESTED
     }
 
-    /// Waits until there is something, and takes all of it.
-    pub(super) async fn take(&self, events: &mut Vec<Event>) {
-        loop {
-            std::mem::swap(&mut *self.events.lock(), events);
-            if !events.is_empty() {
-                return;
-            }
-            self.notify.notified().await;
-        }
+    /// Waits until something may have come. One task waits.
+    ///
+    /// # Cancel safety
+    /// Nothing is taken.
+    pub(super) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Appends everything that has come to `events`, oldest first.
+    pub(super) fn take(&self, events: &mut VecDeque<Event>) {
+        events.append(&mut self.events.lock());
     }
 
     /// Notes that a batch has been delivered; returns whether that ended a congestion.

@@ -68,6 +68,8 @@ pub(crate) struct Worker {
     sessions: Sessions,
     timers: Wheel,
     cache: MatchCache,
+    /// What other threads want, taken from the mailbox and not handled yet.
+    events: VecDeque<Event>,
     /// Messages for the other workers, by worker.
     outbound: Box<[Batch]>,
     /// Sessions whose send buffer has something new.
@@ -134,6 +136,7 @@ impl Worker {
             sessions: Sessions::default(),
             timers: Wheel::new(now),
             cache: MatchCache::default(),
+            events: VecDeque::new(),
             outbound: (0..workers).map(|_| Batch::default()).collect(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),

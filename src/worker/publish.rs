@@ -38,7 +38,7 @@ impl Worker {
             Ok(request) => request,
             Err(error) => {
                 let reason = error.reason();
-                tracing::info!(peer = %link.peer.addr, client_id = ?publisher, %error, ?reason, "closing connection");
+                tracing::info!(peer = %link.peer.addr, client_id = ?publisher.as_str(), %error, ?reason, "closing connection");
                 self.metrics().client_errors.increment();
                 return self.end_link(at.slot, Cause::Server(reason));
             }

@@ -1,0 +1,49 @@
+//! What is left in the broker when everybody is gone: nothing.
+
+use std::{collections::HashMap, time::Instant};
+
+use crate::harness::{Broker, DEADLINE, Version};
+
+/// Looks at the broker between rounds.
+pub(super) struct Observer {
+    /// Resident memory after each round, where the system tells it.
+    memory: Vec<usize>,
+}
+
+/// How much more memory the process may have at the end than after the second round: what the allocator has not given
+/// back, and tables that have grown with chance.
+const GROWTH_MAX: usize = 24 << 20;
+
+impl Observer {
+    pub(super) fn new() -> Self {
+        Self { memory: Vec::new() }
+    }
+
+    /// Waits until `$SYS` counts the observer and nobody else.
+    pub(super) fn expect_quiet(&mut self, broker: &Broker) {
+        let mut client = broker.client(Version::V5, "observer");
+        client.subscribe("$SYS/brokers/+/stats/+/count", 0);
+        let mut stats: HashMap<String, String> = HashMap::new();
+        let deadline = Instant::now() + DEADLINE;
+        let is_quiet = |stats: &HashMap<String, String>| {
+            ["connections", "sessions", "subscriptions"].iter().all(|name| {
+                let topic = format!("$SYS/brokers/{}/stats/{name}/count", broker.node());
+                stats.get(&topic).is_some_and(|value| value == "1")
+            })
+        };
+        while !is_quiet(&stats) {
+            let seen = client.expect_any_publish();
+            let value = String::from_utf8(seen.payload).expect("$SYS is text");
+            stats.insert(seen.topic, value);
+            assert!(Instant::now() < deadline, "somebody is still there: {stats:?}");
+        }
+        client.vanish();
+        self.memory.extend(broker.resident_memory());
+        eprintln!("chaos: memory by round: {:?} KiB", self.memory.last().map(|bytes| bytes >> 10));
+    }
+
+    pub(super) fn assert_memory_is_bounded(&self) {
+        let [_, second, .., last] = self.memory[..] else { return };
+        assert!(last < second + GROWTH_MAX, "the memory grows from round to round: {:?}", self.memory);
+    }
+}
