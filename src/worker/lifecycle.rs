@@ -89,7 +89,11 @@ impl Worker {
             if home.worker != self.id {
                 return Place::Worker(home.worker);
             }
-            let entry = self.sessions.entry(home.slot).expect("the registry knows sessions that exist");
+            let Some(entry) = self.sessions.entry_of(home.slot, home.epoch) else {
+                // Only a panic between the end of the session and that of its name leaves this behind.
+                self.node.registry.remove(&accepted.client_id, home);
+                continue;
+            };
             if entry.link.is_some() {
                 self.metrics().session_takenover.increment();
                 self.end_link(home.slot, Cause::Server(ReasonCode::SessionTakenOver));
