@@ -103,6 +103,7 @@ impl Worker {
         link.is_dirty = false;
         let tally = link.out.take_tally();
         let was_blocked = link.blocked_since.is_some();
+        let was_full = link.out.len() >= output_max;
         let written = match link.write() {
             Ok(written) => written,
             Err(error) => {
@@ -111,7 +112,7 @@ impl Worker {
                 return;
             }
         };
-        if link.is_paused && link.out.len() < output_max {
+        if was_full && link.out.len() < output_max {
             // It may have stopped reading because its client did not.
             link.wake();
         }

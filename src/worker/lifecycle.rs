@@ -139,6 +139,7 @@ impl Worker {
             blocked_since: None,
             is_dirty: false,
             is_paused: false,
+            is_throttled: false,
             waker: None,
         }));
         entry.update_load();
@@ -354,11 +355,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 Event::Completed(completion, reason) => {
                     cell.with(|worker| worker.complete(completion, reason));
                 }
-                Event::Decongested => cell.with(|worker| {
-                    for waker in worker.throttled.drain(..) {
-                        waker.wake();
-                    }
-                }),
+                Event::Decongested => cell.with(Worker::end_congestion),
                 Event::Adopt(adoption) => adopt(cell, *adoption),
                 Event::Accepted(stream, peer) => match TcpStream::from_std(stream) {
                     Ok(stream) => super::opening::spawn(cell, stream, peer),

@@ -40,6 +40,8 @@ pub(super) struct Link {
     pub(super) is_dirty: bool,
     /// Whether it does not read for a reason of ours; how long the client takes is not counted then.
     pub(super) is_paused: bool,
+    /// Whether it is on the list of those that wait for another worker.
+    pub(super) is_throttled: bool,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
 }

@@ -39,7 +39,7 @@ use std::{
 use flotilla_mqtt::{ReasonCode, Timestamp};
 use tokio::task::{JoinSet, LocalSet};
 
-use self::{mailbox::Batch, sessions::Sessions, timers::Wheel};
+use self::{connection::LinkRef, mailbox::Batch, sessions::Sessions, timers::Wheel};
 use crate::{
     listener::Acceptor,
     metrics::Metrics,
@@ -80,7 +80,7 @@ pub(crate) struct Worker {
     replayer: Option<Waker>,
     flusher: Option<Waker>,
     /// Connections that do not read because another worker is congested.
-    throttled: Vec<Waker>,
+    throttled: Vec<LinkRef>,
     /// Storage for send buffers.
     spare: flush::SparePool,
     /// Where forwarded properties are put together.
