@@ -83,7 +83,7 @@ impl Worker {
                 link.waker = Some(cx.waker().clone());
             }
             self.write_on(at, cx);
-            if self.must_pause(at, cx) {
+            if self.must_pause(at) {
                 return Poll::Pending;
             }
             let Some(link) = self.link(at) else { return Poll::Ready(()) };
@@ -120,7 +120,7 @@ impl Worker {
     }
 
     /// Whether a connection must not be read now. What ends the reason wakes its task.
-    fn must_pause(&mut self, at: LinkRef, cx: &Context<'_>) -> bool {
+    fn must_pause(&mut self, at: LinkRef) -> bool {
         let now = self.now;
         let output_max = self.node.limits.output_buffer_max;
         let is_congested = self.node.mailboxes.iter().any(super::Mailbox::is_congested);
@@ -136,10 +136,21 @@ impl Worker {
             partial.since = now;
         }
         link.is_paused = pause;
-        if is_congested {
-            self.throttled.push(cx.waker().clone());
+        if is_congested && !link.is_throttled {
+            link.is_throttled = true;
+            self.throttled.push(at);
         }
         pause
+    }
+
+    /// Lets those read again who waited for another worker.
+    pub(super) fn end_congestion(&mut self) {
+        for at in std::mem::take(&mut self.throttled) {
+            if let Some(link) = self.link(at) {
+                link.is_throttled = false;
+                link.wake();
+            }
+        }
     }
 
     /// Handles bytes from a client.
@@ -174,10 +185,6 @@ impl Worker {
         }
         let rest = self.handle_bytes(at, bytes, None);
         self.keep_partial(at, rest);
-        if self.link(at).is_some_and(|link| link.out.has_storage()) {
-            // Also when nothing was written: the flusher takes the storage back, for an idle connection owns no buffer.
-            self.mark_dirty(at.slot);
-        }
     }
 
     /// Handles the whole packets at the start of `bytes`; returns what is left.
@@ -198,6 +205,8 @@ impl Worker {
                 }
             }
         }
+        // Whoever only publishes at QoS 0 is answered nothing and never flushed.
+        self.take_back_storage(at.slot);
         bytes
     }
 

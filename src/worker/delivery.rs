@@ -162,18 +162,19 @@ impl Worker {
             None => entry.session.deliver(now, message, options, &mut SendBuffer::new()),
         };
         entry.update_load();
-        if entry.link.as_ref().is_some_and(|link| link.out.has_storage()) {
-            // Also when nothing was written: the flusher takes the storage back.
-            self.mark_dirty(to.slot);
-        }
         match delivered {
             Delivered::Sent => {
+                self.mark_dirty(to.slot);
                 self.metrics().publish_sent(message.qos.min(options.qos), message.payload.len());
             }
             Delivered::Queued { displaced } => {
+                self.take_back_storage(to.slot);
                 self.metrics().delivery_dropped_queue_full.add(displaced.into());
             }
-            Delivered::Dropped(reason) => self.count_drop(reason, 1),
+            Delivered::Dropped(reason) => {
+                self.take_back_storage(to.slot);
+                self.count_drop(reason, 1);
+            }
         }
         Some(delivered)
     }

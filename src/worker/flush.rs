@@ -28,7 +28,7 @@ impl SparePool {
         buffer
     }
 
-    fn give(&mut self, buffer: Vec<u8>) {
+    pub(super) fn give(&mut self, buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         if (1..=Self::BUFFER_MAX).contains(&capacity) && self.buffer_bytes + capacity <= Self::BUFFER_BYTES {
             self.buffer_bytes += capacity;
@@ -109,6 +109,7 @@ impl Worker {
         link.is_dirty = false;
         let tally = link.out.take_tally();
         let was_blocked = link.blocked_since.is_some();
+        let was_full = link.out.len() >= output_max;
         let written = match link.write() {
             Ok(written) => written,
             Err(error) => {
@@ -117,7 +118,7 @@ impl Worker {
                 return;
             }
         };
-        if link.is_paused && link.out.len() < output_max {
+        if was_full && link.out.len() < output_max {
             // It may have stopped reading because its client did not.
             link.wake();
         }
@@ -140,6 +141,15 @@ impl Worker {
         metrics.tally(&tally);
         if written > 0 {
             self.go_on_sending(slot);
+        }
+    }
+
+    /// Takes back the storage that was lent to a connection which had nothing to write into it.
+    pub(super) fn take_back_storage(&mut self, slot: u32) {
+        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        if link.out.is_empty() && link.out.has_storage() {
+            let storage = link.out.take_storage();
+            self.spare.give(storage);
         }
     }
 

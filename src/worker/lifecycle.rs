@@ -49,6 +49,7 @@ impl Worker {
     /// Gives a connection its session, or hands it to the worker that has the session.
     pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
         if self.stopping.is_some() {
+            self.node.sockets[usize::from(arrival.peer.listener)].leave();
             return None;
         }
         match self.find_session(&arrival.accepted) {
@@ -88,7 +89,11 @@ impl Worker {
             if home.worker != self.id {
                 return Place::Worker(home.worker);
             }
-            let entry = self.sessions.entry(home.slot).expect("the registry knows sessions that exist");
+            let Some(entry) = self.sessions.entry_of(home.slot, home.epoch) else {
+                // Only a panic between the end of the session and that of its name leaves this behind.
+                self.node.registry.remove(&accepted.client_id, home);
+                continue;
+            };
             if entry.link.is_some() {
                 self.metrics().session_takenover.increment();
                 self.end_link(home.slot, Cause::Server(ReasonCode::SessionTakenOver));
@@ -134,6 +139,7 @@ impl Worker {
             blocked_since: None,
             is_dirty: false,
             is_paused: false,
+            is_throttled: false,
             waker: None,
         }));
         entry.update_load();
@@ -192,9 +198,11 @@ impl Worker {
 
     /// Does what follows from the end of a connection, a delay or a session.
     pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
+        let publisher = self.session_ref(slot);
         let removed = if ending.ended { self.remove_session(slot) } else { None };
         if let Some(will) = ending.will {
-            self.publish_own(&will);
+            // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
+            self.publish_will(&will, publisher);
         }
         if let Some((client_id, session)) = removed {
             // Only when everything of the old session is on its way may the client begin a new one on another worker,
@@ -347,11 +355,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 Event::Completed(completion, reason) => {
                     cell.with(|worker| worker.complete(completion, reason));
                 }
-                Event::Decongested => cell.with(|worker| {
-                    for waker in worker.throttled.drain(..) {
-                        waker.wake();
-                    }
-                }),
+                Event::Decongested => cell.with(Worker::end_congestion),
                 Event::Adopt(adoption) => adopt(cell, *adoption),
                 Event::Accepted(stream, peer) => match TcpStream::from_std(stream) {
                     Ok(stream) => super::opening::spawn(cell, stream, peer),

@@ -39,7 +39,7 @@ use std::{
 use flotilla_mqtt::{ReasonCode, Timestamp};
 use tokio::task::{JoinSet, LocalSet};
 
-use self::{mailbox::Batch, sessions::Sessions, timers::Wheel};
+use self::{connection::LinkRef, mailbox::Batch, sessions::Sessions, timers::Wheel};
 use crate::{
     listener::Acceptor,
     metrics::Metrics,
@@ -54,7 +54,7 @@ pub(crate) struct WorkerCell {
     worker: RefCell<Worker>,
     /// What sockets are read into.
     scratch: RefCell<Box<[u8]>>,
-    /// Connections that have not sent their CONNECT, or that are being closed.
+    /// Connections that are being seen off.
     in_passing: Cell<usize>,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Worker {
     replayer: Option<Waker>,
     flusher: Option<Waker>,
     /// Connections that do not read because another worker is congested.
-    throttled: Vec<Waker>,
+    throttled: Vec<LinkRef>,
     /// Storage for send buffers.
     spare: flush::SparePool,
     /// Where forwarded properties are put together.

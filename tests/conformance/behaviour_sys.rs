@@ -221,3 +221,12 @@ fn nobody_publishes_to_sys() {
         }
     }
 }
+
+#[test]
+fn accepted_sockets_are_counted() {
+    let Some(broker) = Broker::with(&[("sys.interval", "1s")]) else { return };
+    let mut watcher = broker.client(Version::V5, "watcher");
+    let topic = format!("$SYS/brokers/{}/metrics/sockets/accepted", broker.node());
+    watcher.subscribe(&topic, 0);
+    wait_for(&mut watcher, &topic, |accepted| accepted != "0");
+}
