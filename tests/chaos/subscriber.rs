@@ -29,7 +29,7 @@ pub(super) fn run(storm: &Storm<'_>, number: usize, mut random: Random) -> Outco
         2 => format!("{zone}/#"),
         _ => format!("+/{round}/{}", random.below(super::PUBLISHERS)),
     };
-    let qos = if number / 4 % 2 == 0 { 1 } else { 2 };
+    let qos = if (number / 4).is_multiple_of(2) { 1 } else { 2 };
     let mut receiver = Receiver::new(storm, format!("s{round}-{number}"), random);
     receiver.ensure_connected();
     while number % 3 == 2 && !storm.is_late() {
