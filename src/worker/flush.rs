@@ -6,33 +6,39 @@ use flotilla_mqtt::session::Cause;
 
 use super::{Event, Worker, WorkerCell, mailbox::Batch};
 
-/// Storage of send buffers that have been written, for the next ones.
+/// Storage of send buffers and batches that have been written, for the next ones; a few MiB at most.
 #[derive(Debug, Default)]
 pub(super) struct SparePool {
     buffers: Vec<Vec<u8>>,
+    /// The capacity of all of them.
+    buffer_bytes: usize,
     batches: Vec<Batch>,
 }
 
 impl SparePool {
-    const BUFFERS: usize = 1_024;
-    const BATCHES: usize = 16;
     /// Larger storage is given back to the allocator.
-    const CAPACITY_MAX: usize = 32 << 10;
-    const BATCH_CAPACITY_MAX: usize = 1 << 20;
+    const BUFFER_MAX: usize = 32 << 10;
+    const BUFFER_BYTES: usize = 4 << 20;
+    const BATCH_MAX: usize = 256 << 10;
+    const BATCHES: usize = 16;
 
     pub(super) fn take(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.buffer_bytes -= buffer.capacity();
+        buffer
     }
 
     pub(super) fn give(&mut self, buffer: Vec<u8>) {
-        if self.buffers.len() < Self::BUFFERS && (1..=Self::CAPACITY_MAX).contains(&buffer.capacity()) {
+        let capacity = buffer.capacity();
+        if (1..=Self::BUFFER_MAX).contains(&capacity) && self.buffer_bytes + capacity <= Self::BUFFER_BYTES {
+            self.buffer_bytes += capacity;
             self.buffers.push(buffer);
         }
     }
 
     pub(super) fn give_batch(&mut self, mut batch: Batch) {
         batch.clear();
-        if self.batches.len() < Self::BATCHES && batch.capacity() <= Self::BATCH_CAPACITY_MAX {
+        if self.batches.len() < Self::BATCHES && batch.capacity() <= Self::BATCH_MAX {
             self.batches.push(batch);
         }
     }

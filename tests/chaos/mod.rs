@@ -41,6 +41,8 @@ use crate::harness::{Broker, DEADLINE};
 /// One round, as its actors see it.
 struct Storm<'b> {
     broker: &'b Broker,
+    /// Part of all names: what comes from the round before shows. It is one of [`NAMES`], so that the memory that the
+    /// broker has for names and topics can be compared.
     round: usize,
     begins: Instant,
     /// Everything that was sent, once the storm is over.
@@ -57,6 +59,9 @@ struct Storm<'b> {
 const STORM: Duration = Duration::from_millis(1_500);
 /// Memory is compared with that after the second round, so there must be a third.
 const ROUNDS_MIN: usize = 3;
+
+/// Rounds after which names repeat.
+const NAMES: usize = 2;
 
 const PUBLISHERS: usize = 6;
 const SUBSCRIBERS: usize = 8;
@@ -80,20 +85,22 @@ fn many_clients_at_once() {
     let seconds = number_from("FLOTILLA_CHAOS_SECS").unwrap_or(10);
     eprintln!("chaos: FLOTILLA_CHAOS_SEED={seed} FLOTILLA_CHAOS_SECS={seconds}");
     let mut random = Random::new(seed);
-    let mut observer = Observer::new();
+    let mut observer = Observer::new(&broker);
     let ends = Instant::now() + Duration::from_secs(seconds);
     let mut round = 0;
     while round < ROUNDS_MIN || Instant::now() < ends {
         let storm = Storm {
             broker: &broker,
-            round,
+            round: round % NAMES,
             begins: Instant::now(),
             sendings: OnceLock::new(),
             consumed: Mutex::default(),
             group_since: OnceLock::new(),
             retained: OnceLock::new(),
         };
-        storm.run(&mut random);
+        let (sent, received) = storm.run(&mut random);
+        let lasted = storm.begins.elapsed();
+        eprintln!("chaos: round {round}: {sent} messages, {received} deliveries, {lasted:?}");
         broker.assert_healthy();
         observer.expect_quiet(&broker);
         round += 1;
@@ -106,7 +113,8 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 impl Storm<'_> {
-    fn run(&self, random: &mut Random) {
+    /// Returns how many messages were sent, and how many came to the subscribers.
+    fn run(&self, random: &mut Random) -> (usize, usize) {
         thread::scope(|scope| {
             let subscribers: Vec<_> = (0..SUBSCRIBERS)
                 .map(|number| {
@@ -177,10 +185,8 @@ impl Storm<'_> {
                 check::subscriber(outcome, sendings);
             }
             check::group(self, sendings);
-            let deliveries: usize = received.iter().map(|outcome| outcome.received.len()).sum();
-            let (round, sent, lasted) = (self.round, sendings.len(), self.begins.elapsed());
-            eprintln!("chaos: round {round}: {sent} messages, {deliveries} deliveries, {lasted:?}");
-        });
+            (sendings.len(), received.iter().map(|outcome| outcome.received.len()).sum())
+        })
     }
 
     /// Whether the storm is not over.

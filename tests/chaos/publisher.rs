@@ -35,7 +35,7 @@ struct Pending {
 }
 
 /// Messages that one publisher sends in one round at most: slow subscribers must come to an end, too.
-const MESSAGES_MAX: u32 = 400;
+const MESSAGES_MAX: u32 = 1_000;
 /// Fewer than `mqtt.receive_maximum`.
 const BURST_MAX: usize = 16;
 

@@ -102,7 +102,7 @@ impl<'s> Receiver<'s> {
             }
             other => panic!("{} got {other:?}", self.name),
         }
-        if self.random.once_in(3) {
+        if !self.storm.goes_on() || self.random.once_in(3) {
             self.acknowledge();
         }
     }

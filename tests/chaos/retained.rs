@@ -12,6 +12,8 @@ use crate::harness::{Client, DEADLINE, Event, Packet, Publish, Version, disconne
 /// The number of the value of each topic; `None`: there is none.
 pub(super) type Values = HashMap<String, Option<u32>>;
 
+/// Messages of one writer in one round at most: the watcher must keep up.
+const MESSAGES_MAX: u32 = 1_500;
 /// Topics of one writer.
 const TOPICS: usize = 5;
 
@@ -25,7 +27,7 @@ pub(super) fn write(storm: &Storm<'_>, number: usize, mut random: Random) -> Val
     let version = random.pick(&Version::ALL);
     let mut client = storm.broker.client(version, &format!("k{}-{number}", storm.round));
     let mut next = 0;
-    while storm.goes_on() {
+    while storm.goes_on() && next < MESSAGES_MAX {
         let topic = format!("keep/r{}/{number}-{}", storm.round, random.below(TOPICS));
         let value = (!random.once_in(4)).then_some(next);
         let payload = value.map_or_else(Vec::new, |value| payload(&topic, value, random.below(30)));

@@ -138,6 +138,12 @@ impl Broker {
         Some(kibibytes * 1024)
     }
 
+    /// Open files, sockets among them, where the system tells it (Linux).
+    pub(crate) fn open_files(&self) -> Option<usize> {
+        let pid = lock(&self.process.as_ref()?.child).id();
+        Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         let process = self.process.as_ref().expect("asked of our own process only");
