@@ -104,6 +104,7 @@ impl Worker {
     /// Gives a message to the member that was picked; while that cannot take it, to another, up to a bound.
     fn deliver_to_picked(&mut self, picked: &Picked, message: &Transit<'_>) {
         let mut picked = picked.clone();
+        let mut dropped = None;
         loop {
             let session = picked.subscriber.session;
             if session.worker != self.id {
@@ -112,11 +113,13 @@ impl Worker {
             }
             let grant = Grant::of(&picked.subscriber);
             let options = options(&grant, message, Some(Arc::clone(&picked.filter)));
-            match self.deliver(session, message, &options) {
-                Some(
-                    Delivered::Sent | Delivered::Queued { .. } | Delivered::Dropped(DropReason::Expired),
-                ) => return,
-                None | Some(Delivered::Dropped(_)) => {}
+            match self.try_deliver(session, message, &options) {
+                Some(Delivered::Sent | Delivered::Queued { .. }) => return,
+                Some(Delivered::Dropped(DropReason::Expired)) => {
+                    return self.count_drop(DropReason::Expired, 1);
+                }
+                Some(Delivered::Dropped(reason)) => dropped = Some(reason),
+                None => {}
             }
             let tried = picked.tried + 1;
             let random = self.random.next();
@@ -129,7 +132,13 @@ impl Worker {
             let next = self.node.router.group(&picked.filter).and_then(|group| group.pick(&hint));
             match next {
                 Some(next) if tried < TRIES_MAX => picked = Picked { tried, ..next },
-                _ => return,
+                _ => {
+                    // Lost once, however many could not take it.
+                    if let Some(reason) = dropped {
+                        self.count_drop(reason, 1);
+                    }
+                    return;
+                }
             }
         }
     }
@@ -143,8 +152,15 @@ impl Worker {
         }
     }
 
-    /// Gives a message to one session of this worker; `None` if it is gone.
-    pub(super) fn deliver(
+    /// Gives a message to one session of this worker, if it is still there.
+    pub(super) fn deliver(&mut self, to: SessionRef, message: &Transit<'_>, options: &DeliveryOptions) {
+        if let Some(Delivered::Dropped(reason)) = self.try_deliver(to, message, options) {
+            self.count_drop(reason, 1);
+        }
+    }
+
+    /// Gives a message to one session of this worker; `None` if it is gone. The caller counts it if it is dropped.
+    fn try_deliver(
         &mut self,
         to: SessionRef,
         message: &Transit<'_>,
@@ -171,10 +187,7 @@ impl Worker {
                 self.take_back_storage(to.slot);
                 self.metrics().delivery_dropped_queue_full.add(displaced.into());
             }
-            Delivered::Dropped(reason) => {
-                self.take_back_storage(to.slot);
-                self.count_drop(reason, 1);
-            }
+            Delivered::Dropped(_) => self.take_back_storage(to.slot),
         }
         Some(delivered)
     }

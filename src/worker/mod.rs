@@ -76,6 +76,8 @@ pub(crate) struct Worker {
     dirty: Vec<u32>,
     /// Sessions that wait for their turn to get more retained messages.
     replaying: VecDeque<SessionRef>,
+    /// What was looked up for new subscriptions without waiting for a turn, and when.
+    looked_up: (Timestamp, u32),
     /// Wakes the task that gives it to them.
     replayer: Option<Waker>,
     flusher: Option<Waker>,
@@ -140,6 +142,7 @@ impl Worker {
             outbound: (0..workers).map(|_| Batch::default()).collect(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),
+            looked_up: (now, 0),
             replayer: None,
             flusher: None,
             throttled: Vec::new(),

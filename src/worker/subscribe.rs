@@ -11,7 +11,10 @@ use flotilla_mqtt::{
 
 use tokio::task::yield_now;
 
-use super::{Worker, WorkerCell, sessions::Subscribing};
+use super::{
+    Worker, WorkerCell,
+    sessions::{Entry, Subscribing},
+};
 use crate::{
     cluster::{Awaited, Completion, Receipt},
     router::{RouteChange, SessionRef, Subscriber, Terms},
@@ -26,12 +29,22 @@ pub(super) struct Replay {
     after: Option<String>,
 }
 
+impl Replay {
+    /// What its next page costs, at most, next to the look-up of one topic.
+    fn cost(&self) -> u32 {
+        if self.subscription.filter.has_wildcard() { WILDCARD_COST } else { 1 }
+    }
+}
+
 /// Retained messages that are looked up at a time.
 const PAGE: usize = 64;
 /// Bytes in the send buffer from which on a replay waits.
 const REPLAY_BUFFER: usize = 64 << 10;
 /// Replays of one session; subscriptions beyond it do not get retained messages until earlier ones have.
 const REPLAYS_MAX: usize = 100_000;
+/// What is looked up at the same moment as soon as it is asked for: a few pages, or a thousand topics.
+const LOOK_UPS_AT_ONCE: u32 = 1_024;
+const WILDCARD_COST: u32 = 256;
 /// Pages that are looked up before others get their turn, for all sessions together.
 const PAGES_PER_TURN: usize = 4;
 
@@ -149,7 +162,20 @@ impl Worker {
             waiting.truncate(REPLAYS_MAX);
         }
         self.mark_dirty(slot);
+        // Before the SUBACK is written, if possible: what is published after it comes once, not as a retained message too.
+        while self.may_look_up(slot) && self.replay_page(slot) {}
         self.replay(slot);
+    }
+
+    /// Whether the next page of a session may be looked up at once, instead of in its turn.
+    fn may_look_up(&mut self, slot: u32) -> bool {
+        let front = |entry: &Entry| entry.unfinished.as_ref()?.replays.front().map(Replay::cost);
+        let Some(cost) = self.sessions.entry(slot).and_then(|entry| front(entry)) else { return false };
+        if self.looked_up.0 != self.now {
+            self.looked_up = (self.now, 0);
+        }
+        self.looked_up.1 += cost;
+        self.looked_up.1 <= LOOK_UPS_AT_ONCE
     }
 
     /// Sees to it that a session gets more retained messages, if any are still to be sent. This is called with every
