@@ -18,6 +18,8 @@ impl SparePool {
     const BATCHES: usize = 16;
     /// Larger storage is given back to the allocator.
     const CAPACITY_MAX: usize = 32 << 10;
+    /// The same for batches, of which there are fewer.
+    const BATCH_CAPACITY_MAX: usize = 256 << 10;
 
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.buffers.pop().unwrap_or_default()
@@ -31,7 +33,7 @@ impl SparePool {
 
     pub(super) fn give_batch(&mut self, mut batch: Batch) {
         batch.clear();
-        if self.batches.len() < Self::BATCHES {
+        if self.batches.len() < Self::BATCHES && batch.capacity() <= Self::BATCH_CAPACITY_MAX {
             self.batches.push(batch);
         }
     }
@@ -149,5 +151,39 @@ impl Worker {
             self.note_progress(slot);
         }
         self.replay(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_mqtt::{QoS, Transit};
+
+    use super::*;
+    use crate::{
+        config::{Overlap, SharedStrategy},
+        router::Router,
+        worker::mailbox::Receivers,
+    };
+
+    /// A batch with this many messages of 1,000 bytes.
+    fn batch(messages: usize) -> Batch {
+        let router = Router::new(1, Overlap::Merge, SharedStrategy::RoundRobin);
+        let matches = std::sync::Arc::new(router.matches("t"));
+        let message = Transit::new("t", &[], &[0; 1_000], QoS::AtMostOnce, false, None, None, None);
+        let mut batch = Batch::default();
+        for _ in 0..messages {
+            batch.push(&message, None, Receivers::All(std::sync::Arc::clone(&matches)));
+        }
+        batch
+    }
+
+    #[test]
+    fn the_storage_of_a_burst_is_not_kept() {
+        let mut pool = SparePool::default();
+        pool.give_batch(batch(10));
+        pool.give_batch(batch(1_000));
+        assert_eq!(pool.batches.len(), 1);
+        assert!(pool.batches[0].is_empty());
+        assert!(pool.batches[0].capacity() < SparePool::BATCH_CAPACITY_MAX);
     }
 }

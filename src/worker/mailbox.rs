@@ -183,6 +183,11 @@ impl Batch {
         self.items.clear();
     }
 
+    /// Bytes of storage that it holds, also when it is empty.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity() + self.items.capacity() * size_of::<Item>()
+    }
+
     /// What it counts against the bound of a mailbox.
     fn cost(&self) -> usize {
         let shared: usize =
