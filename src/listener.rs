@@ -38,12 +38,13 @@ pub(crate) fn bind(
     let mut addr = config.bind.resolve()?;
     let is_shared = config.reuse_port && workers > 1;
     let sockets = if is_shared { workers } else { 1 };
+    if is_shared {
+        // Another broker that shares its port would otherwise share it with us, and each get some of the clients.
+        bound_socket(addr, false)?;
+    }
     for acceptors in acceptors.iter_mut().take(sockets) {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(is_shared)?;
+        let socket = bound_socket(addr, is_shared)?;
         socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
         socket.listen(config.backlog.into())?;
         let socket = std::net::TcpListener::from(socket);
         // Port 0 becomes a real one with the first socket; the others share it.
@@ -51,6 +52,15 @@ pub(crate) fn bind(
         acceptors.push(Acceptor { socket, listener: number, nodelay: config.nodelay, is_shared });
     }
     Ok(addr)
+}
+
+fn bound_socket(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for connections of the last run to be forgotten by the system.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
 }
 
 impl Acceptor {

@@ -130,6 +130,8 @@ metrics! {
     session_expired = "session/expired",
     /// Sockets accepted.
     sockets_accepted = "sockets/accepted",
+    /// Panics that were caught.
+    panics = "panics",
     /// Connections refused or ended for a fault of the client.
     client_errors = "client/errors",
     /// Sessions that exist now.

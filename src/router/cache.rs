@@ -4,17 +4,22 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{MatchSet, Router};
 
-/// Match sets by topic. Bounded: it holds two generations of at most [`MatchCache::TOPICS`] topics each; when the young
-/// one is full it becomes the old one, and the old one, less what was used since, is forgotten.
+/// Match sets by topic. Bounded: it holds two generations; when the young one is full, in topics or in bytes, it becomes
+/// the old one, and the old one, less what was used since, is forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct MatchCache {
     young: HashMap<Box<str>, Arc<MatchSet>>,
+    /// What the young generation takes, about.
+    young_bytes: usize,
     old: HashMap<Box<str>, Arc<MatchSet>>,
 }
 
 impl MatchCache {
     /// Topics in one generation.
-    pub(crate) const TOPICS: usize = 16_384;
+    const TOPICS: usize = 16_384;
+    /// Bytes in one generation, unless a single set is larger. A topic may have 65,535 bytes, and a set as many receivers
+    /// as there are sessions.
+    const BYTES: usize = 16 << 20;
 
     /// The receivers of `topic`, as the router has them now.
     pub(crate) fn matches(&mut self, topic: &str, router: &Router) -> Arc<MatchSet> {
@@ -25,10 +30,76 @@ impl MatchCache {
         }
         let known = self.old.remove(topic).filter(|known| router.is_current(known.generations));
         let set = known.unwrap_or_else(|| Arc::new(router.matches(topic)));
-        if self.young.len() >= Self::TOPICS {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(topic.into(), Arc::clone(&set));
+        self.remember(topic, &set);
         set
+    }
+
+    fn remember(&mut self, topic: &str, set: &Arc<MatchSet>) {
+        let bytes = topic.len() + set.bytes();
+        if self.young.len() >= Self::TOPICS || self.young_bytes + bytes > Self::BYTES {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.young_bytes += bytes;
+        if let Some(outdated) = self.young.insert(topic.into(), Arc::clone(set)) {
+            self.young_bytes -= topic.len() + outdated.bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use flotilla_mqtt::{QoS, packet::SubscriptionOptions, topic::TopicFilter};
+
+    use super::*;
+    use crate::{
+        config::{Overlap, SharedStrategy},
+        router::{SessionRef, Subscriber, Terms},
+    };
+
+    fn router_with(subscribers: u32) -> Router {
+        let router = Router::new(1, Overlap::Merge, SharedStrategy::RoundRobin);
+        let filter = Arc::new(TopicFilter::parse("#", 128).expect("a valid filter"));
+        for slot in 0..subscribers {
+            let options = SubscriptionOptions { qos: QoS::AtMostOnce, ..SubscriptionOptions::default() };
+            let terms = Terms::new(options, NonZeroU32::new(1));
+            let session = SessionRef { worker: 0, slot, epoch: 0 };
+            router.subscribe(&filter, Subscriber { session, terms }, &Arc::default());
+        }
+        router
+    }
+
+    fn check(router: &Router, topics: impl Iterator<Item = String>) {
+        let mut cache = MatchCache::default();
+        for topic in topics {
+            cache.matches(&topic, router);
+            let bytes: usize = cache.young.iter().map(|(topic, set)| topic.len() + set.bytes()).sum();
+            assert_eq!(bytes, cache.young_bytes);
+            assert!(bytes <= MatchCache::BYTES && cache.young.len() <= MatchCache::TOPICS);
+        }
+    }
+
+    #[test]
+    fn neither_long_topics_nor_many_receivers_fill_the_memory() {
+        check(&router_with(0), (0..400).map(|number| format!("{number}/{}", "x".repeat(65_000))));
+        check(&router_with(2_000), (0..200).map(|number| format!("{number}")));
+    }
+
+    #[test]
+    fn a_set_that_is_replaced_is_counted_once() {
+        let router = router_with(0);
+        let filter = Arc::new(TopicFilter::parse("+", 128).expect("a valid filter"));
+        let session = SessionRef { worker: 0, slot: 1, epoch: 0 };
+        let mut cache = MatchCache::default();
+        for _ in 0..100 {
+            cache.matches("t", &router);
+            router.unsubscribe(&filter, session);
+            let terms = Terms::new(SubscriptionOptions::default(), None);
+            router.subscribe(&filter, Subscriber { session, terms }, &Arc::default());
+        }
+        let set = cache.matches("t", &router);
+        assert_eq!((cache.young.len(), cache.young_bytes), (1, 1 + set.bytes()));
     }
 }

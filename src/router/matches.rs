@@ -45,6 +45,16 @@ pub(crate) enum OwnMessage {
 }
 
 impl MatchSet {
+    /// What it takes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        let targets: usize = self.workers.iter().map(|targets| targets.len()).sum();
+        let workers = self.workers.len() * size_of::<Box<[Target]>>();
+        size_of::<Self>()
+            + workers
+            + targets * size_of::<Target>()
+            + self.groups.len() * size_of::<Arc<Group>>()
+    }
+
     pub(crate) fn of_worker(&self, worker: usize) -> &[Target] {
         &self.workers[worker]
     }

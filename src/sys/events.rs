@@ -115,10 +115,13 @@ fn expiry_seconds(expiry: SessionExpiry) -> u64 {
 }
 
 /// A client identifier as one topic level: what would end the level or be a wildcard is written as `%` and two
-/// hexadecimal digits. The payload has the identifier as it is.
+/// hexadecimal digits. The payload has the identifier as it is; here it is cut where the topic would become too long.
 fn one_level(client_id: &str) -> String {
     let mut level = String::with_capacity(client_id.len());
     for character in client_id.chars() {
+        if level.len() >= LEVEL_MAX {
+            break;
+        }
         if matches!(character, '/' | '+' | '#' | '%') {
             write!(level, "%{:02X}", u32::from(character)).expect("a String takes everything");
         } else {
@@ -127,6 +130,9 @@ fn one_level(client_id: &str) -> String {
     }
     level
 }
+
+/// Bytes of a client identifier in a topic: half of what a topic may have leaves room for the rest of it.
+const LEVEL_MAX: usize = 32 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -137,5 +143,14 @@ mod tests {
         assert_eq!(one_level("sensor-7"), "sensor-7");
         assert_eq!(one_level("a/b+c#100%"), "a%2Fb%2Bc%23100%25");
         assert_ne!(one_level("a/b"), one_level("a%2Fb"));
+    }
+
+    #[test]
+    fn the_longest_client_identifier_makes_a_topic_that_can_be_sent() {
+        // [MQTT-4.7.3-3]
+        for client_id in ["x".repeat(65_535), "/".repeat(65_535), "é".repeat(32_767)] {
+            let topic = ClientEvent::Disconnected(Cause::Normal).topic("node", &client_id);
+            assert!(topic.len() <= 65_535, "{}", topic.len());
+        }
     }
 }

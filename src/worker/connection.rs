@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -51,10 +52,15 @@ impl Future for ConnectionTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Opening(cell, opening) = &mut *self {
-            match opening.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Ready(Some(link)) => {
+            // A panic is counted with the others, and ends this task.
+            match catch_unwind(AssertUnwindSafe(|| opening.as_mut().poll(cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(None)) => return Poll::Ready(()),
+                Err(_) => {
+                    cell.with(|worker| worker.note_panic());
+                    return Poll::Ready(());
+                }
+                Ok(Poll::Ready(Some(link))) => {
                     let cell = Rc::clone(cell);
                     *self = Self::Open(cell, link);
                 }
@@ -62,7 +68,9 @@ impl Future for ConnectionTask {
         }
         let Self::Open(cell, link) = &*self else { return Poll::Ready(()) };
         let mut scratch = cell.scratch.borrow_mut();
-        cell.with(|worker| worker.poll_link(*link, cx, &mut scratch))
+        let polled =
+            cell.with(|worker| worker.guard(link.slot, |worker| worker.poll_link(*link, cx, &mut scratch)));
+        polled.unwrap_or(Poll::Ready(()))
     }
 }
 
@@ -74,13 +82,8 @@ impl Worker {
             if link.waker.is_none() {
                 link.waker = Some(cx.waker().clone());
             }
-            if link.blocked_since.is_some() {
-                match link.stream.poll_write_ready(cx) {
-                    Poll::Ready(_) => self.flush(at.slot),
-                    Poll::Pending => {}
-                }
-            }
-            if self.must_pause(at, cx) {
+            self.write_on(at, cx);
+            if self.must_pause(at) {
                 return Poll::Pending;
             }
             let Some(link) = self.link(at) else { return Poll::Ready(()) };
@@ -100,13 +103,24 @@ impl Worker {
         Poll::Pending
     }
 
+    /// Writes what the socket did not take before, until it takes no more. Only a `Pending` of the socket makes it wake
+    /// the task: one that took a part must be asked again.
+    fn write_on(&mut self, at: LinkRef, cx: &mut Context<'_>) {
+        while let Some(link) = self.link(at)
+            && link.blocked_since.is_some()
+            && link.stream.poll_write_ready(cx).is_ready()
+        {
+            self.flush(at.slot);
+        }
+    }
+
     /// The connection, unless it is over.
     pub(super) fn link(&mut self, at: LinkRef) -> Option<&mut Link> {
         self.sessions.entry(at.slot)?.link.as_deref_mut().filter(|link| link.id == at.link)
     }
 
     /// Whether a connection must not be read now. What ends the reason wakes its task.
-    fn must_pause(&mut self, at: LinkRef, cx: &Context<'_>) -> bool {
+    fn must_pause(&mut self, at: LinkRef) -> bool {
         let now = self.now;
         let output_max = self.node.limits.output_buffer_max;
         let is_congested = self.node.mailboxes.iter().any(super::Mailbox::is_congested);
@@ -122,10 +136,21 @@ impl Worker {
             partial.since = now;
         }
         link.is_paused = pause;
-        if is_congested {
-            self.throttled.push(cx.waker().clone());
+        if is_congested && !link.is_throttled {
+            link.is_throttled = true;
+            self.throttled.push(at);
         }
         pause
+    }
+
+    /// Lets those read again who waited for another worker.
+    pub(super) fn end_congestion(&mut self) {
+        for at in std::mem::take(&mut self.throttled) {
+            if let Some(link) = self.link(at) {
+                link.is_throttled = false;
+                link.wake();
+            }
+        }
     }
 
     /// Handles bytes from a client.
@@ -180,6 +205,8 @@ impl Worker {
                 }
             }
         }
+        // Whoever only publishes at QoS 0 is answered nothing and never flushed.
+        self.take_back_storage(at.slot);
         bytes
     }
 

@@ -40,13 +40,9 @@ impl Worker {
 
     /// Delivers what another worker handed over.
     pub(super) fn deliver_batch(&mut self, batch: Batch) {
-        batch.for_each(|message, publisher, receivers| match receivers {
-            Receivers::All(matches) => {
-                for target in matches.of_worker(usize::from(self.id)) {
-                    self.deliver_to_target(target, message, publisher);
-                }
-            }
-            Receivers::One(picked) => self.deliver_to_picked(picked, message),
+        batch.for_each(|message, publisher, receivers| {
+            // Whoever it is that cannot take the message: the next one is for others.
+            self.catch(|worker| worker.deliver_to_receivers(message, publisher, receivers));
         });
         if self.node.mailboxes[usize::from(self.id)].delivered(&batch) {
             for mailbox in &self.node.mailboxes {
@@ -54,6 +50,22 @@ impl Worker {
             }
         }
         self.spare.give_batch(batch);
+    }
+
+    fn deliver_to_receivers(
+        &mut self,
+        message: &Transit<'_>,
+        publisher: Option<SessionRef>,
+        receivers: &Receivers,
+    ) {
+        match receivers {
+            Receivers::All(matches) => {
+                for target in matches.of_worker(usize::from(self.id)) {
+                    self.deliver_to_target(target, message, publisher);
+                }
+            }
+            Receivers::One(picked) => self.deliver_to_picked(picked, message),
+        }
     }
 
     fn deliver_to_target(&mut self, target: &Target, message: &Transit<'_>, publisher: Option<SessionRef>) {
@@ -156,9 +168,13 @@ impl Worker {
                 self.metrics().publish_sent(message.qos.min(options.qos), message.payload.len());
             }
             Delivered::Queued { displaced } => {
+                self.take_back_storage(to.slot);
                 self.metrics().delivery_dropped_queue_full.add(displaced.into());
             }
-            Delivered::Dropped(reason) => self.count_drop(reason, 1),
+            Delivered::Dropped(reason) => {
+                self.take_back_storage(to.slot);
+                self.count_drop(reason, 1);
+            }
         }
         Some(delivered)
     }

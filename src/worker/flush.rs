@@ -1,46 +1,51 @@
 //! Writing to the sockets, and handing over to the other workers, once per turn of the loop.
 
-use std::{convert::Infallible, future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use flotilla_mqtt::session::Cause;
 
 use super::{Event, Worker, WorkerCell, mailbox::Batch};
 
-/// Storage of send buffers that have been written, for the next ones.
+/// Storage of send buffers and batches that have been written, for the next ones; a few MiB at most.
 #[derive(Debug, Default)]
 pub(super) struct SparePool {
     buffers: Vec<Vec<u8>>,
+    /// The capacity of all of them.
+    buffer_bytes: usize,
     batches: Vec<Batch>,
 }
 
 impl SparePool {
-    const BUFFERS: usize = 1_024;
-    const BATCHES: usize = 16;
     /// Larger storage is given back to the allocator.
-    const CAPACITY_MAX: usize = 32 << 10;
-    /// The same for batches, of which there are fewer.
-    const BATCH_CAPACITY_MAX: usize = 256 << 10;
+    const BUFFER_MAX: usize = 32 << 10;
+    const BUFFER_BYTES: usize = 4 << 20;
+    const BATCH_MAX: usize = 256 << 10;
+    const BATCHES: usize = 16;
 
     pub(super) fn take(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.buffer_bytes -= buffer.capacity();
+        buffer
     }
 
-    fn give(&mut self, buffer: Vec<u8>) {
-        if self.buffers.len() < Self::BUFFERS && (1..=Self::CAPACITY_MAX).contains(&buffer.capacity()) {
+    pub(super) fn give(&mut self, buffer: Vec<u8>) {
+        let capacity = buffer.capacity();
+        if (1..=Self::BUFFER_MAX).contains(&capacity) && self.buffer_bytes + capacity <= Self::BUFFER_BYTES {
+            self.buffer_bytes += capacity;
             self.buffers.push(buffer);
         }
     }
 
     pub(super) fn give_batch(&mut self, mut batch: Batch) {
         batch.clear();
-        if self.batches.len() < Self::BATCHES && batch.capacity() <= Self::BATCH_CAPACITY_MAX {
+        if self.batches.len() < Self::BATCHES && batch.capacity() <= Self::BATCH_MAX {
             self.batches.push(batch);
         }
     }
 }
 
 /// The flusher. It is woken by the first message of a turn and so runs after every connection that was ready before.
-pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) -> Infallible {
+pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
     poll_fn(|cx| {
         let mut worker = cell.worker.borrow_mut();
         worker.tick();
@@ -51,9 +56,9 @@ pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) -> Infallible {
             // Queues moved on, or a will was published, while buffers were written: let others read in between.
             cx.waker().wake_by_ref();
         }
-        Poll::Pending
+        Poll::<()>::Pending
     })
-    .await
+    .await;
 }
 
 impl Worker {
@@ -78,7 +83,7 @@ impl Worker {
         self.hand_over();
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            self.flush(slot);
+            self.guard(slot, |worker| worker.flush(slot));
         }
         if self.dirty.is_empty() {
             self.dirty = dirty; // keeps its storage
@@ -104,6 +109,7 @@ impl Worker {
         link.is_dirty = false;
         let tally = link.out.take_tally();
         let was_blocked = link.blocked_since.is_some();
+        let was_full = link.out.len() >= output_max;
         let written = match link.write() {
             Ok(written) => written,
             Err(error) => {
@@ -112,7 +118,7 @@ impl Worker {
                 return;
             }
         };
-        if link.is_paused && link.out.len() < output_max {
+        if was_full && link.out.len() < output_max {
             // It may have stopped reading because its client did not.
             link.wake();
         }
@@ -135,6 +141,15 @@ impl Worker {
         metrics.tally(&tally);
         if written > 0 {
             self.go_on_sending(slot);
+        }
+    }
+
+    /// Takes back the storage that was lent to a connection which had nothing to write into it.
+    pub(super) fn take_back_storage(&mut self, slot: u32) {
+        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        if link.out.is_empty() && link.out.has_storage() {
+            let storage = link.out.take_storage();
+            self.spare.give(storage);
         }
     }
 
@@ -184,6 +199,6 @@ mod tests {
         pool.give_batch(batch(1_000));
         assert_eq!(pool.batches.len(), 1);
         assert!(pool.batches[0].is_empty());
-        assert!(pool.batches[0].capacity() < SparePool::BATCH_CAPACITY_MAX);
+        assert!(pool.batches[0].capacity() < SparePool::BATCH_MAX);
     }
 }

@@ -10,6 +10,7 @@ use flotilla_mqtt::{
 };
 use tokio::{
     net::TcpStream,
+    task::yield_now,
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -19,7 +20,7 @@ use super::{
     link::{Farewell, Link},
     mailbox::Adoption,
     sessions::Entry,
-    timers::{Reminder, TICK, tick_of},
+    timers::{Reminder, TICK},
 };
 use crate::{registry::Home, router::SessionRef, sys::ClientEvent};
 
@@ -41,11 +42,14 @@ enum Place {
 
 /// How often a connection is handed on before it is refused: each time its session had just ended or moved.
 const HOPS_MAX: u8 = 8;
+/// Sessions whose deadlines are looked at before others get their turn.
+const DEADLINES_PER_TURN: usize = 1_024;
 
 impl Worker {
     /// Gives a connection its session, or hands it to the worker that has the session.
     pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
         if self.stopping.is_some() {
+            self.node.sockets[usize::from(arrival.peer.listener)].leave();
             return None;
         }
         match self.find_session(&arrival.accepted) {
@@ -85,7 +89,11 @@ impl Worker {
             if home.worker != self.id {
                 return Place::Worker(home.worker);
             }
-            let entry = self.sessions.entry(home.slot).expect("the registry knows sessions that exist");
+            let Some(entry) = self.sessions.entry_of(home.slot, home.epoch) else {
+                // Only a panic between the end of the session and that of its name leaves this behind.
+                self.node.registry.remove(&accepted.client_id, home);
+                continue;
+            };
             if entry.link.is_some() {
                 self.metrics().session_takenover.increment();
                 self.end_link(home.slot, Cause::Server(ReasonCode::SessionTakenOver));
@@ -131,6 +139,7 @@ impl Worker {
             blocked_since: None,
             is_dirty: false,
             is_paused: false,
+            is_throttled: false,
             waker: None,
         }));
         entry.update_load();
@@ -146,7 +155,7 @@ impl Worker {
         self.remind(slot);
         let link = LinkRef { slot, link: id };
         // What the client sent behind its CONNECT is handled after the CONNACK.
-        self.receive(link, &rest);
+        self.guard(slot, |worker| worker.receive(link, &rest));
         self.replay(slot);
         link
     }
@@ -189,9 +198,11 @@ impl Worker {
 
     /// Does what follows from the end of a connection, a delay or a session.
     pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
+        let publisher = self.session_ref(slot);
         let removed = if ending.ended { self.remove_session(slot) } else { None };
         if let Some(will) = ending.will {
-            self.publish_own(&will);
+            // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
+            self.publish_will(&will, publisher);
         }
         if let Some((client_id, session)) = removed {
             // Only when everything of the old session is on its way may the client begin a new one on another worker,
@@ -223,9 +234,7 @@ impl Worker {
         let Some(at) = self.next_deadline(slot) else { return };
         let epoch = self.sessions.epoch(slot);
         let Some(entry) = self.sessions.entry(slot) else { return };
-        if tick_of(at) < entry.reminded_at {
-            entry.reminded_at = self.timers.remind(at, Reminder { slot, epoch });
-        }
+        self.timers.remind(at, Reminder { slot, epoch }, &mut entry.next_reminder);
     }
 
     fn next_deadline(&mut self, slot: u32) -> Option<Timestamp> {
@@ -240,12 +249,15 @@ impl Worker {
         [entry.session.next_deadline(), packet, write].into_iter().flatten().min()
     }
 
+    /// Looks at some of the sessions in `due`, and takes them out of it.
     fn check_deadlines(&mut self, due: &mut Vec<Reminder>) {
-        for Reminder { slot, epoch } in due.drain(..) {
+        let rest = due.len().saturating_sub(DEADLINES_PER_TURN);
+        for Reminder { slot, epoch } in due.drain(rest..) {
             let Some(entry) = self.sessions.entry_of(slot, epoch) else { continue };
-            entry.reminded_at = u64::MAX;
-            self.check_deadline(slot);
-            self.remind(slot);
+            if self.timers.is_next(&mut entry.next_reminder) {
+                self.guard(slot, |worker| worker.check_deadline(slot));
+                self.remind(slot);
+            }
         }
     }
 
@@ -318,11 +330,15 @@ pub(super) async fn watch_deadlines(cell: Rc<WorkerCell>) {
         cell.with(|worker| {
             let now = worker.now;
             worker.timers.advance(now, &mut due);
-            worker.check_deadlines(&mut due);
             if worker.id == 0 {
                 worker.node.retained.expire(now);
             }
         });
+        while !due.is_empty() {
+            cell.with(|worker| worker.check_deadlines(&mut due));
+            // A million sessions that expire together must not hold up the others.
+            yield_now().await;
+        }
     }
 }
 
@@ -339,11 +355,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 Event::Completed(completion, reason) => {
                     cell.with(|worker| worker.complete(completion, reason));
                 }
-                Event::Decongested => cell.with(|worker| {
-                    for waker in worker.throttled.drain(..) {
-                        waker.wake();
-                    }
-                }),
+                Event::Decongested => cell.with(Worker::end_congestion),
                 Event::Adopt(adoption) => adopt(cell, *adoption),
                 Event::Accepted(stream, peer) => match TcpStream::from_std(stream) {
                     Ok(stream) => super::opening::spawn(cell, stream, peer),

@@ -40,6 +40,8 @@ pub(super) struct Link {
     pub(super) is_dirty: bool,
     /// Whether it does not read for a reason of ours; how long the client takes is not counted then.
     pub(super) is_paused: bool,
+    /// Whether it is on the list of those that wait for another worker.
+    pub(super) is_throttled: bool,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
 }
@@ -63,7 +65,7 @@ pub(super) struct Farewell {
 
 /// How long a closed connection may take to read what it is told.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections of a worker that are seen off at the same time; further ones are closed at once.
+/// Connections of a worker that are seen off at the same time; further ones are closed after one attempt to write.
 const FAREWELLS_MAX: usize = 4_096;
 /// Bytes that a client may still send after its connection is closed.
 const DISCARD_MAX: usize = 256 << 10;
@@ -135,15 +137,20 @@ pub(super) async fn see_off(cell: Rc<WorkerCell>) {
         })
         .await;
         for farewell in farewells {
-            let listener = farewell.listener;
+            let Farewell { stream, mut out, listener } = farewell;
             if cell.in_passing.get() >= FAREWELLS_MAX {
-                cell.with(|worker| worker.node.sockets[usize::from(listener)].leave());
+                // What the socket takes at once is nearly always all there is.
+                let written = write_some(&stream, &mut out).unwrap_or(0);
+                cell.with(|worker| {
+                    worker.metrics().bytes_sent.add(written as u64);
+                    worker.node.sockets[usize::from(listener)].leave();
+                });
                 continue;
             }
             cell.in_passing.set(cell.in_passing.get() + 1);
             let cell = Rc::clone(&cell);
             tokio::task::spawn_local(async move {
-                let _ = timeout(FAREWELL_TIMEOUT, say_goodbye(&cell, farewell.stream, farewell.out)).await;
+                let _ = timeout(FAREWELL_TIMEOUT, say_goodbye(&cell, stream, out)).await;
                 cell.in_passing.set(cell.in_passing.get() - 1);
                 cell.with(|worker| worker.node.sockets[usize::from(listener)].leave());
             });

@@ -177,15 +177,15 @@ impl Batch {
         }
     }
 
+    /// Bytes that it can take without more memory.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Empties it for reuse.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.items.clear();
-    }
-
-    /// Bytes of storage that it holds, also when it is empty.
-    pub(super) fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.items.capacity() * size_of::<Item>()
     }
 
     /// What it counts against the bound of a mailbox.

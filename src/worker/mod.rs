@@ -12,6 +12,7 @@ mod connection;
 mod delivery;
 mod events;
 mod flush;
+mod guard;
 mod lifecycle;
 mod link;
 mod mailbox;
@@ -29,16 +30,23 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
+    io,
     rc::Rc,
     sync::Arc,
     task::Waker,
 };
 
 use flotilla_mqtt::{ReasonCode, Timestamp};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
-use self::{mailbox::Batch, sessions::Sessions, timers::Wheel};
-use crate::{listener::Acceptor, metrics::Metrics, node::Node, router::MatchCache, sys};
+use self::{connection::LinkRef, mailbox::Batch, sessions::Sessions, timers::Wheel};
+use crate::{
+    listener::Acceptor,
+    metrics::Metrics,
+    node::Node,
+    router::{MatchCache, SessionRef},
+    sys,
+};
 
 /// A worker as its tasks hold it.
 #[derive(Debug)]
@@ -46,7 +54,7 @@ pub(crate) struct WorkerCell {
     worker: RefCell<Worker>,
     /// What sockets are read into.
     scratch: RefCell<Box<[u8]>>,
-    /// Connections that have not sent their CONNECT, or that are being closed.
+    /// Connections that are being seen off.
     in_passing: Cell<usize>,
 }
 
@@ -66,9 +74,13 @@ pub(crate) struct Worker {
     outbound: Box<[Batch]>,
     /// Sessions whose send buffer has something new.
     dirty: Vec<u32>,
+    /// Sessions that wait for their turn to get more retained messages.
+    replaying: VecDeque<SessionRef>,
+    /// Wakes the task that gives it to them.
+    replayer: Option<Waker>,
     flusher: Option<Waker>,
     /// Connections that do not read because another worker is congested.
-    throttled: Vec<Waker>,
+    throttled: Vec<LinkRef>,
     /// Storage for send buffers.
     spare: flush::SparePool,
     /// Where forwarded properties are put together.
@@ -87,26 +99,31 @@ pub(crate) struct Worker {
 const READ_SIZE: usize = 128 << 10;
 
 /// Runs a worker until it is told to stop and its clients have been told.
-pub(crate) fn run(node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> std::io::Result<()> {
+pub(crate) fn run(node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let publishes_values = id == 0 && node.config.sys.interval.is_some();
     let cell = Rc::new(WorkerCell {
         worker: RefCell::new(Worker::new(node, id)),
         scratch: RefCell::new(vec![0; READ_SIZE].into()),
         in_passing: Cell::new(0),
     });
     LocalSet::new().block_on(&runtime, async move {
+        let mut services = JoinSet::new();
         for acceptor in acceptors {
-            tokio::task::spawn_local(acceptor.run(Rc::clone(&cell)));
+            services.spawn_local(acceptor.run(Rc::clone(&cell)));
         }
-        tokio::task::spawn_local(flush::flush_each_turn(Rc::clone(&cell)));
-        tokio::task::spawn_local(link::see_off(Rc::clone(&cell)));
-        tokio::task::spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
-        if id == 0 {
-            tokio::task::spawn_local(sys::publish_regularly(Rc::clone(&cell)));
+        services.spawn_local(flush::flush_each_turn(Rc::clone(&cell)));
+        services.spawn_local(link::see_off(Rc::clone(&cell)));
+        services.spawn_local(subscribe::replay_in_turns(Rc::clone(&cell)));
+        services.spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
+        if publishes_values {
+            services.spawn_local(sys::publish_regularly(Rc::clone(&cell)));
         }
-        lifecycle::handle_events(&cell).await;
-    });
-    Ok(())
+        tokio::select! {
+            () = lifecycle::handle_events(&cell) => Ok(()),
+            Some(_) = services.join_next() => Err(io::Error::other("a task that must not end has ended")),
+        }
+    })
 }
 
 impl Worker {
@@ -122,6 +139,8 @@ impl Worker {
             events: VecDeque::new(),
             outbound: (0..workers).map(|_| Batch::default()).collect(),
             dirty: Vec::new(),
+            replaying: VecDeque::new(),
+            replayer: None,
             flusher: None,
             throttled: Vec::new(),
             spare: flush::SparePool::default(),

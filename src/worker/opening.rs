@@ -43,6 +43,7 @@ struct Incoming {
 
 /// Serves a new socket.
 pub(crate) fn spawn(cell: &Rc<WorkerCell>, stream: TcpStream, peer: Peer) {
+    cell.with(|worker| worker.metrics().sockets_accepted.increment());
     let opening = Box::pin(open(Rc::clone(cell), stream, peer));
     tokio::task::spawn_local(ConnectionTask::Opening(Rc::clone(cell), opening));
 }

@@ -38,7 +38,7 @@ impl Worker {
             Ok(request) => request,
             Err(error) => {
                 let reason = error.reason();
-                tracing::info!(peer = %link.peer.addr, client_id = ?publisher, %error, ?reason, "closing connection");
+                tracing::info!(peer = %link.peer.addr, client_id = ?publisher.as_str(), %error, ?reason, "closing connection");
                 self.metrics().client_errors.increment();
                 return self.end_link(at.slot, Cause::Server(reason));
             }
@@ -163,14 +163,23 @@ impl Worker {
         }
     }
 
-    /// Publishes a message of the broker itself, or a will.
+    /// Publishes a message of the broker itself.
     pub(crate) fn publish_own(&mut self, message: &Arc<Message>) {
+        self.publish_kept(message, None);
+    }
+
+    /// Publishes the will of a client.
+    pub(super) fn publish_will(&mut self, will: &Arc<Message>, publisher: SessionRef) {
+        self.publish_kept(will, Some(publisher));
+    }
+
+    fn publish_kept(&mut self, message: &Arc<Message>, publisher: Option<SessionRef>) {
         let message = Transit::from_message(message);
         if message.retain {
             // Beyond the limits a will or a $SYS value still reaches those who are there; the counter tells.
             let _ = self.retain(&message);
         }
-        self.route(&message, None);
+        self.route(&message, publisher);
         self.node.cluster.publish(&message, None);
     }
 

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use flotilla_mqtt::{PacketId, ReasonCode, session::Session};
 
-use super::{link::Link, subscribe::Replay};
+use super::{link::Link, subscribe::Replay, timers::NextReminder};
 use crate::router::Load;
 
 /// One session, with its connection while it has one.
@@ -16,8 +16,7 @@ pub(super) struct Entry {
     pub(super) load: Option<Arc<Load>>,
     /// What is left to do for its SUBSCRIBEs, if anything is.
     pub(super) unfinished: Option<Box<Unfinished>>,
-    /// The tick of the next reminder; `u64::MAX`: there is none.
-    pub(super) reminded_at: u64,
+    pub(super) next_reminder: NextReminder,
 }
 
 /// What is left to do for SUBSCRIBEs.
@@ -27,6 +26,8 @@ pub(super) struct Unfinished {
     pub(super) subscribing: Vec<Subscribing>,
     /// Retained messages that are still to be sent.
     pub(super) replays: VecDeque<Replay>,
+    /// Whether it is on the list of those that get more in their turn.
+    pub(super) is_replaying: bool,
 }
 
 /// A SUBSCRIBE that is not answered yet.
@@ -41,7 +42,13 @@ pub(super) struct Subscribing {
 
 impl Entry {
     pub(super) fn new(session: Session) -> Box<Self> {
-        Box::new(Self { session, link: None, load: None, unfinished: None, reminded_at: u64::MAX })
+        Box::new(Self {
+            session,
+            link: None,
+            load: None,
+            unfinished: None,
+            next_reminder: NextReminder::NONE,
+        })
     }
 
     /// Tells the groups how busy the session is.

@@ -1,6 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
-use std::sync::Arc;
+use std::{collections::HashSet, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
 use flotilla_mqtt::{
     Message, PacketId, ReasonCode, SubscriptionIds, Transit,
@@ -9,7 +9,9 @@ use flotilla_mqtt::{
     topic::TopicFilter,
 };
 
-use super::{Worker, sessions::Subscribing};
+use tokio::task::yield_now;
+
+use super::{Worker, WorkerCell, sessions::Subscribing};
 use crate::{
     cluster::{Awaited, Completion, Receipt},
     router::{RouteChange, SessionRef, Subscriber, Terms},
@@ -30,6 +32,26 @@ const PAGE: usize = 64;
 const REPLAY_BUFFER: usize = 64 << 10;
 /// Replays of one session; subscriptions beyond it do not get retained messages until earlier ones have.
 const REPLAYS_MAX: usize = 100_000;
+/// Pages that are looked up before others get their turn, for all sessions together.
+const PAGES_PER_TURN: usize = 4;
+
+/// Looks up and sends retained messages, a few pages at a time.
+pub(super) async fn replay_in_turns(cell: Rc<WorkerCell>) {
+    loop {
+        poll_fn(|cx| {
+            let mut worker = cell.worker.borrow_mut();
+            if worker.replaying.is_empty() {
+                worker.replayer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+        cell.with(Worker::replay_some);
+        // A task that only wakes itself is run many times before the runtime looks at the sockets again.
+        yield_now().await;
+    }
+}
 
 impl Worker {
     pub(super) fn subscribe(&mut self, slot: u32, subscribe: &Subscribe<'_>) {
@@ -130,47 +152,68 @@ impl Worker {
         self.replay(slot);
     }
 
-    /// Sends retained messages while the client keeps up.
+    /// Sees to it that a session gets more retained messages, if any are still to be sent. This is called with every
+    /// acknowledgement, so it looks nothing up itself.
     pub(super) fn replay(&mut self, slot: u32) {
-        let mut page = Vec::new();
-        loop {
-            let Some(entry) = self.sessions.entry(slot) else { return };
-            let Some(unfinished) = entry.unfinished.as_mut() else { return };
-            let replays = &mut unfinished.replays;
-            let Some(replay) = replays.front_mut() else {
-                if unfinished.subscribing.is_empty() {
-                    entry.unfinished = None;
-                }
-                return;
-            };
-            if entry.link.as_ref().is_none_or(|link| link.out.len() >= REPLAY_BUFFER)
-                || entry.session.queue_len() > 0
-            {
-                return;
-            }
-            let subscription = replay.subscription.clone();
-            let own = entry.session.client_id().clone();
-            page.clear();
-            let filter = subscription.filter.filter();
-            let next =
-                self.node.retained.page(filter, replay.after.as_deref(), PAGE, self.now, &mut |message| {
-                    page.push(Arc::clone(message));
-                });
-            match next {
-                Some(topic) => replay.after = Some(topic),
-                None => drop(replays.pop_front()),
-            }
-            let is_own = |message: &Message| message.publisher.as_ref() == Some(&own);
-            for (position, message) in page.iter().enumerate() {
-                if subscription.options.no_local && is_own(message) {
-                    continue;
-                }
-                if !self.replay_one(slot, &subscription, message) {
-                    let sent = page[position].topic.to_string();
-                    return self.replay_from(slot, subscription, sent);
-                }
+        let session = self.session_ref(slot);
+        let Some(unfinished) = self.sessions.entry(slot).and_then(|entry| entry.unfinished.as_mut()) else {
+            return;
+        };
+        if !unfinished.is_replaying && !unfinished.replays.is_empty() {
+            unfinished.is_replaying = true;
+            self.replaying.push_back(session);
+            if let Some(replayer) = self.replayer.take() {
+                replayer.wake();
             }
         }
+    }
+
+    /// Goes on with the retained messages of those whose turn it is.
+    fn replay_some(&mut self) {
+        for _ in 0..PAGES_PER_TURN {
+            let Some(SessionRef { slot, epoch, .. }) = self.replaying.pop_front() else { return };
+            let Some(entry) = self.sessions.entry_of(slot, epoch) else { continue };
+            let Some(unfinished) = entry.unfinished.as_mut() else { continue };
+            unfinished.is_replaying = false;
+            if self.guard(slot, |worker| worker.replay_page(slot)) == Some(true) {
+                self.replay(slot);
+            }
+        }
+    }
+
+    /// Sends a page of retained messages; returns whether the client keeps up.
+    fn replay_page(&mut self, slot: u32) -> bool {
+        let Some(entry) = self.sessions.entry(slot) else { return false };
+        let Some(unfinished) = entry.unfinished.as_mut() else { return false };
+        let keeps_up = entry.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER)
+            && entry.session.queue_len() == 0;
+        let Some(replay) = unfinished.replays.front_mut().filter(|_| keeps_up) else { return false };
+        let subscription = replay.subscription.clone();
+        let own = entry.session.client_id().clone();
+        let filter = subscription.filter.filter();
+        let mut page = Vec::new();
+        let next = self.node.retained.page(filter, replay.after.as_deref(), PAGE, self.now, &mut |message| {
+            page.push(Arc::clone(message));
+        });
+        let is_last = next.is_none();
+        match next {
+            Some(topic) => replay.after = Some(topic),
+            None => drop(unfinished.replays.pop_front()),
+        }
+        if unfinished.replays.is_empty() && unfinished.subscribing.is_empty() {
+            entry.unfinished = None;
+        }
+        let is_own = |message: &Message| message.publisher.as_ref() == Some(&own);
+        for (position, message) in page.iter().enumerate() {
+            if subscription.options.no_local && is_own(message) {
+                continue;
+            }
+            if !self.replay_one(slot, &subscription, message) {
+                self.replay_from(slot, subscription, page[position].topic.to_string(), is_last);
+                return false;
+            }
+        }
+        true
     }
 
     /// Sends one retained message; returns whether the client keeps up.
@@ -188,19 +231,19 @@ impl Worker {
             && entry.session.queue_len() == 0
     }
 
-    /// Goes on after `sent` when the client has taken what it got.
-    fn replay_from(&mut self, slot: u32, subscription: Subscription, sent: String) {
+    /// Goes on after `sent` when the client has taken what it got. `is_over`: the replay has been taken off the list.
+    fn replay_from(&mut self, slot: u32, subscription: Subscription, sent: String, is_over: bool) {
         let Some(entry) = self.sessions.entry(slot) else { return };
         let replays = &mut entry.unfinished.get_or_insert_default().replays;
-        match replays.front_mut() {
-            Some(front) if front.subscription == subscription => front.after = Some(sent),
-            _ => replays.push_front(Replay { subscription, after: Some(sent) }),
+        if !is_over {
+            replays.pop_front();
         }
+        replays.push_front(Replay { subscription, after: Some(sent) });
     }
 
     pub(super) fn unsubscribe(&mut self, slot: u32, unsubscribe: &Unsubscribe<'_>) {
         let here = self.session_ref(slot);
-        let mut reasons = Vec::new();
+        let (mut reasons, mut removed) = (Vec::new(), HashSet::new());
         for text in unsubscribe.filters.iter() {
             let Some(entry) = self.sessions.entry(slot) else { return };
             let Some(subscription) = entry.session.unsubscribe(text) else {
@@ -211,8 +254,8 @@ impl Worker {
                 continue;
             };
             reasons.push(ReasonCode::Success);
-            if let Some(unfinished) = &mut entry.unfinished {
-                unfinished.replays.retain(|replay| replay.subscription.filter != subscription.filter);
+            if entry.unfinished.is_some() {
+                removed.insert(text);
             }
             let orphans = if subscription.filter.is_shared() {
                 entry.session.take_shared(Some(&subscription.filter))
@@ -225,6 +268,10 @@ impl Worker {
             self.announce_event(slot, None, ClientEvent::Unsubscribed(&subscription));
         }
         let Some(entry) = self.sessions.entry(slot) else { return };
+        if let Some(unfinished) = &mut entry.unfinished {
+            // Once for the whole packet: both lists may have many thousands.
+            unfinished.replays.retain(|replay| !removed.contains(replay.subscription.filter.as_str()));
+        }
         let Some(link) = entry.link.as_mut() else { return };
         entry.session.handle_unsubscribed(unsubscribe.id, &reasons, &mut link.out);
         self.mark_dirty(slot);

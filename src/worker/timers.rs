@@ -22,6 +22,15 @@ pub(super) struct Reminder {
     pub(super) epoch: u32,
 }
 
+/// The tick in which a session's next reminder comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NextReminder(u64);
+
+impl NextReminder {
+    /// There is none.
+    pub(super) const NONE: Self = Self(u64::MAX);
+}
+
 /// How exact timers are.
 pub(super) const TICK: Duration = Duration::from_millis(TICK_MILLIS);
 
@@ -31,7 +40,7 @@ const TICK_MILLIS: u64 = 100;
 const SLOTS: u64 = 1_024;
 
 /// The tick in which `at` is over.
-pub(super) fn tick_of(at: Timestamp) -> u64 {
+fn tick_of(at: Timestamp) -> u64 {
     at.as_millis().div_ceil(TICK_MILLIS)
 }
 
@@ -40,11 +49,23 @@ impl Wheel {
         Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), tick: tick_of(now) }
     }
 
-    /// Adds a reminder; returns the tick in which it comes, which is before `at` when that is more than a turn away.
-    pub(super) fn remind(&mut self, at: Timestamp, reminder: Reminder) -> u64 {
-        let tick = tick_of(at).clamp(self.tick + 1, self.tick + SLOTS - 1);
-        self.slots[(tick % SLOTS) as usize].push(reminder);
-        tick
+    /// Makes sure that a reminder comes when `at` is over, or before that when it is more than a turn away.
+    pub(super) fn remind(&mut self, at: Timestamp, reminder: Reminder, next: &mut NextReminder) {
+        if tick_of(at) < next.0 {
+            let tick = tick_of(at).clamp(self.tick + 1, self.tick + SLOTS - 1);
+            self.slots[(tick % SLOTS) as usize].push(reminder);
+            next.0 = tick;
+        }
+    }
+
+    /// Whether a reminder that has come is the next one of its session, which then has none. If not, an earlier one has
+    /// taken its place and made another: were this one to make one too, there would be ever more of them.
+    pub(super) fn is_next(&self, next: &mut NextReminder) -> bool {
+        let has_come = next.0 <= self.tick;
+        if has_come {
+            *next = NextReminder::NONE;
+        }
+        has_come
     }
 
     /// Moves on to `now` and appends the reminders that have come.
@@ -70,6 +91,10 @@ mod tests {
         Reminder { slot, epoch: 0 }
     }
 
+    fn remind(wheel: &mut Wheel, millis: u64, slot: u32) {
+        wheel.remind(Timestamp::from_millis(millis), reminder(slot), &mut NextReminder::NONE.clone());
+    }
+
     fn due_at(wheel: &mut Wheel, millis: u64) -> Vec<u32> {
         let mut due = Vec::new();
         wheel.advance(Timestamp::from_millis(millis), &mut due);
@@ -79,7 +104,7 @@ mod tests {
     #[test]
     fn a_reminder_comes_in_its_tick_and_never_early() {
         let mut wheel = Wheel::new(Timestamp::from_millis(1_000));
-        wheel.remind(Timestamp::from_millis(1_250), reminder(7));
+        remind(&mut wheel, 1_250, 7);
         assert_eq!(due_at(&mut wheel, 1_249), Vec::<u32>::new());
         assert_eq!(due_at(&mut wheel, 1_299), Vec::<u32>::new());
         assert_eq!(due_at(&mut wheel, 1_300), [7]);
@@ -89,28 +114,48 @@ mod tests {
     #[test]
     fn a_moment_in_the_past_comes_with_the_next_tick() {
         let mut wheel = Wheel::new(Timestamp::from_millis(5_000));
-        wheel.remind(Timestamp::from_millis(10), reminder(1));
+        remind(&mut wheel, 10, 1);
         assert_eq!(due_at(&mut wheel, 5_100), [1]);
     }
 
     #[test]
     fn what_is_far_away_reminds_once_a_turn() {
         let mut wheel = Wheel::new(Timestamp::ORIGIN);
-        let tick = wheel.remind(Timestamp::from_millis(3_600_000), reminder(2));
-        assert_eq!(tick, SLOTS - 1);
-        assert_eq!(due_at(&mut wheel, tick * 100), [2]);
+        remind(&mut wheel, 3_600_000, 2);
+        assert_eq!(due_at(&mut wheel, (SLOTS - 2) * 100), Vec::<u32>::new());
+        assert_eq!(due_at(&mut wheel, (SLOTS - 1) * 100), [2]);
     }
 
     #[test]
     fn a_long_pause_loses_no_reminder() {
         let mut wheel = Wheel::new(Timestamp::ORIGIN);
         for slot in 1..=1_000 {
-            wheel.remind(Timestamp::from_millis(u64::from(slot) * 100), reminder(slot));
+            remind(&mut wheel, u64::from(slot) * 100, slot);
         }
         let mut due = due_at(&mut wheel, 10_000_000);
         due.sort_unstable();
         assert_eq!(due, (1..=1_000).collect::<Vec<_>>());
-        wheel.remind(Timestamp::from_millis(10_000_150), reminder(3));
+        remind(&mut wheel, 10_000_150, 3);
         assert_eq!(due_at(&mut wheel, 10_000_200), [3]);
+    }
+
+    #[test]
+    fn deadlines_that_come_and_go_do_not_multiply_reminders() {
+        let mut wheel = Wheel::new(Timestamp::ORIGIN);
+        let mut next = NextReminder::NONE;
+        let (mut due, mut most) = (Vec::new(), 0);
+        for millis in (0..3_600_000).step_by(100) {
+            let now = Timestamp::from_millis(millis);
+            wheel.advance(now, &mut due);
+            most = most.max(due.len());
+            for reminder in due.drain(..) {
+                if wheel.is_next(&mut next) {
+                    wheel.remind(now + Duration::from_secs(90), reminder, &mut next); // Keep Alive
+                }
+            }
+            wheel.remind(now + Duration::from_secs(15), reminder(0), &mut next); // a part of a packet
+        }
+        let waiting: usize = wheel.slots.iter().map(Vec::len).sum();
+        assert!(most < 10 && waiting < 20, "{most} at once, {waiting} in the wheel");
     }
 }

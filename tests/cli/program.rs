@@ -106,6 +106,15 @@ fn an_address_that_is_taken_ends_the_start_with_a_reason() {
 }
 
 #[test]
+fn two_brokers_do_not_share_a_port() {
+    let first = Started::with(&["--set", "node.workers=2"]);
+    let bind = format!("listeners.tcp.bind={}", first.address("tcp"));
+    let output = flotilla(&["start", "--set", "node.workers=2", "--set", &bind]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot listen on"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn whoever_listens_beyond_loopback_is_warned() {
     let broker = Started::with(&["--set", "listeners.open.bind=0.0.0.0:0", "--set", "log.format=json"]);
     let line = broker.await_log("everybody who can reach this address may connect");
@@ -142,12 +151,15 @@ impl Started {
         Self { child, said, _stdout: stdout, directory }
     }
 
-    /// An MQTT 5.0 connection to a listener, accepted.
-    fn connect(&self, listener: &str) -> TcpStream {
+    fn address(&self, listener: &str) -> SocketAddr {
         let prefix = format!("listener {listener}: mqtt on ");
         let address = self.said.iter().find_map(|line| line.strip_prefix(&prefix)).expect("it listens");
-        let address: SocketAddr = address.parse().expect("it is an address and a port");
-        let mut client = TcpStream::connect(address).expect("it listens there");
+        address.parse().expect("it is an address and a port")
+    }
+
+    /// An MQTT 5.0 connection to a listener, accepted.
+    fn connect(&self, listener: &str) -> TcpStream {
+        let mut client = TcpStream::connect(self.address(listener)).expect("it listens there");
         client.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
         client.set_write_timeout(Some(DEADLINE)).expect("it is not zero");
         client.write_all(b"\x10\x0D\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x00").expect("it reads a CONNECT");

@@ -226,3 +226,25 @@ fn graceful_stop() {
     assert!(status.success(), "{status:?}:\n{}", broker.log());
     assert!(std::net::TcpStream::connect(broker.address()).is_err(), "nobody listens");
 }
+
+#[test]
+fn a_client_that_reads_in_steps_gets_everything() {
+    // The socket takes a part of what waits, again and again, and each time the rest must follow without anything
+    // else that happens: more than the system's buffers take, from one burst, to a client that says nothing.
+    let settings = [("mqtt.output_buffer_max", "64MiB"), ("sys.interval", "1h")];
+    let Some(broker) = Broker::with(&settings) else { return };
+    let topic = unique("steps");
+    let mut subscriber = broker.client(Version::V311, &unique("steps"));
+    subscriber.subscribe(&topic, 0);
+    let mut publisher = broker.client(Version::V311, &unique("steps"));
+    let payload = vec![b'x'; 1_000_000];
+    for _ in 0..32 {
+        publisher.publish(&topic, &payload, 0);
+    }
+    publisher.ping();
+    let start = Instant::now();
+    for number in 0..32 {
+        assert!(subscriber.expect_any_publish().payload == payload, "message {number}");
+    }
+    assert!(start.elapsed() < DEADLINE, "took {:?}", start.elapsed());
+}

@@ -164,6 +164,23 @@ fn client_events_with_hostile_client_ids() {
 }
 
 #[test]
+fn client_events_with_the_longest_client_ids() {
+    // [MQTT-4.7.3-3] A topic name has 65,535 bytes at most: the identifier is cut there, and whole in the payload.
+    let Some(broker) = Broker::with(&[]) else { return };
+    let mut watcher = broker.client(Version::V5, "watcher");
+    watcher.subscribe(&format!("$SYS/brokers/{}/clients/#", broker.node()), 0);
+    for client_id in ["x".repeat(65_535), "/".repeat(65_535)] {
+        broker.client(Version::V5, &client_id).disconnect();
+        for _ in ["connected", "disconnected"] {
+            let event = watcher.expect_any_publish();
+            let payload: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
+            assert_eq!(payload["clientid"], *client_id);
+        }
+    }
+    broker.assert_healthy();
+}
+
+#[test]
 fn subscription_events_when_asked_for() {
     let settings = [("sys.client_events", "[\"subscribed\", \"unsubscribed\"]")];
     let Some(broker) = Broker::with(&settings) else { return };
@@ -203,4 +220,13 @@ fn nobody_publishes_to_sys() {
             other => panic!("expected a PUBLISH, got {other:?}"),
         }
     }
+}
+
+#[test]
+fn accepted_sockets_are_counted() {
+    let Some(broker) = Broker::with(&[("sys.interval", "1s")]) else { return };
+    let mut watcher = broker.client(Version::V5, "watcher");
+    let topic = format!("$SYS/brokers/{}/metrics/sockets/accepted", broker.node());
+    watcher.subscribe(&topic, 0);
+    wait_for(&mut watcher, &topic, |accepted| accepted != "0");
 }

@@ -202,3 +202,22 @@ fn will_reaches_a_client_that_is_away() {
     let seen = broker.connect(&away).expect_publish(&topic, "gone");
     assert_eq!(seen.qos, 1);
 }
+
+#[test]
+fn no_local_holds_for_the_will_too() {
+    // [MQTT-3.8.3-3]
+    let broker = Broker::shared();
+    let (topic, client_id) = (unique("no-local"), unique("no-local"));
+    let connect = Connect::new(Version::V5, &client_id).persistent().will(Will::new(&topic, "will").qos(1));
+    let mut client = broker.connect(&connect);
+    let no_local = 0x04;
+    client.subscribe_with(&[], &[(&topic, 1 | no_local)]);
+    let mut watcher = broker.client(Version::V5, &unique("no-local"));
+    watcher.subscribe(&topic, 0);
+    client.vanish();
+    watcher.expect_publish(&topic, "will");
+    let mut client = broker.connect(&Connect::new(Version::V5, &client_id).persistent());
+    client.assert_resumed();
+    watcher.publish(&topic, "other", 1);
+    client.expect_publish(&topic, "other");
+}

@@ -142,8 +142,10 @@ impl SendBuffer {
         }
         self.start += written;
         debug_assert!(self.start <= self.tail.len(), "more was written than there was");
-        if self.start == self.tail.len() {
-            self.tail.clear();
+        if self.start >= self.tail.len() - self.start {
+            // A client that is always a little behind would never let the tail become empty. What is moved is no longer
+            // than what was written since the last time.
+            self.tail.drain(..self.start);
             self.start = 0;
         }
     }
@@ -216,5 +218,17 @@ mod tests {
         let mut slices = [IoSlice::new(&[]); 8];
         let filled = buffer.slices(&mut slices);
         slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    #[test]
+    fn a_client_that_is_always_behind_does_not_make_it_grow() {
+        let mut buffer = SendBuffer::new();
+        buffer.tail().extend_from_slice(&[0; 1_000]);
+        for _ in 0..10_000 {
+            buffer.tail().extend_from_slice(&[1; 100]);
+            buffer.advance(100);
+        }
+        assert_eq!(buffer.len(), 1_000);
+        assert!(buffer.tail.capacity() < 8_192, "{}", buffer.tail.capacity());
     }
 }

@@ -1,0 +1,129 @@
+//! What a panic may cost: the connection whose work it was, and nobody else's.
+//!
+//! A panic unwinds out of the borrow of the [`Worker`], which therefore is as it was in the middle of that work: all that
+//! belongs to the worker is changed in steps that leave it usable, and the one that may be half done is the session. So
+//! its connection is ended, and the panic is counted. Where no single session is to blame, the worker ends, and the
+//! process with it: an endless task that is gone would leave clients connected to nobody.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use flotilla_mqtt::{ReasonCode, session::Cause};
+
+use super::Worker;
+
+impl Worker {
+    /// Does work for one session; if it panics, that ends the session's connection. `None`: it did.
+    pub(super) fn guard<T>(&mut self, slot: u32, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let done = self.catch(work);
+        if done.is_none() {
+            self.give_up(slot);
+        }
+        done
+    }
+
+    /// Does work; if it panics, that is counted. `None`: it did.
+    pub(super) fn catch<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(|| work(self))).ok();
+        if done.is_none() {
+            self.note_panic();
+        }
+        done
+    }
+
+    /// Counts a panic; what it was and where, the panic hook has said.
+    pub(super) fn note_panic(&self) {
+        tracing::error!(worker = self.id, "work for a client panicked");
+        self.metrics().panics.increment();
+    }
+
+    /// Ends the connection of a session. A panic in that too has at least dropped the socket.
+    fn give_up(&mut self, slot: u32) {
+        self.catch(|worker| worker.end_link(slot, Cause::Server(ReasonCode::UnspecifiedError)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        sync::Arc,
+        time::Duration,
+    };
+
+    use flotilla_mqtt::{Message, Transit, session::ClientId, topic::TopicFilter};
+
+    use crate::{
+        Broker, BrokerHandle,
+        cluster::{Alone, BoxFuture, Cluster, Completion, Receipt},
+        config::Config,
+        router::RouteChange,
+    };
+
+    use super::*;
+
+    /// A part of the broker with a defect: it panics when it is given a message on the topic "p".
+    #[derive(Debug)]
+    struct Defect;
+
+    impl Cluster for Defect {
+        fn claim<'a>(&'a self, client_id: &'a ClientId) -> BoxFuture<'a, Result<(), ReasonCode>> {
+            Alone.claim(client_id)
+        }
+
+        fn release(&self, client_id: &ClientId) {
+            Alone.release(client_id);
+        }
+
+        fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
+            Alone.announce(filter, change, done)
+        }
+
+        fn publish(&self, message: &Transit<'_>, done: Option<Completion>) -> Receipt {
+            assert_ne!(message.topic, "p", "this is the defect");
+            Alone.publish(message, done)
+        }
+
+        fn keep_will(&self, client_id: &ClientId, will: Option<&Arc<Message>>) {
+            Alone.keep_will(client_id, will);
+        }
+    }
+
+    fn connect(broker: &BrokerHandle, connect: &[u8]) -> TcpStream {
+        let mut client = TcpStream::connect(broker.listeners()[0].1).expect("it listens");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+        client.write_all(connect).expect("it reads");
+        expect(&mut client, &[0x20, 2, 0, 0]);
+        client
+    }
+
+    fn expect(client: &mut TcpStream, expected: &[u8]) {
+        let mut answer = vec![0; expected.len()];
+        client.read_exact(&mut answer).expect("it answers");
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn a_panic_ends_one_connection_and_is_counted() {
+        let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s", "node.workers=1"].map(str::to_owned);
+        let config = Config::load(None, [], &set).expect("it is valid");
+        let broker = Broker::start_in(config, Box::new(Defect)).expect("it starts");
+        let mut other = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01o");
+        other.write_all(b"\x82\x06\x00\x01\x00\x01q\x00").expect("it reads");
+        expect(&mut other, &[0x90, 3, 0, 1, 0]);
+        // In the work for a client's packet, and then in the end of a connection, whose will meets the defect too.
+        let mut first = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01f");
+        first.write_all(b"\x30\x03\x00\x01p").expect("it reads");
+        assert_eq!(first.read(&mut [0]).expect("closed in order"), 0);
+        let mut second = connect(&broker, b"\x10\x13\x00\x04MQTT\x04\x06\x00\x00\x00\x01s\x00\x01p\x00\x01w");
+        second.write_all(b"\x30\x03\x00\x01p").expect("it reads");
+        assert_eq!(second.read(&mut [0]).unwrap_or(0), 0);
+        // The worker serves the others, and the same client again.
+        let mut again = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01s");
+        again.write_all(b"\x30\x04\x00\x01qx").expect("it reads");
+        expect(&mut other, b"\x30\x04\x00\x01qx");
+        let totals = broker.node().totals();
+        assert_eq!((totals.panics, totals.connections, totals.sessions), (3, 2, 2));
+        assert!(broker.stop(Duration::from_secs(10)), "it stops in time");
+    }
+}
