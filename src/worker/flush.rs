@@ -168,3 +168,37 @@ impl Worker {
         self.replay(slot);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flotilla_mqtt::{QoS, Transit};
+
+    use super::*;
+    use crate::{
+        config::{Overlap, SharedStrategy},
+        router::Router,
+        worker::mailbox::Receivers,
+    };
+
+    /// A batch with this many messages of 1,000 bytes.
+    fn batch(messages: usize) -> Batch {
+        let router = Router::new(1, Overlap::Merge, SharedStrategy::RoundRobin);
+        let matches = std::sync::Arc::new(router.matches("t"));
+        let message = Transit::new("t", &[], &[0; 1_000], QoS::AtMostOnce, false, None, None, None);
+        let mut batch = Batch::default();
+        for _ in 0..messages {
+            batch.push(&message, None, Receivers::All(std::sync::Arc::clone(&matches)));
+        }
+        batch
+    }
+
+    #[test]
+    fn the_storage_of_a_burst_is_not_kept() {
+        let mut pool = SparePool::default();
+        pool.give_batch(batch(10));
+        pool.give_batch(batch(1_000));
+        assert_eq!(pool.batches.len(), 1);
+        assert!(pool.batches[0].is_empty());
+        assert!(pool.batches[0].capacity() < SparePool::BATCH_MAX);
+    }
+}
