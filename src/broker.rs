@@ -52,7 +52,7 @@ pub enum StartError {
     /// No listener is enabled.
     #[error("no listener is enabled: there would be no way to connect")]
     NoListener,
-    /// The system does not give us another thread.
+    /// The system does not give us another thread, or what a thread needs.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
@@ -102,7 +102,10 @@ impl Broker {
         for (id, acceptors) in (0u16..).zip(acceptors) {
             let node = Arc::clone(&handle.node);
             let thread = thread::Builder::new().name(format!("worker-{id}"));
-            match thread.spawn(move || worker::run(node, id, acceptors)) {
+            // The runtime is made here, so that whatever it lacks is known before the broker says that it is ready.
+            let worker = worker::runtime()
+                .and_then(|runtime| thread.spawn(move || worker::run(&runtime, node, id, acceptors)));
+            match worker {
                 Ok(worker) => handle.workers.push(worker),
                 Err(error) => {
                     handle.stop(Duration::ZERO);

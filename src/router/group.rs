@@ -96,27 +96,26 @@ impl Group {
         let members = self.members.read();
         let connected = |member: &&Member| !member.load.is_away();
         let allowed = |member: &&Member| Some(member.subscriber.session) != hint.exclude;
-        let present = members.iter().filter(connected).filter(allowed).count();
-        let chosen = if present > 0 {
-            self.choose(hint, present, || members.iter().filter(connected).filter(allowed))
-        } else {
-            let rest = members.iter().filter(allowed).count();
-            self.choose(hint, rest, || members.iter().filter(allowed))
-        }?;
+        let present = || members.iter().filter(connected).filter(allowed);
+        let chosen =
+            self.choose(hint, present).or_else(|| self.choose(hint, || members.iter().filter(allowed)))?;
         Some(Picked { subscriber: chosen.subscriber, filter: Arc::clone(&self.filter), tried: 0 })
     }
 
     fn choose<'m, I: Iterator<Item = &'m Member>>(
         &self,
         hint: &PickHint<'_>,
-        count: usize,
         candidates: impl Fn() -> I,
     ) -> Option<&'m Member> {
+        let count = candidates().count();
         if count == 0 {
             return None;
         }
-        let nth =
-            |number: u64| candidates().nth(usize::try_from(number % count as u64).expect("less than count"));
+        let nth = |number: u64| {
+            let position = usize::try_from(number % count as u64).expect("less than count");
+            // A client may go while this looks: then there are fewer than were counted.
+            candidates().nth(position).or_else(|| candidates().next())
+        };
         match self.strategy {
             SharedStrategy::RoundRobin => nth(self.cursor.fetch_add(1, Ordering::Relaxed)),
             SharedStrategy::Random => nth(hint.random),

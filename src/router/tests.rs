@@ -168,3 +168,30 @@ fn a_member_that_is_away_keeps_messages_only_when_nobody_is_there() {
     assert_eq!(group.pick(&hint).expect("the one that is away").subscriber.session.slot, 9);
     assert!(group.pick(&PickHint { exclude: Some(session(9)), ..hint }).is_none());
 }
+
+#[test]
+fn a_pick_finds_somebody_while_clients_come_and_go() {
+    let group = Arc::new(Group::new(filter("$share/g/t"), SharedStrategy::RoundRobin));
+    let loads: Vec<Arc<Load>> = (0..4).map(|_| Arc::default()).collect();
+    for (slot, load) in (0..).zip(&loads) {
+        group.join(subscriber(slot, QoS::AtLeastOnce, 0, false), load);
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in (0..4).cycle() {
+                loads[round].set_away();
+                loads[(round + 1) % 4].set_pending(0);
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let lost = (0..200_000_u64).filter(|&random| {
+            group.pick(&PickHint { topic: "t", publisher: None, random, exclude: None }).is_none()
+        });
+        let lost = lost.count();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(lost, 0);
+    });
+}

@@ -37,7 +37,10 @@ use std::{
 };
 
 use flotilla_mqtt::{ReasonCode, Timestamp};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::{
+    runtime::Runtime,
+    task::{JoinSet, LocalSet},
+};
 
 use self::{connection::LinkRef, mailbox::Batch, sessions::Sessions, timers::Wheel};
 use crate::{
@@ -100,16 +103,23 @@ pub(crate) struct Worker {
 /// Bytes that one read takes at most.
 const READ_SIZE: usize = 128 << 10;
 
+/// The runtime of a worker.
+///
+/// # Errors
+/// The system is out of file descriptors.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
 /// Runs a worker until it is told to stop and its clients have been told.
-pub(crate) fn run(node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> io::Result<()> {
     let publishes_values = id == 0 && node.config.sys.interval.is_some();
     let cell = Rc::new(WorkerCell {
         worker: RefCell::new(Worker::new(node, id)),
         scratch: RefCell::new(vec![0; READ_SIZE].into()),
         in_passing: Cell::new(0),
     });
-    LocalSet::new().block_on(&runtime, async move {
+    LocalSet::new().block_on(runtime, async move {
         let mut services = JoinSet::new();
         for acceptor in acceptors {
             services.spawn_local(acceptor.run(Rc::clone(&cell)));
