@@ -59,6 +59,11 @@ impl MatchSet {
         &self.workers[worker]
     }
 
+    /// How many deliveries a message on the topic causes.
+    pub(crate) fn deliveries(&self) -> usize {
+        self.groups.len() + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.groups.is_empty() && self.workers.iter().all(|targets| targets.is_empty())
     }

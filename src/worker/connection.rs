@@ -44,6 +44,9 @@ pub(super) struct LinkRef {
 
 /// Reads of one connection before others get their turn.
 const READS_PER_TURN: usize = 2;
+/// Deliveries that the packets of one connection may cause before others get their turn: one read may hold thousands of
+/// publishes, each for thousands of subscribers.
+const DELIVERIES_PER_TURN: usize = 16_384;
 /// Payloads from here on stay in the buffer that they were collected in.
 const SHARE_FROM: usize = 16 << 10;
 
@@ -77,6 +80,7 @@ impl Future for ConnectionTask {
 impl Worker {
     /// Reads and handles what a connection has sent. Ready when the connection is over.
     fn poll_link(&mut self, at: LinkRef, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()> {
+        self.deliveries = 0;
         for _ in 0..READS_PER_TURN {
             let Some(link) = self.link(at) else { return Poll::Ready(()) };
             if link.waker.is_none() {
@@ -87,6 +91,10 @@ impl Worker {
                 return Poll::Pending;
             }
             let Some(link) = self.link(at) else { return Poll::Ready(()) };
+            if let Some(backlog) = link.backlog.take() {
+                self.receive(at, &backlog);
+                break;
+            }
             match link.poll_read(cx, scratch) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => {
@@ -97,6 +105,9 @@ impl Worker {
                     self.metrics().bytes_received.add(read as u64);
                     self.receive(at, &scratch[..read]);
                 }
+            }
+            if self.is_turn_over() {
+                break;
             }
         }
         cx.waker().wake_by_ref();
@@ -184,14 +195,25 @@ impl Worker {
             self.handle_bytes(at, &packet, backing);
         }
         let rest = self.handle_bytes(at, bytes, None);
-        self.keep_partial(at, rest);
+        if !self.is_turn_over() {
+            self.keep_partial(at, rest);
+        } else if let Some(link) = self.link(at)
+            && !rest.is_empty()
+        {
+            link.backlog = Some(rest.into());
+        }
     }
 
-    /// Handles the whole packets at the start of `bytes`; returns what is left.
+    /// Whether a connection has caused so many deliveries that others must get their turn first.
+    fn is_turn_over(&self) -> bool {
+        self.deliveries >= DELIVERIES_PER_TURN
+    }
+
+    /// Handles the whole packets at the start of `bytes` until the turn is over; returns what is left.
     fn handle_bytes<'a>(&mut self, at: LinkRef, mut bytes: &'a [u8], backing: Option<&Bytes>) -> &'a [u8] {
         let Some(entry) = self.sessions.entry(at.slot) else { return &[] };
         let publisher = entry.session.client_id().clone();
-        while !bytes.is_empty() {
+        while !bytes.is_empty() && !self.is_turn_over() {
             let Some(link) = self.link(at) else { return &[] };
             match link.decoder.decode(bytes) {
                 Ok(Some((packet, len))) => {

@@ -26,6 +26,7 @@ impl Worker {
         for target in matches.of_worker(usize::from(self.id)) {
             self.deliver_to_target(target, message, publisher);
         }
+        self.deliveries += matches.deliveries();
         for worker in 0..self.outbound.len() {
             if worker != usize::from(self.id) && !matches.of_worker(worker).is_empty() {
                 self.outbound[worker].push(message, publisher, Receivers::All(Arc::clone(&matches)));

@@ -136,6 +136,7 @@ impl Worker {
             decoder,
             out,
             partial: None,
+            backlog: None,
             blocked_since: None,
             is_dirty: false,
             is_paused: false,

@@ -34,6 +34,8 @@ pub(super) struct Link {
     pub(super) out: SendBuffer,
     /// A packet of which only a part has come.
     pub(super) partial: Option<Box<Partial>>,
+    /// Bytes that were read and whose turn has not come.
+    pub(super) backlog: Option<Box<[u8]>>,
     /// Since when the socket takes nothing.
     pub(super) blocked_since: Option<Timestamp>,
     /// Whether it is on the flusher's list.

@@ -73,6 +73,8 @@ pub(crate) struct Worker {
     cache: MatchCache,
     /// What other threads want, taken from the mailbox and not handled yet.
     events: VecDeque<Event>,
+    /// Deliveries that the current turn of a connection has caused, here or on other workers.
+    deliveries: usize,
     /// Messages for the other workers, by worker.
     outbound: Box<[Batch]>,
     /// Sessions whose send buffer has something new.
@@ -149,6 +151,7 @@ impl Worker {
             timers: Wheel::new(now),
             cache: MatchCache::default(),
             events: VecDeque::new(),
+            deliveries: 0,
             outbound: (0..workers).map(|_| Batch::default()).collect(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),

@@ -228,6 +228,31 @@ fn graceful_stop() {
 }
 
 #[test]
+fn a_burst_for_many_subscribers_is_worked_off_in_turns() {
+    // One read with publishes for more deliveries than one turn allows (16,384): the rest of it waits for the next turn, in
+    // order, and what begins in it may end in the next read.
+    let broker = Broker::shared();
+    let topic = unique("turns");
+    let mut subscribers: Vec<_> = (0..40).map(|_| broker.client(Version::V311, &unique("turns"))).collect();
+    for subscriber in &mut subscribers {
+        subscriber.subscribe(&topic, 0);
+    }
+    let mut publisher = broker.client(Version::V311, &unique("turns"));
+    let mut burst: Vec<u8> =
+        (0..1200).flat_map(|number| Publish::new(&topic, format!("{number}")).bytes(Version::V311)).collect();
+    let last = burst.split_off(burst.len() - 5);
+    publisher.send(&burst);
+    publisher.send(&last);
+    publisher.ping();
+    for subscriber in &mut subscribers {
+        for number in 0..1200 {
+            subscriber.expect_publish(&topic, format!("{number}"));
+        }
+    }
+    broker.assert_healthy();
+}
+
+#[test]
 fn a_client_that_reads_in_steps_gets_everything() {
     // The socket takes a part of what waits, again and again, and each time the rest must follow without anything
     // else that happens: more than the system's buffers take, from one burst, to a client that says nothing.
