@@ -23,7 +23,8 @@ fn load(file: Option<&str>, env: &[(&str, &str)], set: &[&str]) -> Result<Config
 /// The faults, one a line, with the path of the file cut to its name.
 fn faults(file: Option<&str>, env: &[(&str, &str)], set: &[&str]) -> String {
     let text = load(file, env, set).expect_err("it is faulty").to_string();
-    let cut = |line: &str| match (line.find("/tmp/"), line.find("test.toml")) {
+    let directory = std::env::temp_dir().display().to_string();
+    let cut = |line: &str| match (line.find(&directory), line.find("test.toml")) {
         (Some(start), Some(end)) => format!("{}{}", &line[..start], &line[end..]),
         _ => line.to_owned(),
     };
