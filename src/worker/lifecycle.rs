@@ -148,7 +148,6 @@ impl Worker {
         let metrics = &self.node.metrics[usize::from(self.id)];
         metrics.connections.increment();
         metrics.client_connected.increment();
-        metrics.packet_received(PacketType::Connect);
         metrics.packets_sent(PacketType::ConnAck, 1);
         self.announce_event(slot, None, connected);
         self.note_progress(slot);

@@ -94,6 +94,7 @@ async fn handshake(
             unreachable!("a decoder without a version takes nothing but CONNECT");
         };
         decoder.set_version(connect.version);
+        cell.with(|worker| worker.metrics().packet_received(PacketType::Connect));
         peer.username = connect.username.map(Into::into);
         if let Some(maximum) = connect.properties.maximum_packet_size {
             incoming.answer_max = usize::try_from(maximum.get()).unwrap_or(usize::MAX);
