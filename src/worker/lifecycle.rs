@@ -6,7 +6,7 @@ use flotilla_mqtt::{
     ReasonCode, Timestamp,
     codec::{Decoder, SendBuffer},
     packet::PacketType,
-    session::{Accepted, Cause, ClientId, Due, Ending, Session},
+    session::{Accepted, Cause, ClientId, Due, Ending, Refusal, Session},
 };
 use tokio::{
     net::TcpStream,
@@ -57,12 +57,19 @@ impl Worker {
             Place::Worker(worker) => {
                 let Arrival { stream, peer, accepted, rest, hops } = arrival;
                 let listener = peer.listener;
+                if hops >= HOPS_MAX {
+                    let refusal = Refusal { version: accepted.version, reason: ReasonCode::ServerBusy };
+                    let mut out = SendBuffer::new();
+                    refusal.write_connack(out.tail());
+                    self.say_farewell(Farewell { stream, out, listener });
+                    return None;
+                }
                 match stream.into_std() {
-                    Ok(stream) if hops < HOPS_MAX => {
+                    Ok(stream) => {
                         let adoption = Adoption { stream, peer, accepted, rest, hops: hops + 1 };
                         self.node.mailboxes[usize::from(worker)].send(Event::Adopt(Box::new(adoption)));
                     }
-                    _ => self.node.sockets[usize::from(listener)].leave(),
+                    Err(_) => self.node.sockets[usize::from(listener)].leave(),
                 }
                 None
             }

@@ -21,7 +21,7 @@ use crate::auth::Anonymous;
 /// Why a connection did not open.
 #[derive(Debug, thiserror::Error)]
 enum OpenError {
-    #[error("nothing to answer")]
+    #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
     #[error("the client closed before its CONNECT was complete")]
     Closed,
@@ -159,8 +159,16 @@ impl Worker {
         bytes: &[u8],
         answer_max: usize,
     ) {
-        tracing::info!(peer = %peer.addr, %error, "connection refused");
-        self.metrics().client_errors.increment();
+        match error {
+            // Health checks of load balancers do this all the time.
+            OpenError::Io(_) | OpenError::Closed => {
+                tracing::debug!(peer = %peer.addr, %error, "connection did not open");
+            }
+            OpenError::Decode(_) | OpenError::Refused(_) | OpenError::NotAuth(_) => {
+                tracing::info!(peer = %peer.addr, %error, "connection refused");
+                self.metrics().client_errors.increment();
+            }
+        }
         let refusal = match error {
             OpenError::Refused(refusal) | OpenError::NotAuth(refusal) => Some(refusal.clone()),
             OpenError::Decode(error) => {

@@ -40,7 +40,7 @@ impl Replay {
 const PAGE: usize = 64;
 /// Bytes in the send buffer from which on a replay waits.
 const REPLAY_BUFFER: usize = 64 << 10;
-/// Replays of one session; subscriptions beyond it do not get retained messages until earlier ones have.
+/// Replays of one session that may wait; a SUBSCRIBE beyond that gets no retained messages.
 const REPLAYS_MAX: usize = 100_000;
 /// What is looked up at the same moment as soon as it is asked for: a few pages, or a thousand topics.
 const LOOK_UPS_AT_ONCE: u32 = 1_024;
