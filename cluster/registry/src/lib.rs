@@ -1,0 +1,1 @@
+//! Which node serves which client. Pure.

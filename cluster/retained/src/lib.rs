@@ -1,0 +1,1 @@
+//! Retained messages that are the same on every node. Pure.
