@@ -92,6 +92,10 @@ metrics! {
     messages_acked = "messages/acked",
     /// Retained messages set or deleted.
     messages_retained = "messages/retained",
+    /// Messages sent to other nodes.
+    messages_forwarded = "messages/forward",
+    /// Messages of QoS 0 that were not sent to another node, which does not keep up.
+    dropped_forward_congested = "messages/dropped/forward_congested",
     /// Messages that nobody subscribed to.
     dropped_no_subscribers = "messages/dropped/no_subscribers",
     /// Messages refused because the topic is not open to clients or too deep.

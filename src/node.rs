@@ -1,11 +1,20 @@
 //! What all workers of a node share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use flotilla_mqtt::session::Limits;
+use flotilla_mqtt::{
+    session::{ClientId, Limits},
+    topic::TopicFilter,
+};
+use flotilla_state::ConnectionEpoch;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
@@ -14,8 +23,8 @@ use crate::{
     metrics::{Metrics, Totals},
     registry::Registry,
     retained::Retained,
-    router::Router,
-    worker::Mailbox,
+    router::{GroupTarget, Router, SessionRef},
+    worker::{Event, Mailbox},
 };
 
 /// What all workers of a node share.
@@ -34,6 +43,10 @@ pub(crate) struct Node {
     pub(crate) metrics: Box<[Metrics]>,
     /// Open sockets of each listener, by its number.
     pub(crate) sockets: Box<[SocketCount]>,
+    /// What is left here of sessions that have gone to other nodes.
+    pub(crate) stubs: Stubs,
+    /// Told when a worker that was congested is no longer.
+    pub(crate) decongested: Notify,
 }
 
 /// How many sockets of a listener are open.
@@ -43,7 +56,40 @@ pub(crate) struct SocketCount {
     max: usize,
 }
 
+/// What is left on this node of sessions that have gone to others, by the claim that took them. There may be several of
+/// one client that comes and goes quickly.
+#[derive(Debug, Default)]
+pub(crate) struct Stubs(Mutex<BTreeMap<(ClientId, ConnectionEpoch), SessionRef>>);
+
+impl Stubs {
+    pub(crate) fn insert(&self, client_id: &ClientId, epoch: ConnectionEpoch, stub: SessionRef) {
+        self.0.lock().insert((client_id.clone(), epoch), stub);
+    }
+
+    pub(crate) fn find(&self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
+        self.0.lock().get(&(client_id.clone(), epoch)).copied()
+    }
+
+    pub(crate) fn remove(&self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
+        self.0.lock().remove(&(client_id.clone(), epoch))
+    }
+}
+
 impl Node {
+    /// A group of a shared subscription, as far as this node knows it.
+    pub(crate) fn group_target(&self, filter: &TopicFilter) -> GroupTarget {
+        let remote = self.router.remote();
+        GroupTarget::new(self.router.group(filter), remote.group(filter.as_str()), remote.me())
+    }
+
+    /// A worker that was congested is no longer: those who waited for it go on.
+    pub(crate) fn note_decongested(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Event::Decongested);
+        }
+        self.decongested.notify_waiters();
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         Totals::of(self.metrics.iter())
     }

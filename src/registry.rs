@@ -46,6 +46,11 @@ impl Registry {
         }
     }
 
+    /// The session of `client_id`.
+    pub(crate) fn find(&self, client_id: &ClientId) -> Option<SessionRef> {
+        self.part(client_id).lock().get(client_id).copied()
+    }
+
     /// Forgets a session; one that has taken its place stays.
     pub(crate) fn remove(&self, client_id: &ClientId, session: SessionRef) {
         let mut part = self.part(client_id).lock();

@@ -65,6 +65,15 @@ pub(crate) struct Picked {
     pub(crate) tried: u8,
 }
 
+/// How many members a group has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Members {
+    /// Those whose client is connected.
+    pub(crate) online: u32,
+    /// Those whose session waits for its client.
+    pub(crate) away: u32,
+}
+
 impl Group {
     pub(super) fn new(filter: Arc<TopicFilter>, strategy: SharedStrategy) -> Self {
         Self { filter, strategy, members: RwLock::default(), cursor: AtomicU64::new(0) }
@@ -100,6 +109,14 @@ impl Group {
         let chosen =
             self.choose(hint, present).or_else(|| self.choose(hint, || members.iter().filter(allowed)))?;
         Some(Picked { subscriber: chosen.subscriber, filter: Arc::clone(&self.filter), tried: 0 })
+    }
+
+    /// How many members there are.
+    pub(crate) fn members(&self) -> Members {
+        let members = self.members.read();
+        let away = members.iter().filter(|member| member.load.is_away()).count();
+        let count = |members: usize| u32::try_from(members).unwrap_or(u32::MAX);
+        Members { online: count(members.len() - away), away: count(away) }
     }
 
     fn choose<'m, I: Iterator<Item = &'m Member>>(
@@ -140,7 +157,7 @@ impl Group {
 }
 
 /// The same on every node and in every run.
-fn stable_hash(value: &impl Hash) -> u64 {
+pub(super) fn stable_hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

@@ -2,18 +2,23 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
+use flotilla_state::NodeId;
+
 use flotilla_mqtt::{QoS, SubscriptionIds};
 
-use super::{Generations, Group, Subscriber, Subscribers, subscribers::Terms};
+use super::{Generations, Group, GroupTarget, RemoteMatches, Subscriber, Subscribers, subscribers::Terms};
 use crate::config::Overlap;
 
-/// Everybody on this node who gets a message on one topic, in the order in which the workers need it.
+/// Everybody who gets a message on one topic: the sessions of this node in the order in which the workers need it, and
+/// other nodes.
 #[derive(Debug)]
 pub(crate) struct MatchSet {
     pub(crate) generations: Generations,
     /// Indexed by worker.
     workers: Box<[Box<[Target]>]>,
-    pub(crate) groups: Box<[Arc<Group>]>,
+    pub(crate) groups: Box<[GroupTarget]>,
+    /// Other nodes with subscribers.
+    pub(crate) nodes: Box<[NodeId]>,
 }
 
 /// How a message goes to one session.
@@ -52,7 +57,8 @@ impl MatchSet {
         size_of::<Self>()
             + workers
             + targets * size_of::<Target>()
-            + self.groups.len() * size_of::<Arc<Group>>()
+            + self.groups.len() * size_of::<GroupTarget>()
+            + self.nodes.len() * size_of::<NodeId>()
     }
 
     pub(crate) fn of_worker(&self, worker: usize) -> &[Target] {
@@ -61,11 +67,13 @@ impl MatchSet {
 
     /// How many deliveries a message on the topic causes.
     pub(crate) fn deliveries(&self) -> usize {
-        self.groups.len() + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
+        self.nodes.len()
+            + self.groups.len()
+            + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.workers.iter().all(|targets| targets.is_empty())
+        self.nodes.is_empty() && self.groups.is_empty() && self.workers.iter().all(|targets| targets.is_empty())
     }
 }
 
@@ -88,10 +96,11 @@ impl Builder {
         self.groups.extend(subscribers.groups().iter().map(Arc::clone));
     }
 
-    pub(super) fn finish(self, generations: Generations) -> MatchSet {
+    pub(super) fn finish(self, generations: Generations, remote: RemoteMatches, me: NodeId) -> MatchSet {
         let overlap = self.overlap;
         let workers = self.workers.into_iter().map(|matching| targets(matching, overlap)).collect();
-        MatchSet { generations, workers, groups: self.groups.into() }
+        let groups = GroupTarget::join(self.groups, remote.groups, me);
+        MatchSet { generations, workers, groups, nodes: remote.nodes }
     }
 }
 

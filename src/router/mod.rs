@@ -2,16 +2,21 @@
 //!
 //! [`Router::matches`] turns a topic into a [`MatchSet`]; each worker caches those by topic ([`MatchCache`]) and checks
 //! with two atomic loads that no subscription that could matter has changed since. A SUBSCRIBE or UNSUBSCRIBE only
-//! invalidates the topics that share its first level; one that begins with a wildcard invalidates all.
+//! invalidates the topics that share its first level; one that begins with a wildcard invalidates all. What other nodes
+//! want is in the same set ([`RemoteRoutes`]), with generations of its own.
 
 mod cache;
 mod group;
 mod matches;
+mod remote;
+mod share;
 mod subscribers;
 
 pub(crate) use cache::MatchCache;
-pub(crate) use group::{Group, Load, Picked};
+pub(crate) use group::{Group, Load, Members, Picked};
 pub(crate) use matches::{Grant, MatchSet, OwnMessage, Target};
+pub(crate) use remote::{RemoteMatches, RemoteRoutes};
+pub(crate) use share::{GroupTarget, NodeChoice};
 pub(crate) use subscribers::{Subscriber, Subscribers, Terms};
 
 use std::{
@@ -48,6 +53,7 @@ pub(crate) struct Router {
     workers: usize,
     overlap: Overlap,
     strategy: SharedStrategy,
+    remote: RemoteRoutes,
 }
 
 #[derive(Debug, Default)]
@@ -63,15 +69,18 @@ pub(crate) struct Generations {
     partition: u32,
     literal: u64,
     wildcard: u64,
+    remote: remote::RemoteGenerations,
 }
 
 /// What a change of subscriptions means for the routes that other nodes know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RouteChange {
-    /// The filter has its first subscriber here.
+    /// The filter has its first subscriber here, groups not counted.
     First,
-    /// The filter has lost its last subscriber here.
+    /// The filter has lost its last subscriber here, groups not counted.
     Last,
+    /// The group of a shared subscription has gained or lost a member.
+    Group,
     /// Other nodes need not know.
     None,
 }
@@ -82,7 +91,22 @@ const WILDCARD: usize = PARTITIONS;
 impl Router {
     pub(crate) fn new(workers: usize, overlap: Overlap, strategy: SharedStrategy) -> Self {
         let partitions = (0..=PARTITIONS).map(|_| Partition::default()).collect();
-        Self { partitions, hasher: RandomState::new(), workers, overlap, strategy }
+        let remote = RemoteRoutes::none();
+        Self { partitions, hasher: RandomState::new(), workers, overlap, strategy, remote }
+    }
+
+    /// The same in a cluster.
+    pub(crate) fn with_remote(self, remote: RemoteRoutes) -> Self {
+        Self { remote, ..self }
+    }
+
+    /// What the other nodes want.
+    pub(crate) fn remote(&self) -> &RemoteRoutes {
+        &self.remote
+    }
+
+    pub(crate) fn strategy(&self) -> SharedStrategy {
+        self.strategy
     }
 
     /// Adds or replaces a subscription.
@@ -95,16 +119,15 @@ impl Router {
         let partition = self.partition(filter.filter());
         let mut tree = partition.tree.write();
         let entry = tree.entry(filter.filter());
-        let first = entry.is_empty();
-        let stale = if filter.is_shared() {
-            entry.join(filter, self.strategy, subscriber, load)
-        } else {
-            entry.insert(subscriber);
-            true
-        };
-        if stale {
-            partition.generation.fetch_add(1, Ordering::Release);
+        if filter.is_shared() {
+            if entry.join(filter, self.strategy, subscriber, load) {
+                partition.generation.fetch_add(1, Ordering::Release);
+            }
+            return RouteChange::Group;
         }
+        let first = !entry.has_direct();
+        entry.insert(subscriber);
+        partition.generation.fetch_add(1, Ordering::Release);
         if first { RouteChange::First } else { RouteChange::None }
     }
 
@@ -114,14 +137,18 @@ impl Router {
         let mut tree = partition.tree.write();
         let Some(entry) = tree.value_mut(filter.filter()) else { return RouteChange::None };
         let stale = if filter.is_shared() { entry.leave(filter, session) } else { entry.remove(session) };
-        let last = entry.is_empty();
-        if last {
+        let change = match filter.is_shared() {
+            true => RouteChange::Group,
+            false if stale && !entry.has_direct() => RouteChange::Last,
+            false => RouteChange::None,
+        };
+        if entry.is_empty() {
             tree.remove(filter.filter());
         }
         if stale {
             partition.generation.fetch_add(1, Ordering::Release);
         }
-        if last { RouteChange::Last } else { RouteChange::None }
+        change
     }
 
     /// The group of a shared subscription, if it has members.
@@ -135,16 +162,18 @@ impl Router {
         let (literal, wildcard) = (&self.partitions[partition], &self.partitions[WILDCARD]);
         // The generations are read under the locks: a change that comes later makes them differ.
         let (literal_tree, wildcard_tree) = (literal.tree.read(), wildcard.tree.read());
+        let (remote, remote_generations) = self.remote.matches(topic);
         let generations = Generations {
             partition: u32::try_from(partition).expect("there are 64 partitions"),
             literal: literal.generation.load(Ordering::Acquire),
             wildcard: wildcard.generation.load(Ordering::Acquire),
+            remote: remote_generations,
         };
         let mut builder = matches::Builder::new(self.workers, self.overlap);
         literal_tree.for_each_match(topic, |subscribers| builder.add(subscribers));
         wildcard_tree.for_each_match(topic, |subscribers| builder.add(subscribers));
         drop((literal_tree, wildcard_tree));
-        builder.finish(generations)
+        builder.finish(generations, remote, self.remote.me())
     }
 
     /// Whether a set that was made from these generations is still right.
@@ -152,6 +181,7 @@ impl Router {
         let literal = &self.partitions[generations.partition as usize];
         literal.generation.load(Ordering::Acquire) == generations.literal
             && self.partitions[WILDCARD].generation.load(Ordering::Acquire) == generations.wildcard
+            && self.remote.is_current(generations.remote)
     }
 
     /// Filters with at least one subscriber.

@@ -52,6 +52,11 @@ impl Subscribers {
         self.groups.is_empty() && self.direct.len() == 0
     }
 
+    /// Whether sessions subscribe to it for themselves.
+    pub(crate) fn has_direct(&self) -> bool {
+        self.direct.len() > 0
+    }
+
     pub(crate) fn groups(&self) -> &[Arc<Group>] {
         &self.groups
     }

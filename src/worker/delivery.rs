@@ -9,69 +9,100 @@ use flotilla_mqtt::{
     session::{Delivered, DeliveryOptions, DropReason},
     topic::TopicFilter,
 };
+use flotilla_state::LogIndex;
 
 use super::{
-    Worker,
+    Source, Worker,
     mailbox::{Batch, Receivers},
+    transfer::Transfer,
 };
-use crate::router::{Grant, Group, OwnMessage, PickHint, Picked, SessionRef, Target};
+use crate::{
+    cluster::Completion,
+    router::{Grant, Group, GroupTarget, NodeChoice, OwnMessage, PickHint, Picked, SessionRef, Target},
+};
 
-/// Members of a group that are tried for one message.
-const TRIES_MAX: u8 = 8;
+/// Members of a group that are tried for one message, on all nodes together.
+pub(super) const TRIES_MAX: u8 = 8;
+
+/// Where a message went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Routed {
+    /// Whether anybody subscribes to its topic, here or on another node.
+    pub(super) anybody: bool,
+    /// How many other nodes will say that they have it.
+    pub(super) awaited: u32,
+}
+
+/// How far a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To the subscribers of this node.
+    Node,
+    /// To all subscribers.
+    Cluster,
+}
 
 impl Worker {
-    /// Gives a message to everybody on this node who subscribes to its topic; returns whether anybody does.
-    pub(super) fn route(&mut self, message: &Transit<'_>, publisher: Option<SessionRef>) -> bool {
+    /// Gives a message to everybody who subscribes to its topic. `done` is what other nodes complete when they have it.
+    pub(super) fn route(
+        &mut self,
+        message: &Transit<'_>,
+        publisher: Option<SessionRef>,
+        reach: Reach,
+        done: Option<Completion>,
+    ) -> Routed {
+        // Before the match, so that the stamp never claims routes that the match has not seen.
+        let source = Source { publisher, stamp: self.node.router.remote().applied() };
         let matches = self.cache.matches(message.topic, &self.node.router);
         for target in matches.of_worker(usize::from(self.id)) {
-            self.deliver_to_target(target, message, publisher);
+            self.deliver_to_target(target, message, source);
         }
         self.deliveries += matches.deliveries();
         for worker in 0..self.outbound.len() {
             if worker != usize::from(self.id) && !matches.of_worker(worker).is_empty() {
-                self.outbound[worker].push(message, publisher, Receivers::All(Arc::clone(&matches)));
+                self.outbound[worker].push(message, source, Receivers::All(Arc::clone(&matches)));
                 self.wake_flusher();
             }
         }
-        for group in &matches.groups {
-            self.deliver_to_group(group, message, None);
+        let mut awaited = 0;
+        if reach == Reach::Cluster {
+            for &node in &matches.nodes {
+                awaited += self.forward(node, message, source.stamp, done);
+            }
         }
-        !matches.is_empty()
+        for group in &matches.groups {
+            awaited += self.deliver_to_group(group, message, None, reach, done);
+        }
+        Routed { anybody: !matches.is_empty(), awaited }
     }
 
     /// Delivers what another worker handed over.
     pub(super) fn deliver_batch(&mut self, batch: Batch) {
-        batch.for_each(|message, publisher, receivers| {
+        batch.for_each(|message, source, receivers| {
             // Whoever it is that cannot take the message: the next one is for others.
-            self.catch(|worker| worker.deliver_to_receivers(message, publisher, receivers));
+            self.catch(|worker| worker.deliver_to_receivers(message, source, receivers));
         });
         if self.node.mailboxes[usize::from(self.id)].delivered(&batch) {
-            for mailbox in &self.node.mailboxes {
-                mailbox.send(super::Event::Decongested);
-            }
+            self.node.note_decongested();
         }
         self.spare.give_batch(batch);
     }
 
-    fn deliver_to_receivers(
-        &mut self,
-        message: &Transit<'_>,
-        publisher: Option<SessionRef>,
-        receivers: &Receivers,
-    ) {
+    fn deliver_to_receivers(&mut self, message: &Transit<'_>, source: Source, receivers: &Receivers) {
         match receivers {
             Receivers::All(matches) => {
                 for target in matches.of_worker(usize::from(self.id)) {
-                    self.deliver_to_target(target, message, publisher);
+                    self.deliver_to_target(target, message, source);
                 }
             }
             Receivers::One(picked) => self.deliver_to_picked(picked, message),
+            Receivers::Moved(session, options) => self.deliver_moved(*session, message, options, source.stamp),
         }
     }
 
-    fn deliver_to_target(&mut self, target: &Target, message: &Transit<'_>, publisher: Option<SessionRef>) {
+    fn deliver_to_target(&mut self, target: &Target, message: &Transit<'_>, source: Source) {
         let here = SessionRef { worker: self.id, slot: target.slot, epoch: target.epoch };
-        let grant = if publisher == Some(here) {
+        let grant = if source.publisher == Some(here) {
             match &target.own {
                 OwnMessage::Same => &target.grant,
                 OwnMessage::Less(grant) => grant,
@@ -80,26 +111,57 @@ impl Worker {
         } else {
             &target.grant
         };
-        self.deliver(here, message, &options(grant, message, None));
+        let options = options(grant, message, None);
+        if self.is_transferring(here) {
+            return self.deliver_in_transfer(here, message, &options, source.stamp);
+        }
+        self.deliver(here, message, &options);
     }
 
-    /// Gives a message to one member of a group, to another one if that cannot take it.
-    pub(super) fn deliver_to_group(
+    /// Gives a message to one member of a group, here or on another node. Returns how many nodes will say that they have
+    /// it.
+    fn deliver_to_group(
         &mut self,
-        group: &Arc<Group>,
+        target: &GroupTarget,
         message: &Transit<'_>,
         exclude: Option<SessionRef>,
-    ) {
+        reach: Reach,
+        done: Option<Completion>,
+    ) -> u32 {
         let random = self.random.next();
         let hint = PickHint { topic: message.topic, publisher: message.publisher, random, exclude };
-        let Some(picked) = group.pick(&hint) else { return };
+        let choice = match reach {
+            Reach::Node => Some(NodeChoice::Here),
+            Reach::Cluster => target.choose(self.node.router.strategy(), &hint, None),
+        };
+        match choice {
+            Some(NodeChoice::Node(node)) => self.forward_to_group(node, target.filter(), message, 0, done),
+            Some(NodeChoice::Here) => {
+                if let Some(group) = &target.local {
+                    self.deliver_to_local_group(group, message, &hint);
+                }
+                0
+            }
+            None => 0,
+        }
+    }
+
+    /// Gives a message to one member of a group on this node, to another one if that cannot take it.
+    fn deliver_to_local_group(&mut self, group: &Arc<Group>, message: &Transit<'_>, hint: &PickHint<'_>) {
+        let Some(picked) = group.pick(hint) else { return };
         let worker = picked.subscriber.session.worker;
         if worker == self.id {
             self.deliver_to_picked(&picked, message);
         } else {
-            self.outbound[usize::from(worker)].push(message, None, Receivers::One(picked));
-            self.wake_flusher();
+            self.push_picked(picked, message);
         }
+    }
+
+    fn push_picked(&mut self, picked: Picked, message: &Transit<'_>) {
+        let source = Source { publisher: None, stamp: LogIndex::default() };
+        let worker = usize::from(picked.subscriber.session.worker);
+        self.outbound[worker].push(message, source, Receivers::One(picked));
+        self.wake_flusher();
     }
 
     /// Gives a message to the member that was picked; while that cannot take it, to another, up to a bound.
@@ -109,8 +171,7 @@ impl Worker {
         loop {
             let session = picked.subscriber.session;
             if session.worker != self.id {
-                self.outbound[usize::from(session.worker)].push(message, None, Receivers::One(picked));
-                return self.wake_flusher();
+                return self.push_picked(picked, message);
             }
             let grant = Grant::of(&picked.subscriber);
             let options = options(&grant, message, Some(Arc::clone(&picked.filter)));
@@ -133,6 +194,7 @@ impl Worker {
             let next = self.node.router.group(&picked.filter).and_then(|group| group.pick(&hint));
             match next {
                 Some(next) if tried < TRIES_MAX => picked = Picked { tried, ..next },
+                _ if tried < TRIES_MAX && self.forward_to_other_node(picked.filter.as_str(), message, tried) => return,
                 _ => {
                     // Lost once, however many could not take it.
                     if let Some(reason) = dropped {
@@ -147,10 +209,16 @@ impl Worker {
     /// Gives messages of shared subscriptions that a session did not finish to other members.
     pub(super) fn redispatch(&mut self, from: SessionRef, messages: Vec<(Arc<TopicFilter>, Arc<Message>)>) {
         for (filter, message) in messages {
-            if let Some(group) = self.node.router.group(&filter) {
-                self.deliver_to_group(&group, &Transit::from_message(&message), Some(from));
-            }
+            let target = self.node.group_target(&filter);
+            self.deliver_to_group(&target, &Transit::from_message(&message), Some(from), Reach::Cluster, None);
         }
+    }
+
+    /// Gives a message of a shared subscription to somebody, which a node that has ended may have lost.
+    pub(super) fn redispatch_lost(&mut self, filter: &str, message: &Arc<Message>) {
+        let Ok(filter) = TopicFilter::parse(filter, self.node.limits.max_topic_levels) else { return };
+        let target = self.node.group_target(&filter);
+        self.deliver_to_group(&target, &Transit::from_message(message), None, Reach::Cluster, None);
     }
 
     /// Gives a message to one session of this worker, if it is still there.
@@ -169,6 +237,12 @@ impl Worker {
     ) -> Option<Delivered> {
         let now = self.now;
         let entry = self.sessions.entry_of(to.slot, to.epoch)?;
+        if let Some(Transfer::Stub(stub)) = entry.transfer.as_deref() {
+            // A group's message that was picked for it here is nobody else's: it goes after its session.
+            let stub = stub.clone();
+            self.forward_moved(&stub, message, options, LogIndex::default());
+            return Some(Delivered::Queued { displaced: 0 });
+        }
         let delivered = match &mut entry.link {
             Some(link) => {
                 if link.out.is_empty() && !link.out.has_storage() {
@@ -225,7 +299,7 @@ impl Worker {
     }
 }
 
-fn options(grant: &Grant, message: &Transit<'_>, shared: Option<Arc<TopicFilter>>) -> DeliveryOptions {
+pub(crate) fn options(grant: &Grant, message: &Transit<'_>, shared: Option<Arc<TopicFilter>>) -> DeliveryOptions {
     DeliveryOptions {
         qos: grant.qos,
         retain: message.retain && grant.retain_as_published,

@@ -50,7 +50,7 @@ pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
         let mut worker = cell.worker.borrow_mut();
         worker.tick();
         worker.flush_all();
-        if worker.dirty.is_empty() && worker.outbound.iter().all(Batch::is_empty) {
+        if worker.dirty.is_empty() && worker.outbound.iter().all(Batch::is_empty) && worker.outgoing_is_empty() {
             worker.flusher = Some(cx.waker().clone());
         } else {
             // Queues moved on, or a will was published, while buffers were written: let others read in between.
@@ -90,7 +90,7 @@ impl Worker {
         }
     }
 
-    /// Hands the other workers the messages for them.
+    /// Hands the other workers and the other nodes the messages for them.
     pub(super) fn hand_over(&mut self) {
         for worker in 0..self.outbound.len() {
             if !self.outbound[worker].is_empty() {
@@ -99,6 +99,7 @@ impl Worker {
                 self.node.mailboxes[worker].send(Event::Batch(batch));
             }
         }
+        self.hand_over_to_nodes();
     }
 
     /// Writes what a session's connection has; ends the connection if that fails.
@@ -172,12 +173,13 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use flotilla_mqtt::{QoS, Transit};
+    use flotilla_state::LogIndex;
 
     use super::*;
     use crate::{
         config::{Overlap, SharedStrategy},
         router::Router,
-        worker::mailbox::Receivers,
+        worker::{Source, mailbox::Receivers},
     };
 
     /// A batch with this many messages of 1,000 bytes.
@@ -185,9 +187,10 @@ mod tests {
         let router = Router::new(1, Overlap::Merge, SharedStrategy::RoundRobin);
         let matches = std::sync::Arc::new(router.matches("t"));
         let message = Transit::new("t", &[], &[0; 1_000], QoS::AtMostOnce, false, None, None, None);
+        let source = Source { publisher: None, stamp: LogIndex::default() };
         let mut batch = Batch::default();
         for _ in 0..messages {
-            batch.push(&message, None, Receivers::All(std::sync::Arc::clone(&matches)));
+            batch.push(&message, source, Receivers::All(std::sync::Arc::clone(&matches)));
         }
         batch
     }

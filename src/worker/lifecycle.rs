@@ -8,6 +8,7 @@ use flotilla_mqtt::{
     packet::PacketType,
     session::{Accepted, Cause, ClientId, Due, Ending, Refusal, Session},
 };
+use flotilla_state::ConnectionEpoch;
 use tokio::{
     net::TcpStream,
     task::yield_now,
@@ -22,13 +23,19 @@ use super::{
     sessions::Entry,
     timers::{Reminder, TICK},
 };
-use crate::{registry::Home, router::SessionRef, sys::ClientEvent};
+use crate::{
+    cluster::{Claimed, KeptWill},
+    registry::Home,
+    router::SessionRef,
+    sys::ClientEvent,
+};
 
 /// A connection that is ready for its session.
 pub(super) struct Arrival {
     pub(super) stream: TcpStream,
     pub(super) peer: Peer,
     pub(super) accepted: Accepted,
+    pub(super) claimed: Claimed,
     /// Bytes that were read after the CONNECT.
     pub(super) rest: Vec<u8>,
     pub(super) hops: u8,
@@ -38,6 +45,8 @@ pub(super) struct Arrival {
 enum Place {
     Here { slot: u32, is_new: bool },
     Worker(u16),
+    /// The client has connected again since.
+    Late,
 }
 
 /// How often a connection is handed on before it is refused: each time its session had just ended or moved.
@@ -50,23 +59,30 @@ impl Worker {
     pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
         if self.stopping.is_some() {
             self.node.sockets[usize::from(arrival.peer.listener)].leave();
+            self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.epoch);
             return None;
         }
-        match self.find_session(&arrival.accepted) {
+        if self.is_fenced {
+            self.refuse_arrival(arrival, ReasonCode::ServerUnavailable);
+            return None;
+        }
+        match self.find_session(&arrival.accepted, &arrival.claimed) {
             Place::Here { slot, is_new } => Some(self.begin(slot, is_new, arrival)),
+            Place::Late => {
+                self.refuse_arrival(arrival, ReasonCode::ServerBusy);
+                None
+            }
             Place::Worker(worker) => {
-                let Arrival { stream, peer, accepted, rest, hops } = arrival;
-                let listener = peer.listener;
-                if hops >= HOPS_MAX {
-                    let refusal = Refusal { version: accepted.version, reason: ReasonCode::ServerBusy };
-                    let mut out = SendBuffer::new();
-                    refusal.write_connack(out.tail());
-                    self.say_farewell(Farewell { stream, out, listener });
+                if arrival.hops >= HOPS_MAX {
+                    self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.epoch);
+                    self.refuse_arrival(arrival, ReasonCode::ServerBusy);
                     return None;
                 }
+                let Arrival { stream, peer, accepted, claimed, rest, hops } = arrival;
+                let listener = peer.listener;
                 match stream.into_std() {
                     Ok(stream) => {
-                        let adoption = Adoption { stream, peer, accepted, rest, hops: hops + 1 };
+                        let adoption = Adoption { stream, peer, accepted, claimed, rest, hops: hops + 1 };
                         self.node.mailboxes[usize::from(worker)].send(Event::Adopt(Box::new(adoption)));
                     }
                     Err(_) => self.node.sockets[usize::from(listener)].leave(),
@@ -76,8 +92,17 @@ impl Worker {
         }
     }
 
+    /// Says in the CONNACK that a connection cannot be served, and closes it.
+    fn refuse_arrival(&mut self, arrival: Arrival, reason: ReasonCode) {
+        let refusal = Refusal { version: arrival.accepted.version, reason };
+        let mut out = SendBuffer::new();
+        refusal.write_connack(out.tail());
+        self.metrics().packets_sent(PacketType::ConnAck, 1);
+        self.say_farewell(Farewell { stream: arrival.stream, out, listener: arrival.peer.listener });
+    }
+
     /// Finds the session that a CONNECT goes on with, after it has ended whatever is in the way.
-    fn find_session(&mut self, accepted: &Accepted) -> Place {
+    fn find_session(&mut self, accepted: &Accepted, claimed: &Claimed) -> Place {
         let now = self.now;
         loop {
             let (slot, epoch) = self.sessions.vacancy();
@@ -85,12 +110,9 @@ impl Worker {
             let home = match self.node.registry.find_or_insert(&accepted.client_id, offer) {
                 Home::Existing(home) => home,
                 Home::Offered => {
-                    let session = Session::new(accepted.client_id.clone(), Arc::clone(&self.node.limits));
-                    self.sessions.insert(Entry::new(session));
-                    self.metrics().sessions.increment();
-                    self.metrics().session_created.increment();
+                    let is_new = self.make_session(&accepted.client_id, claimed);
                     self.catch_up();
-                    return Place::Here { slot, is_new: true };
+                    return Place::Here { slot, is_new };
                 }
             };
             if home.worker != self.id {
@@ -101,10 +123,14 @@ impl Worker {
                 self.node.registry.remove(&accepted.client_id, home);
                 continue;
             };
+            if entry.claim > claimed.epoch {
+                return Place::Late;
+            }
             if entry.link.is_some() {
                 self.metrics().session_takenover.increment();
                 self.end_link(home.slot, Cause::Server(ReasonCode::SessionTakenOver));
-            } else if accepted.clean_start {
+            } else if accepted.clean_start || claimed.session.is_some() {
+                // What another node has given to this connection is newer than what is here.
                 let ending = entry.session.end(now);
                 self.metrics().session_discarded.increment();
                 self.finish(home.slot, ending);
@@ -115,9 +141,29 @@ impl Worker {
         }
     }
 
+    /// Makes the session of a client that has none on this node, in the vacant slot; whether it is a new one.
+    fn make_session(&mut self, client_id: &ClientId, claimed: &Claimed) -> bool {
+        self.metrics().sessions.increment();
+        if let Some(bytes) = &claimed.session {
+            match self.adopt_session(client_id, claimed.epoch, bytes) {
+                Ok(entry) => {
+                    self.sessions.insert(entry);
+                    return false;
+                }
+                Err(error) => {
+                    tracing::error!(client_id = ?client_id.as_str(), %error, "another node's session cannot be read, the client begins a new one");
+                }
+            }
+        }
+        let session = Session::new(client_id.clone(), Arc::clone(&self.node.limits));
+        self.sessions.insert(Entry::new(session));
+        self.metrics().session_created.increment();
+        true
+    }
+
     /// Starts a connection on its session.
     fn begin(&mut self, slot: u32, is_new: bool, arrival: Arrival) -> LinkRef {
-        let Arrival { stream, peer, accepted, rest, .. } = arrival;
+        let Arrival { stream, peer, accepted, claimed, rest, .. } = arrival;
         let now = self.now;
         let limits = Arc::clone(&self.node.limits);
         let mut out = SendBuffer::new();
@@ -125,7 +171,8 @@ impl Worker {
         accepted.write_connack(&limits, !is_new, out.tail());
         let mut decoder = Decoder::server(limits.max_packet_size.get());
         decoder.set_version(accepted.version);
-        let will = accepted.will.as_ref().map(|will| Arc::clone(&will.message));
+        let will = KeptWill::of(&accepted);
+        let client_id = accepted.client_id.clone();
         let connected = ClientEvent::Connected {
             clean_start: accepted.clean_start,
             keep_alive: accepted.keep_alive,
@@ -134,6 +181,7 @@ impl Worker {
         let id = self.next_link;
         self.next_link = self.next_link.wrapping_add(1);
         let entry = self.sessions.entry(slot).expect("the session was found");
+        entry.claim = claimed.epoch;
         entry.session.connect(now, accepted);
         entry.session.resume(now, &mut out);
         entry.link = Some(Box::new(Link {
@@ -151,7 +199,12 @@ impl Worker {
             waker: None,
         }));
         entry.update_load();
-        self.node.cluster.keep_will(entry.session.client_id(), will.as_ref());
+        self.node.cluster.attached(&client_id, claimed.epoch, will, entry.session.expiry());
+        if claimed.session.is_some() && !is_new {
+            self.metrics().session_resumed.increment();
+            self.announce_adopted(slot);
+        }
+        self.announce_groups(slot);
         let metrics = &self.node.metrics[usize::from(self.id)];
         metrics.connections.increment();
         metrics.client_connected.increment();
@@ -182,7 +235,18 @@ impl Worker {
             // Nobody is there to be answered; the retained messages are sent when the client is back.
             unfinished.subscribing.clear();
         }
-        self.node.cluster.keep_will(entry.session.client_id(), None);
+        let (client_id, claim) = (entry.session.client_id().clone(), entry.claim);
+        let is_armed = entry.session.has_will();
+        if !self.node.cluster.is_serving() {
+            // The cluster has taken this node for dead, or is about to: the will is published by others.
+            entry.session.forget_will();
+        } else if !is_armed {
+            self.node.cluster.drop_will(&client_id, claim);
+        }
+        if !ending.ended {
+            self.node.cluster.detached(&client_id, claim);
+            self.announce_groups(slot);
+        }
         let metrics = self.metrics();
         metrics.tally(&tally);
         metrics.connections.decrement();
@@ -207,21 +271,21 @@ impl Worker {
     pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
         let publisher = self.session_ref(slot);
         let removed = if ending.ended { self.remove_session(slot) } else { None };
-        if let Some(will) = ending.will {
+        if let Some(will) = ending.will.filter(|_| self.node.cluster.is_serving()) {
             // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
             self.publish_will(&will, publisher);
         }
-        if let Some((client_id, session)) = removed {
+        if let Some((client_id, session, claim)) = removed {
             // Only when everything of the old session is on its way may the client begin a new one on another worker,
             // so that nothing it sends there comes before this (see `catch_up`) [MQTT-4.6.0-6].
             self.hand_over();
             self.node.registry.remove(&client_id, session);
-            self.node.cluster.release(&client_id);
+            self.node.cluster.release(&client_id, claim);
         }
     }
 
     /// Forgets a session that has ended; its client identifier remains taken.
-    fn remove_session(&mut self, slot: u32) -> Option<(ClientId, SessionRef)> {
+    fn remove_session(&mut self, slot: u32) -> Option<(ClientId, SessionRef, ConnectionEpoch)> {
         let here = self.session_ref(slot);
         let mut entry = self.sessions.remove(slot)?;
         let client_id: ClientId = entry.session.client_id().clone();
@@ -233,7 +297,7 @@ impl Worker {
         self.redispatch(here, orphans);
         self.metrics().sessions.decrement();
         self.metrics().session_terminated.increment();
-        Some((client_id, here))
+        Some((client_id, here, entry.claim))
     }
 
     /// Makes sure that the session is looked at when its next deadline comes.
@@ -296,6 +360,12 @@ impl Worker {
                 if ending.ended && was_away {
                     self.metrics().session_expired.increment();
                 }
+                if !ending.ended
+                    && let Some(entry) = self.sessions.entry(slot)
+                {
+                    let (client_id, claim) = (entry.session.client_id().clone(), entry.claim);
+                    self.node.cluster.drop_will(&client_id, claim);
+                }
                 self.finish(slot, ending);
             }
         }
@@ -320,6 +390,24 @@ impl Worker {
     /// Closes every connection; new ones are refused from here on.
     fn stop(&mut self, reason: ReasonCode) {
         self.stopping = Some(reason);
+        self.close_all(reason);
+    }
+
+    /// This node may not act for the cluster any more: it closes every connection, and refuses new ones until it may.
+    fn fence(&mut self, reason: ReasonCode) {
+        self.is_fenced = true;
+        self.close_all(reason);
+        let away: Vec<u32> = self.sessions.occupied().collect();
+        for slot in away {
+            if let Some(entry) = self.sessions.entry(slot) {
+                // Whoever serves now publishes it.
+                entry.session.forget_will();
+            }
+        }
+        self.outstanding.clear();
+    }
+
+    fn close_all(&mut self, reason: ReasonCode) {
         let connected: Vec<u32> = self.sessions.occupied().collect();
         for slot in connected {
             self.end_link(slot, Cause::Server(reason));
@@ -359,9 +447,20 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
         while let Some(event) = cell.with(|worker| worker.events.pop_front()) {
             match event {
                 Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
-                Event::Completed(completion, reason) => {
-                    cell.with(|worker| worker.complete(completion, reason));
+                Event::Completed(completions, reason, at) => {
+                    cell.with(|worker| worker.complete_all(&completions, reason, at));
                 }
+                Event::Transfer(order) => cell.with(|worker| worker.handle_order(order)),
+                Event::Flush(round) => cell.with(|worker| {
+                    worker.hand_over();
+                    round.arrive();
+                }),
+                Event::Will(will) => cell.with(|worker| worker.publish_foreign_will(&will)),
+                Event::Redispatch(filter, message) => {
+                    cell.with(|worker| worker.redispatch_lost(&filter, &message));
+                }
+                Event::Fence(reason) => cell.with(|worker| worker.fence(reason)),
+                Event::Admit => cell.with(|worker| worker.is_fenced = false),
                 Event::Decongested => cell.with(Worker::end_congestion),
                 Event::Adopt(adoption) => adopt(cell, *adoption),
                 Event::Accepted(stream, peer) => match TcpStream::from_std(stream) {
@@ -382,12 +481,12 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
 
 /// Serves a connection that another worker accepted for a session that is here.
 fn adopt(cell: &Rc<WorkerCell>, adoption: Adoption) {
-    let Adoption { stream, peer, accepted, rest, hops } = adoption;
+    let Adoption { stream, peer, accepted, claimed, rest, hops } = adoption;
     let listener = peer.listener;
     let Ok(stream) = TcpStream::from_std(stream) else {
         return cell.with(|worker| worker.node.sockets[usize::from(listener)].leave());
     };
-    let arrival = Arrival { stream, peer, accepted, rest, hops };
+    let arrival = Arrival { stream, peer, accepted, claimed, rest, hops };
     if let Some(link) = cell.with(|worker| worker.attach(arrival)) {
         tokio::task::spawn_local(ConnectionTask::Open(Rc::clone(cell), link));
     }

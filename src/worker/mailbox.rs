@@ -9,13 +9,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_mqtt::{QoS, ReasonCode, Timestamp, Transit, session::Accepted};
+use flotilla_mqtt::{
+    QoS, ReasonCode, Timestamp, Transit,
+    session::{Accepted, DeliveryOptions},
+};
+use flotilla_state::LogIndex;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::connection::Peer;
+use super::{Source, connection::Peer, transfer::Order};
 use crate::{
-    cluster::Completion,
+    cluster::{Claimed, Completion, FlushRound},
     router::{MatchSet, Picked, SessionRef},
 };
 
@@ -36,9 +40,20 @@ pub(crate) enum Event {
     Adopt(Box<Adoption>),
     /// A socket that another worker accepted.
     Accepted(std::net::TcpStream, Peer),
-    /// Something that a session waited for is done.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a cluster of one answers at once"))]
-    Completed(Completion, ReasonCode),
+    /// What sessions waited for is done; routes are those of this entry.
+    Completed(Vec<Completion>, ReasonCode, LogIndex),
+    /// A session comes or goes.
+    Transfer(Order),
+    /// Hand over to other workers and nodes what is ready, then take part in the round.
+    Flush(Arc<FlushRound>),
+    /// Publish the will of a client whose node has ended.
+    Will(Arc<flotilla_mqtt::Message>),
+    /// Give a message of a shared subscription, which another node did not take, to another member.
+    Redispatch(Box<str>, Arc<flotilla_mqtt::Message>),
+    /// This node has lost its place in the cluster: close every connection with this reason.
+    Fence(ReasonCode),
+    /// It has a place again.
+    Admit,
     /// A worker that was congested is no longer: read from publishers again.
     Decongested,
     /// Close every connection with this reason and end.
@@ -51,6 +66,7 @@ pub(crate) struct Adoption {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: Peer,
     pub(crate) accepted: Accepted,
+    pub(crate) claimed: Claimed,
     /// Bytes that were read after the CONNECT.
     pub(crate) rest: Vec<u8>,
     /// How often it was handed on.
@@ -68,7 +84,7 @@ pub(crate) struct Batch {
 #[derive(Debug)]
 struct Item {
     receivers: Receivers,
-    publisher: Option<SessionRef>,
+    source: Source,
     qos: QoS,
     retain: bool,
     expires_at: Option<Timestamp>,
@@ -86,6 +102,8 @@ pub(crate) enum Receivers {
     All(Arc<MatchSet>),
     /// The member of a group that was picked.
     One(Picked),
+    /// The session that another node passes it on to: its client has come here from there.
+    Moved(SessionRef, Box<DeliveryOptions>),
 }
 
 /// Above this many bytes in a mailbox its senders stop reading from publishers.
@@ -135,7 +153,7 @@ impl Batch {
     pub(super) fn push(
         &mut self,
         message: &Transit<'_>,
-        publisher: Option<SessionRef>,
+        source: Source,
         receivers: Receivers,
     ) {
         let shared_payload =
@@ -143,7 +161,7 @@ impl Batch {
         let payload = if shared_payload.is_some() { &[][..] } else { message.payload };
         self.items.push(Item {
             receivers,
-            publisher,
+            source,
             qos: message.qos,
             retain: message.retain,
             expires_at: message.expires_at,
@@ -158,7 +176,7 @@ impl Batch {
     }
 
     /// Hands out the messages, oldest first.
-    pub(super) fn for_each(&self, mut deliver: impl FnMut(&Transit<'_>, Option<SessionRef>, &Receivers)) {
+    pub(super) fn for_each(&self, mut deliver: impl FnMut(&Transit<'_>, Source, &Receivers)) {
         let mut rest = &self.bytes[..];
         let mut take = |len: u32| {
             let (part, after) = rest.split_at(len as usize);
@@ -173,7 +191,7 @@ impl Batch {
             let Item { qos, retain, expires_at, .. } = *item;
             let backing = item.shared_payload.as_ref();
             let message = Transit::new(topic, properties, payload, qos, retain, expires_at, None, backing);
-            deliver(&message, item.publisher, &item.receivers);
+            deliver(&message, item.source, &item.receivers);
         }
     }
 

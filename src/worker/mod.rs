@@ -12,6 +12,7 @@ mod connection;
 mod delivery;
 mod events;
 mod flush;
+mod forward;
 mod guard;
 mod lifecycle;
 mod link;
@@ -21,14 +22,16 @@ mod publish;
 mod sessions;
 mod subscribe;
 mod timers;
+mod transfer;
 
 pub(crate) use connection::Peer;
-pub(crate) use mailbox::{Event, Mailbox};
+pub(crate) use mailbox::{Batch, Event, Mailbox, Receivers};
 pub(crate) use opening::spawn as serve;
+pub(crate) use transfer::Order;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     io,
     rc::Rc,
@@ -37,13 +40,15 @@ use std::{
 };
 
 use flotilla_mqtt::{ReasonCode, Timestamp};
+use flotilla_state::LogIndex;
 use tokio::{
     runtime::Runtime,
     task::{JoinSet, LocalSet},
 };
 
-use self::{connection::LinkRef, mailbox::Batch, sessions::Sessions, timers::Wheel};
+use self::{connection::LinkRef, forward::Outgoing, sessions::Sessions, timers::Wheel};
 use crate::{
+    cluster::Completion,
     listener::Acceptor,
     metrics::Metrics,
     node::Node,
@@ -77,6 +82,10 @@ pub(crate) struct Worker {
     deliveries: usize,
     /// Messages for the other workers, by worker.
     outbound: Box<[Batch]>,
+    /// Messages for other nodes.
+    outgoing: Vec<Outgoing>,
+    /// What has to be done by more than one other node before it is complete, and by how many.
+    outstanding: HashMap<Completion, u32>,
     /// Sessions whose send buffer has something new.
     dirty: Vec<u32>,
     /// Sessions that wait for their turn to get more retained messages.
@@ -95,11 +104,22 @@ pub(crate) struct Worker {
     random: Random,
     /// Why the worker is stopping.
     stopping: Option<ReasonCode>,
+    /// Whether this node has no place in the cluster now, so that no client may connect.
+    is_fenced: bool,
     next_link: u32,
     /// Closed connections whose last bytes have still to be written.
     closing: Vec<link::Farewell>,
     /// Wakes the task that sees closed connections off.
     closer: Option<Waker>,
+}
+
+/// Where a message comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source {
+    /// The session on this node that published it, if one did.
+    pub(crate) publisher: Option<SessionRef>,
+    /// The routes that its publisher's node had applied when it looked for the receivers.
+    pub(crate) stamp: LogIndex,
 }
 
 /// Bytes that one read takes at most.
@@ -153,6 +173,8 @@ impl Worker {
             events: VecDeque::new(),
             deliveries: 0,
             outbound: (0..workers).map(|_| Batch::default()).collect(),
+            outgoing: Vec::new(),
+            outstanding: HashMap::new(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),
             looked_up: (now, 0),
@@ -163,6 +185,7 @@ impl Worker {
             properties: Vec::new(),
             random: Random::new(),
             stopping: None,
+            is_fenced: false,
             next_link: 0,
             closing: Vec::new(),
             closer: None,

@@ -16,7 +16,10 @@ use super::{
     lifecycle::Arrival,
     link::Farewell,
 };
-use crate::auth::Anonymous;
+use crate::{
+    auth::Anonymous,
+    cluster::Claim,
+};
 
 /// Why a connection did not open.
 #[derive(Debug, thiserror::Error)]
@@ -55,16 +58,16 @@ async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option
     let mut incoming = Incoming { stream, bytes: Vec::new(), answer_max: usize::MAX };
     let connect = async {
         let accepted = handshake(&cell, &mut incoming, &mut peer).await?;
-        match node.cluster.claim(&accepted.client_id).await {
-            Ok(()) => Ok(accepted),
+        match node.cluster.claim(Claim::of(&accepted)).await {
+            Ok(claimed) => Ok((accepted, claimed)),
             Err(reason) => Err(OpenError::Refused(Refusal { version: accepted.version, reason })),
         }
     };
     let outcome = timeout(node.config.mqtt.connect_timeout, connect).await;
     let Incoming { stream, bytes, answer_max } = incoming;
     match outcome {
-        Ok(Ok(accepted)) => {
-            let arrival = Arrival { stream, peer, accepted: *accepted, rest: bytes, hops: 0 };
+        Ok(Ok((accepted, claimed))) => {
+            let arrival = Arrival { stream, peer, accepted: *accepted, claimed, rest: bytes, hops: 0 };
             cell.with(|worker| worker.attach(arrival))
         }
         Ok(Err(error)) => {

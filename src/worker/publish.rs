@@ -10,7 +10,9 @@ use flotilla_mqtt::{
     session::{Authenticator, Cause, ClientId, Incoming, Request, Ticket},
 };
 
-use super::{Worker, connection::LinkRef};
+use flotilla_state::LogIndex;
+
+use super::{Worker, connection::LinkRef, delivery::Reach};
 use crate::{
     auth::Anonymous,
     cluster::{Awaited, Completion, Receipt},
@@ -113,21 +115,39 @@ impl Worker {
         message: &Transit<'_>,
         ticket: Option<Ticket>,
     ) -> Option<ReasonCode> {
-        if message.retain && self.retain(message).is_err() && self.can_be_refused(from.slot, message.qos) {
-            // Nothing happens to a message that the client is told was refused. Where it cannot be told, the message
-            // reaches those who are there, and only is not retained.
-            return Some(ReasonCode::QuotaExceeded);
-        }
-        self.metrics().messages_published.increment();
-        let anybody = self.route(message, Some(from));
-        if !anybody {
-            self.metrics().dropped_no_subscribers.increment();
+        if ticket.is_some() && !self.node.cluster.is_serving() {
+            // Nobody here can say whether it would be kept. An error code would end the message at its sender
+            // [MQTT-4.4.0-2]: without an answer the client sends it again where it connects next.
+            return None;
         }
         let done = ticket.map(|ticket| Completion { session: from, what: Awaited::Publish(ticket) });
-        match self.node.cluster.publish(message, done) {
-            Receipt::Done if anybody => Some(ReasonCode::Success),
-            Receipt::Done => Some(ReasonCode::NoMatchingSubscribers),
-            Receipt::Later => None,
+        let mut awaited = 0;
+        if message.retain {
+            match self.retain(message, done) {
+                Ok(Receipt::Done) => {}
+                Ok(Receipt::Later) => awaited += 1,
+                // Nothing happens to a message that the client is told was refused. Where it cannot be told, the message
+                // reaches those who are there, and only is not retained.
+                Err(_) if self.can_be_refused(from.slot, message.qos) => return Some(ReasonCode::QuotaExceeded),
+                Err(_) => {}
+            }
+        }
+        self.metrics().messages_published.increment();
+        let routed = self.route(message, Some(from), Reach::Cluster, done);
+        if !routed.anybody {
+            self.metrics().dropped_no_subscribers.increment();
+        }
+        awaited += routed.awaited;
+        match done {
+            None => None,
+            Some(_) if awaited == 0 && !routed.anybody => Some(ReasonCode::NoMatchingSubscribers),
+            Some(_) if awaited == 0 => Some(ReasonCode::Success),
+            Some(done) => {
+                if awaited > 1 {
+                    self.outstanding.insert(done, awaited);
+                }
+                None
+            }
         }
     }
 
@@ -137,11 +157,15 @@ impl Worker {
         is_v5 && qos > QoS::AtMostOnce
     }
 
-    /// Sets or deletes a retained message.
-    fn retain(&mut self, message: &Transit<'_>) -> Result<(), crate::retained::RetainedFull> {
-        let kept = self.node.retained.set(&message.keep(), self.now);
+    /// Sets or deletes a retained message, on all nodes.
+    fn retain(
+        &mut self,
+        message: &Transit<'_>,
+        done: Option<Completion>,
+    ) -> Result<Receipt, crate::retained::RetainedFull> {
+        let kept = self.node.retained.set(&message.keep(), self.now, done);
         match kept {
-            Ok(()) => self.metrics().messages_retained.increment(),
+            Ok(_) => self.metrics().messages_retained.increment(),
             Err(_) => self.metrics().dropped_retained_full.increment(),
         }
         kept
@@ -163,35 +187,61 @@ impl Worker {
         }
     }
 
-    /// Publishes a message of the broker itself.
+    /// Publishes a message of the broker itself. What names this node goes to the subscribers of all nodes; the rest, such
+    /// as `$SYS/broker`, would mix with what the others say of themselves.
     pub(crate) fn publish_own(&mut self, message: &Arc<Message>) {
-        self.publish_kept(message, None);
+        let reach = if message.topic.starts_with("$SYS/brokers/") { Reach::Cluster } else { Reach::Node };
+        self.publish_kept(message, None, reach);
     }
 
     /// Publishes the will of a client.
     pub(super) fn publish_will(&mut self, will: &Arc<Message>, publisher: SessionRef) {
-        self.publish_kept(will, Some(publisher));
+        self.publish_kept(will, Some(publisher), Reach::Cluster);
     }
 
-    fn publish_kept(&mut self, message: &Arc<Message>, publisher: Option<SessionRef>) {
+    /// Publishes the will of a client whose node has ended.
+    pub(super) fn publish_foreign_will(&mut self, will: &Arc<Message>) {
+        self.publish_kept(will, None, Reach::Cluster);
+    }
+
+    fn publish_kept(&mut self, message: &Arc<Message>, publisher: Option<SessionRef>, reach: Reach) {
         let message = Transit::from_message(message);
         if message.retain {
             // Beyond the limits a will or a $SYS value still reaches those who are there; the counter tells.
-            let _ = self.retain(&message);
+            let _ = self.retain(&message, None);
         }
-        self.route(&message, publisher);
-        self.node.cluster.publish(&message, None);
+        self.route(&message, publisher, reach, None);
     }
 
-    /// Something that a session waited for is done.
-    pub(super) fn complete(&mut self, completion: Completion, reason: ReasonCode) {
+    /// What sessions waited for is done.
+    pub(super) fn complete_all(&mut self, completions: &[Completion], reason: ReasonCode, at: LogIndex) {
+        for &completion in completions {
+            let slot = completion.session.slot;
+            self.guard(slot, |worker| worker.complete(completion, reason, at));
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, reason: ReasonCode, at: LogIndex) {
+        if let Some(count) = self.outstanding.get_mut(&completion) {
+            *count -= 1;
+            if *count > 0 {
+                return;
+            }
+            self.outstanding.remove(&completion);
+        }
         let SessionRef { slot, epoch, .. } = completion.session;
         if self.sessions.entry_of(slot, epoch).is_none() {
             return;
         }
         match completion.what {
-            Awaited::Publish(ticket) => self.acknowledge(slot, ticket, reason),
+            // A node that is not sure of its place does not say that it has kept anything.
+            Awaited::Publish(_) if !self.node.cluster.is_serving() => {}
+            Awaited::Publish(ticket) => {
+                self.acknowledge(slot, ticket, reason);
+                self.leave_if_stored(slot);
+            }
             Awaited::Routes(id) => self.routes_known(slot, id),
+            Awaited::Adoption => self.adopted_route_known(slot, at),
         }
     }
 

@@ -3,8 +3,9 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use flotilla_mqtt::{PacketId, ReasonCode, session::Session};
+use flotilla_state::ConnectionEpoch;
 
-use super::{link::Link, subscribe::Replay, timers::NextReminder};
+use super::{link::Link, subscribe::Replay, timers::NextReminder, transfer::Transfer};
 use crate::router::Load;
 
 /// One session, with its connection while it has one.
@@ -17,6 +18,10 @@ pub(super) struct Entry {
     /// What is left to do for its SUBSCRIBEs, if anything is.
     pub(super) unfinished: Option<Box<Unfinished>>,
     pub(super) next_reminder: NextReminder,
+    /// The claim with which its client connected last.
+    pub(super) claim: ConnectionEpoch,
+    /// Set while it is on its way from or to another node.
+    pub(super) transfer: Option<Box<Transfer>>,
 }
 
 /// What is left to do for SUBSCRIBEs.
@@ -48,6 +53,8 @@ impl Entry {
             load: None,
             unfinished: None,
             next_reminder: NextReminder::NONE,
+            claim: ConnectionEpoch::default(),
+            transfer: None,
         })
     }
 

@@ -303,6 +303,18 @@ impl Worker {
         self.mark_dirty(slot);
     }
 
+    /// Tells the other nodes how many members of its groups a session makes, after its client has come or gone.
+    pub(super) fn announce_groups(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if entry.load.is_none() {
+            return;
+        }
+        let shared = entry.session.subscriptions().filter(|subscription| subscription.filter.is_shared());
+        for filter in shared.map(|subscription| Arc::clone(&subscription.filter)).collect::<Vec<_>>() {
+            self.node.cluster.announce(&filter, RouteChange::Group, None);
+        }
+    }
+
     /// Takes a subscription out of the router.
     pub(super) fn withdraw(&mut self, session: SessionRef, subscription: &Subscription) {
         let change = self.node.router.unsubscribe(&subscription.filter, session);

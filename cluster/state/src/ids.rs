@@ -37,7 +37,7 @@ pub struct ShardEpoch(pub u64);
 
 /// One claim of a client identifier; the higher one is the later one, in the whole cluster. The epoch of the shard comes
 /// first, so that a new registrar never falls behind what its predecessor has given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ConnectionEpoch {
     /// The term of office in which it was given out.
     pub shard: ShardEpoch,

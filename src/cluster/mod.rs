@@ -1,0 +1,323 @@
+//! The rest of the cluster, as the workers see it.
+//!
+//! A worker never waits for other nodes: what may take time is answered at once or later, through the [`Completion`] that
+//! went with it. [`Alone`] is a node without a cluster; `member` is one in it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flotilla_lane::{Batch, LaneId};
+use flotilla_mqtt::{
+    ReasonCode,
+    session::{Accepted, ClientId, SessionExpiry, Ticket, Will},
+    topic::TopicFilter,
+};
+use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
+use tokio::sync::Notify;
+
+use crate::router::{RouteChange, SessionRef};
+
+/// What a worker needs of the rest of the cluster.
+pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
+    /// Whether this node may act for the cluster: acknowledge, publish wills, serve clients.
+    fn is_serving(&self) -> bool;
+
+    /// Makes this node the only one that serves a client: whoever else does has closed its connection when the future is
+    /// ready, and its session is in the answer.
+    ///
+    /// Whoever gets an answer calls [`Cluster::attached`] or [`Cluster::release`] with its epoch.
+    ///
+    /// # Errors
+    /// The reason code of the CONNACK.
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>>;
+
+    /// The connection of a claim has its session. `will` is to be published if this node dies (P5).
+    fn attached(
+        &self,
+        client_id: &ClientId,
+        epoch: ConnectionEpoch,
+        will: Option<KeptWill>,
+        expiry: SessionExpiry,
+    );
+
+    /// The connection has ended, the session goes on.
+    fn detached(&self, client_id: &ClientId, epoch: ConnectionEpoch);
+
+    /// The will has been published here, or never will be.
+    fn drop_will(&self, client_id: &ClientId, epoch: ConnectionEpoch);
+
+    /// The session of a claim is over, or the claim has come to nothing.
+    fn release(&self, client_id: &ClientId, epoch: ConnectionEpoch);
+
+    /// The session of a client that another node has claimed with `epoch` has left this one; `None`: there was none.
+    fn exported(&self, client_id: &ClientId, epoch: ConnectionEpoch, session: Option<Bytes>);
+
+    /// The routes of a session that has come with a claim are those of entry `routes_at`.
+    fn settle(&self, client_id: &ClientId, epoch: ConnectionEpoch, routes_at: LogIndex);
+
+    /// This node's interest in `filter` has changed; a SUBACK waits for the answer (P6). For [`RouteChange::None`] too:
+    /// somebody else's announcement may still be on its way.
+    fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt;
+
+    /// Sends a batch to another node, after all that were sent before on this lane. The completions are answered when the
+    /// node has it, or has ended.
+    fn forward(&self, to: NodeId, lane: LaneId, batch: Batch, completions: Vec<Completion>);
+
+    /// Whether so much waits for a node that its publishers should wait too.
+    fn is_congested(&self, to: NodeId) -> bool;
+}
+
+/// A future of a rare operation.
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A CONNECT that wants its client identifier.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) client_id: ClientId,
+    /// Whether the session of old ends instead of going on.
+    pub(crate) clean_start: bool,
+}
+
+impl Claim {
+    pub(crate) fn of(accepted: &Accepted) -> Self {
+        Self { client_id: accepted.client_id.clone(), clean_start: accepted.clean_start }
+    }
+}
+
+/// A claim that was granted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claimed {
+    /// Later claims of the same client have a higher one.
+    pub(crate) epoch: ConnectionEpoch,
+    /// The session, if another node had it.
+    pub(crate) session: Option<Bytes>,
+}
+
+/// A will that others keep, in case that this node dies.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct KeptWill {
+    pub(crate) will: Will,
+    /// The will is due when its session ends, if that is before its delay is over.
+    pub(crate) session_expiry: SessionExpiry,
+}
+
+impl KeptWill {
+    pub(crate) fn of(accepted: &Accepted) -> Option<Self> {
+        Some(Self { will: accepted.will.clone()?, session_expiry: accepted.expiry })
+    }
+
+    /// How long after the death of its node it is due.
+    pub(crate) fn due_after(&self) -> Duration {
+        match self.session_expiry {
+            SessionExpiry::AtDisconnect => Duration::ZERO,
+            SessionExpiry::After(expiry) => self.will.delay.min(expiry),
+            SessionExpiry::Never => self.will.delay,
+        }
+    }
+}
+
+/// Whom to tell when something has been kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Completion {
+    pub(crate) session: SessionRef,
+    pub(crate) what: Awaited,
+}
+
+/// What a session waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Awaited {
+    /// A PUBLISH.
+    Publish(Ticket),
+    /// The routes of a SUBSCRIBE.
+    Routes(flotilla_mqtt::PacketId),
+    /// The routes of a session that has come from another node.
+    Adoption,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Receipt {
+    /// It is done.
+    Done,
+    /// The completion tells when.
+    Later,
+}
+
+/// A round in which every worker hands over what it has ready.
+#[derive(Debug)]
+pub(crate) struct FlushRound {
+    missing: AtomicUsize,
+    complete: Notify,
+}
+
+impl FlushRound {
+    pub(crate) fn of(workers: usize) -> Self {
+        Self { missing: AtomicUsize::new(workers), complete: Notify::new() }
+    }
+
+    /// A worker has handed over.
+    pub(crate) fn arrive(&self) {
+        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.complete.notify_one();
+        }
+    }
+
+    /// Waits for all workers. One task waits.
+    ///
+    /// # Cancel safety
+    /// It can be called again.
+    pub(crate) async fn wait(&self) {
+        while self.missing.load(Ordering::Acquire) > 0 {
+            self.complete.notified().await;
+        }
+    }
+}
+
+/// A node without a cluster: nobody else has to be asked.
+#[derive(Debug)]
+pub(crate) struct Alone;
+
+impl Cluster for Alone {
+    fn is_serving(&self) -> bool {
+        true
+    }
+
+    fn claim(&self, _: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
+        Box::pin(std::future::ready(Ok(Claimed::default())))
+    }
+
+    fn attached(&self, _: &ClientId, _: ConnectionEpoch, _: Option<KeptWill>, _: SessionExpiry) {}
+
+    fn detached(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+    fn drop_will(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+    fn release(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+    fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
+
+    fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
+
+    fn announce(&self, _: &TopicFilter, _: RouteChange, _: Option<Completion>) -> Receipt {
+        Receipt::Done
+    }
+
+    fn forward(&self, _: NodeId, _: LaneId, _: Batch, _: Vec<Completion>) {}
+
+    fn is_congested(&self, _: NodeId) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        sync::mpsc::{Receiver, Sender, channel},
+        time::Duration,
+    };
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{Broker, BrokerHandle, config::Config, worker::Event};
+
+    /// A cluster that never answers at once: the test says when something is done.
+    #[derive(Debug)]
+    struct Slow {
+        asked: Mutex<Sender<Completion>>,
+        refuses: bool,
+    }
+
+    impl Cluster for Slow {
+        fn claim<'a>(&'a self, _: &'a ClientId) -> BoxFuture<'a, Result<(), ReasonCode>> {
+            let answer = if self.refuses { Err(ReasonCode::ServerUnavailable) } else { Ok(()) };
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                answer
+            })
+        }
+
+        fn release(&self, _: &ClientId) {}
+
+        fn announce(&self, _: &TopicFilter, _: RouteChange, done: Option<Completion>) -> Receipt {
+            self.later(done)
+        }
+
+        fn publish(&self, _: &Transit<'_>, done: Option<Completion>) -> Receipt {
+            self.later(done)
+        }
+
+        fn keep_will(&self, _: &ClientId, _: Option<&Arc<Message>>) {}
+    }
+
+    impl Slow {
+        fn later(&self, done: Option<Completion>) -> Receipt {
+            let Some(done) = done else { return Receipt::Done };
+            self.asked.lock().send(done).expect("the test waits for it");
+            Receipt::Later
+        }
+    }
+
+    fn start(refuses: bool) -> (BrokerHandle, Receiver<Completion>, TcpStream) {
+        let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s"].map(str::to_owned);
+        let config = Config::load(None, [], &set).expect("it is valid");
+        let (asked, asks) = channel();
+        let broker = Broker::start_in(config, Box::new(Slow { asked: Mutex::new(asked), refuses }))
+            .expect("it starts");
+        let client = TcpStream::connect(broker.listeners()[0].1).expect("it listens");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+        (broker, asks, client)
+    }
+
+    fn exchange<const N: usize>(client: &mut TcpStream, send: &[u8]) -> [u8; N] {
+        client.write_all(send).expect("it reads");
+        let mut answer = [0; N];
+        client.read_exact(&mut answer).expect("it answers");
+        answer
+    }
+
+    fn complete(broker: &BrokerHandle, asked: Completion) {
+        let worker = usize::from(asked.session.worker);
+        broker.node().mailboxes[worker].send(Event::Completed(asked, ReasonCode::Success));
+    }
+
+    const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
+    const PING: &[u8] = b"\xc0\x00";
+
+    #[test]
+    fn suback_waits_for_the_routes_and_puback_for_the_message() {
+        let (broker, asks, mut client) = start(false);
+        assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 0]);
+        // SUBSCRIBE to "t" and "u", then a ping: the answer to the ping comes first.
+        client.write_all(b"\x82\x0a\x00\x07\x00\x01t\x01\x00\x01u\x01").expect("it reads");
+        assert_eq!(exchange(&mut client, PING), [0xd0, 0]);
+        let routes = [asks.recv().expect("it asked"), asks.recv().expect("it asked twice")];
+        complete(&broker, routes[0]);
+        assert_eq!(exchange(&mut client, PING), [0xd0, 0]);
+        complete(&broker, routes[1]);
+        assert_eq!(exchange(&mut client, b""), [0x90, 4, 0, 7, 1, 1]);
+        // Two publishes, completed in the wrong order, are acknowledged in the right one.
+        let publishes = b"\x32\x05\x00\x01x\x00\x01\x32\x05\x00\x01x\x00\x02";
+        client.write_all(publishes).expect("it reads");
+        let (first, second) = (asks.recv().expect("it asked"), asks.recv().expect("it asked twice"));
+        complete(&broker, second);
+        assert_eq!(exchange(&mut client, PING), [0xd0, 0]);
+        complete(&broker, first);
+        assert_eq!(exchange(&mut client, b""), [0x40, 2, 0, 1, 0x40, 2, 0, 2]);
+        broker.stop(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_client_whose_claim_is_refused_is_told() {
+        let (broker, _asks, mut client) = start(true);
+        assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 3]);
+        broker.stop(Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,142 @@
+//! What the other nodes want, as far as this node has heard.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use flotilla_state::{ClusterState, Effects, Event, Fingerprint, GroupRoute, LogIndex, NodeId};
+use parking_lot::RwLock;
+
+/// The routes of the cluster's state, with what a cached match needs to know that it is still right.
+///
+/// A worker reads [`RemoteRoutes::applied`] before it matches, and stamps the message with it. The order of the writes in
+/// [`RemoteRoutes::note_applied`] makes that stamp honest: whoever reads index `n` also sees the routes of entry `n`.
+#[derive(Debug)]
+pub(crate) struct RemoteRoutes {
+    /// `None`: a node alone.
+    state: Option<Arc<RwLock<ClusterState>>>,
+    me: NodeId,
+    /// Count the changes of exact routes, by [`part`].
+    exact: [AtomicU64; PARTS],
+    /// Counts the changes of wildcard routes and of groups.
+    wildcard: AtomicU64,
+    applied: AtomicU64,
+}
+
+/// The generations that a [`RemoteMatches`] was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct RemoteGenerations {
+    part: u8,
+    exact: u64,
+    wildcard: u64,
+}
+
+/// Everybody on other nodes who gets a message on one topic.
+#[derive(Debug, Default)]
+pub(crate) struct RemoteMatches {
+    /// Nodes with subscribers, in order; without this one.
+    pub(crate) nodes: Box<[NodeId]>,
+    /// Groups with members on other nodes.
+    pub(super) groups: Vec<Arc<GroupRoute>>,
+}
+
+const PARTS: usize = 64;
+
+impl RemoteRoutes {
+    /// Those of a node alone: none.
+    pub(crate) fn none() -> Self {
+        Self::over(None, NodeId(0))
+    }
+
+    /// Those of a cluster's state, as the node `me` sees them.
+    pub(crate) fn of(state: Arc<RwLock<ClusterState>>, me: NodeId) -> Self {
+        Self::over(Some(state), me)
+    }
+
+    fn over(state: Option<Arc<RwLock<ClusterState>>>, me: NodeId) -> Self {
+        let exact = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { state, me, exact, wildcard: AtomicU64::new(0), applied: AtomicU64::new(0) }
+    }
+
+    /// The routes of this entry, and of all before it, are seen by every match that begins from now on.
+    pub(crate) fn applied(&self) -> LogIndex {
+        LogIndex(self.applied.load(Ordering::Acquire))
+    }
+
+    /// This node.
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// An entry has been applied to the state.
+    pub(crate) fn note_applied(&self, index: LogIndex, effects: &Effects) {
+        for event in &effects.events {
+            match event {
+                Event::RoutesChanged { member, .. } | Event::RoutesReset(member) if member.node == self.me => {}
+                Event::RoutesChanged { exact, wildcard, .. } => {
+                    for fingerprint in exact {
+                        self.exact[part(*fingerprint)].fetch_add(1, Ordering::Release);
+                    }
+                    if *wildcard {
+                        self.wildcard.fetch_add(1, Ordering::Release);
+                    }
+                }
+                Event::RoutesReset(_) => self.invalidate(),
+                _ => {}
+            }
+        }
+        self.applied.fetch_max(index.0, Ordering::Release);
+    }
+
+    /// The state was replaced as a whole.
+    pub(crate) fn note_restored(&self, index: LogIndex) {
+        self.invalidate();
+        self.applied.fetch_max(index.0, Ordering::Release);
+    }
+
+    fn invalidate(&self) {
+        self.wildcard.fetch_add(1, Ordering::Release);
+    }
+
+    /// The members of a group on all nodes, as they have told.
+    pub(crate) fn group(&self, filter: &str) -> Option<Arc<GroupRoute>> {
+        self.state.as_ref()?.read().routes().group(filter).cloned()
+    }
+
+    /// Who wants `topic`, and from what generations that was read.
+    pub(super) fn matches(&self, topic: &str) -> (RemoteMatches, RemoteGenerations) {
+        let Some(state) = &self.state else { return Default::default() };
+        // The generations are read under the lock: a change that comes later makes them differ.
+        let state = state.read();
+        let routes = state.routes();
+        let part = part(routes.fingerprint(topic));
+        let generations = RemoteGenerations {
+            part: u8::try_from(part).expect("there are 64 parts"),
+            exact: self.exact[part].load(Ordering::Acquire),
+            wildcard: self.wildcard.load(Ordering::Acquire),
+        };
+        let (mut nodes, mut groups) = (Vec::new(), Vec::new());
+        routes.matches(
+            topic,
+            |node| nodes.extend((node != self.me).then_some(node)),
+            |group| {
+                if group.members.iter().any(|members| members.node != self.me) {
+                    groups.push(Arc::clone(group));
+                }
+            },
+        );
+        (RemoteMatches { nodes: nodes.into(), groups }, generations)
+    }
+
+    /// Whether what was read from these generations is still right.
+    pub(super) fn is_current(&self, generations: RemoteGenerations) -> bool {
+        self.state.is_none()
+            || (self.exact[usize::from(generations.part)].load(Ordering::Acquire) == generations.exact
+                && self.wildcard.load(Ordering::Acquire) == generations.wildcard)
+    }
+}
+
+fn part(fingerprint: Fingerprint) -> usize {
+    usize::try_from(fingerprint.0 % PARTS as u64).expect("less than 64")
+}

@@ -1,0 +1,150 @@
+//! Messages for other nodes.
+//!
+//! A worker writes them into one batch for each node and lane, and hands the batches over once per turn of the loop, as it
+//! does for the other workers. The lane follows from the publisher, so what a client publishes on a topic keeps its order
+//! whatever worker it is on.
+
+use flotilla_lane::{BatchWriter, Forwarded, Frame, LaneId, lane_of};
+use flotilla_mqtt::{QoS, Transit, session::DeliveryOptions, topic::TopicFilter};
+use flotilla_state::{LogIndex, NodeId};
+
+use super::{Worker, transfer::Stub};
+use crate::{
+    cluster::Completion,
+    router::{NodeChoice, PickHint},
+};
+
+/// A batch for one lane to one node.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    to: NodeId,
+    lane: LaneId,
+    batch: BatchWriter,
+    /// What is complete when the node has taken the batch.
+    completions: Vec<Completion>,
+}
+
+impl Worker {
+    /// Sends a message to all subscribers on another node. Returns 1 if the node will say that it has it.
+    pub(super) fn forward(
+        &mut self,
+        to: NodeId,
+        message: &Transit<'_>,
+        stamp: LogIndex,
+        done: Option<Completion>,
+    ) -> u32 {
+        let frame = Frame::Publish { stamp, message: Forwarded::new(message, self.now) };
+        self.send_on(to, lane_for(message), message.qos, done, &frame)
+    }
+
+    /// Sends a message to one member of a group on another node.
+    pub(super) fn forward_to_group(
+        &mut self,
+        to: NodeId,
+        filter: &str,
+        message: &Transit<'_>,
+        tried: u8,
+        done: Option<Completion>,
+    ) -> u32 {
+        let frame = Frame::Group { filter, tried, message: Forwarded::new(message, self.now) };
+        self.send_on(to, lane_for(message), message.qos, done, &frame)
+    }
+
+    /// Sends a message that no member of a group on this node can take to another node; returns whether there is one.
+    pub(super) fn forward_to_other_node(
+        &mut self,
+        filter: &TopicFilter,
+        message: &Transit<'_>,
+        tried: u8,
+    ) -> bool {
+        let target = self.node.group_target(filter);
+        let (random, publisher) = (self.random.next(), message.publisher);
+        let hint = PickHint { topic: message.topic, publisher, random, exclude: None };
+        let me = self.node.router.remote().me();
+        match target.choose(self.node.router.strategy(), &hint, Some(me)) {
+            Some(NodeChoice::Node(node)) => {
+                self.forward_to_group(node, target.filter(), message, tried, None);
+                true
+            }
+            Some(NodeChoice::Here) | None => false,
+        }
+    }
+
+    /// Passes a message on to a session that has moved.
+    pub(super) fn forward_moved(
+        &mut self,
+        stub: &Stub,
+        message: &Transit<'_>,
+        options: &DeliveryOptions,
+        stamp: LogIndex,
+    ) {
+        let client_id = stub.client_id.as_str();
+        let message = Forwarded::new(message, self.now);
+        let qos = message.qos.min(options.qos);
+        let frame = Frame::Directed { stamp, client_id, options: options.clone(), message };
+        self.send_on(stub.to, lane_of(client_id.as_bytes()), qos, None, &frame);
+    }
+
+    /// Everything that this node passes on to a session that has moved has been sent.
+    pub(super) fn end_of_stub(&mut self, stub: &Stub) {
+        let client_id = stub.client_id.as_str();
+        let frame = Frame::EndOfStub { client_id, epoch: stub.epoch };
+        self.send_on(stub.to, lane_of(client_id.as_bytes()), QoS::AtLeastOnce, None, &frame);
+    }
+
+    fn send_on(
+        &mut self,
+        to: NodeId,
+        lane: LaneId,
+        qos: QoS,
+        done: Option<Completion>,
+        frame: &Frame<'_>,
+    ) -> u32 {
+        if qos == QoS::AtMostOnce && self.node.cluster.is_congested(to) {
+            self.metrics().dropped_forward_congested.increment();
+            return 0;
+        }
+        self.metrics().messages_forwarded.increment();
+        let position = self.outgoing.iter().position(|outgoing| outgoing.to == to && outgoing.lane == lane);
+        let position = position.unwrap_or_else(|| {
+            let batch = BatchWriter::new();
+            self.outgoing.push(Outgoing { to, lane, batch, completions: Vec::new() });
+            self.outgoing.len() - 1
+        });
+        let outgoing = &mut self.outgoing[position];
+        outgoing.batch.push(frame);
+        outgoing.completions.extend(done);
+        if outgoing.batch.is_full() {
+            self.send_outgoing(position);
+        } else {
+            self.wake_flusher();
+        }
+        u32::from(done.is_some())
+    }
+
+    pub(super) fn outgoing_is_empty(&self) -> bool {
+        self.outgoing.iter().all(|outgoing| outgoing.batch.is_empty())
+    }
+
+    /// Hands the batches for other nodes over to the cluster.
+    pub(super) fn hand_over_to_nodes(&mut self) {
+        for position in 0..self.outgoing.len() {
+            self.send_outgoing(position);
+        }
+    }
+
+    fn send_outgoing(&mut self, position: usize) {
+        let Outgoing { to, lane, batch, completions } = &mut self.outgoing[position];
+        if let Some(batch) = batch.take() {
+            self.node.cluster.forward(*to, *lane, batch, std::mem::take(completions));
+        }
+    }
+}
+
+/// The lane of a message: that of its publisher.
+fn lane_for(message: &Transit<'_>) -> LaneId {
+    match message.publisher {
+        Some(publisher) => lane_of(publisher.as_str().as_bytes()),
+        None => lane_of(message.topic.as_bytes()),
+    }
+}

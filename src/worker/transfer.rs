@@ -1,0 +1,440 @@
+//! Sessions that move between nodes.
+//!
+//! The node that a client leaves closes its connection, exports the session and keeps a [`Stub`]: subscriptions that pass
+//! on what still comes here. The node that the client has come to makes the session anew and makes its routes known; until
+//! the old node has passed on everything, it holds back what comes to it directly ([`Gathering`]).
+//!
+//! Which of the two a message comes through is decided by its stamp. A publisher's node that has applied the new routes
+//! sends to the new node, so what is stamped with them or later is the new node's, and what is stamped before is the old
+//! node's to pass on, whatever else goes where for the sake of other subscribers. So nothing is lost, nothing comes twice,
+//! and the order of each publisher holds.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use flotilla_mqtt::{
+    Message, ReasonCode, Transit,
+    session::{Cause, ClientId, DeliveryOptions, DropReason, Session},
+};
+use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
+
+use super::{Worker, sessions::Entry};
+use crate::{
+    cluster::{Awaited, Completion, Receipt},
+    registry::Home,
+    router::{SessionRef, Subscriber, Terms},
+};
+
+/// What a worker is to do with a session that comes or goes.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// The client has been granted to another node: close its connection and give the session away, or end it.
+    Export(Export),
+    /// The node that the session went to has ended before it said that it has it: it lives here again.
+    TakeBack {
+        /// Its client.
+        client_id: ClientId,
+        /// The claim that it was given away for.
+        epoch: ConnectionEpoch,
+    },
+    /// All nodes know the new routes, and what they sent before has come: stop passing on.
+    EndStub {
+        /// The client that went.
+        client_id: ClientId,
+        /// The claim that it went for.
+        epoch: ConnectionEpoch,
+    },
+    /// The old node has passed on everything, or has ended.
+    EndGathering {
+        /// The client that came.
+        client_id: ClientId,
+        /// The claim that it came with.
+        epoch: ConnectionEpoch,
+    },
+    /// Another node serves the client by now: end the session here without a trace.
+    Discard {
+        /// Its client.
+        client_id: ClientId,
+        /// The claim that is void; a session of a later one stays.
+        epoch: ConnectionEpoch,
+    },
+    /// An operator ends the connection of a client.
+    Kick {
+        /// The client.
+        client_id: ClientId,
+    },
+}
+
+/// A session that is to be given away.
+#[derive(Debug, Clone)]
+pub(crate) struct Export {
+    /// Its client.
+    pub(crate) client_id: ClientId,
+    /// The claim that it is given away for.
+    pub(crate) epoch: ConnectionEpoch,
+    /// Where it goes.
+    pub(crate) to: NodeId,
+    /// Whether it ends instead: the client starts clean.
+    pub(crate) discard: bool,
+}
+
+/// What a session that is on its way does.
+#[derive(Debug)]
+pub(super) enum Transfer {
+    /// It will be given away when its QoS 2 publishes are stored.
+    Leaving(Export),
+    /// It is gone.
+    Stub(Stub),
+    /// It has come.
+    Gathering(Gathering),
+}
+
+/// What is left of a session that has gone to another node.
+#[derive(Debug, Clone)]
+pub(super) struct Stub {
+    pub(super) client_id: ClientId,
+    pub(super) epoch: ConnectionEpoch,
+    pub(super) to: NodeId,
+}
+
+/// A session that has come, until the old node has passed on everything.
+#[derive(Debug)]
+pub(super) struct Gathering {
+    epoch: ConnectionEpoch,
+    /// Routes that are still to be confirmed.
+    outstanding: usize,
+    /// The entry from which on every node knows the routes.
+    routes_at: LogIndex,
+    /// Passed on before `routes_at` was known.
+    passed_on: VecDeque<Waiting>,
+    /// Came directly.
+    own: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    message: Arc<Message>,
+    options: DeliveryOptions,
+    stamp: LogIndex,
+}
+
+impl Gathering {
+    /// Whether it is known which messages the old node passes on.
+    fn is_settled(&self) -> bool {
+        self.outstanding == 0
+    }
+}
+
+impl Worker {
+    /// Does what an order says. What it is about may be gone, or on another worker, by now.
+    pub(super) fn handle_order(&mut self, order: Order) {
+        match order {
+            Order::Export(export) => self.export(&export),
+            Order::TakeBack { client_id, epoch } => self.take_back(&client_id, epoch),
+            Order::EndStub { client_id, epoch } => self.end_stub(&client_id, epoch),
+            Order::EndGathering { client_id, epoch } => self.end_gathering(&client_id, epoch),
+            Order::Discard { client_id, epoch } => self.discard(&client_id, epoch),
+            Order::Kick { client_id } => {
+                if let Some(slot) = self.slot_of(&client_id) {
+                    self.end_link(slot, Cause::Server(ReasonCode::AdministrativeAction));
+                }
+            }
+        }
+    }
+
+    /// The slot of a client's session on this worker.
+    fn slot_of(&mut self, client_id: &ClientId) -> Option<u32> {
+        let session = self.node.registry.find(client_id).filter(|session| session.worker == self.id)?;
+        self.sessions.entry_of(session.slot, session.epoch)?;
+        Some(session.slot)
+    }
+
+    /// Whether a session is on its way between nodes.
+    pub(super) fn is_transferring(&mut self, session: SessionRef) -> bool {
+        self.sessions.entry_of(session.slot, session.epoch).is_some_and(|entry| entry.transfer.is_some())
+    }
+
+    fn export(&mut self, export: &Export) {
+        let Some(slot) = self.slot_of(&export.client_id) else {
+            return self.node.cluster.exported(&export.client_id, export.epoch, None);
+        };
+        if self.sessions.entry(slot).is_some_and(|entry| entry.claim > export.epoch) {
+            return self.node.cluster.exported(&export.client_id, export.epoch, None);
+        }
+        if self.sessions.entry(slot).is_some_and(|entry| entry.link.is_some()) {
+            self.metrics().session_takenover.increment();
+            self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
+        }
+        let now = self.now;
+        let Some(slot) = self.slot_of(&export.client_id) else {
+            return self.node.cluster.exported(&export.client_id, export.epoch, None);
+        };
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if export.discard {
+            let ending = entry.session.end(now);
+            self.metrics().session_discarded.increment();
+            self.finish(slot, ending);
+            return self.node.cluster.exported(&export.client_id, export.epoch, None);
+        }
+        if entry.session.is_storing() {
+            // The client will send again what is not stored, and only its old session knows whether it is.
+            entry.transfer = Some(Box::new(Transfer::Leaving(export.clone())));
+            return;
+        }
+        self.leave(slot, export);
+    }
+
+    /// Gives a session away if that only waited for its publishes.
+    pub(super) fn leave_if_stored(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if let Some(Transfer::Leaving(export)) = entry.transfer.as_deref()
+            && !entry.session.is_storing()
+        {
+            let export = export.clone();
+            self.leave(slot, &export);
+        }
+    }
+
+    fn leave(&mut self, slot: u32, export: &Export) {
+        let now = self.now;
+        let session = self.session_ref(slot);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let bytes = entry.session.export(now);
+        let Export { client_id, epoch, to, .. } = export.clone();
+        entry.transfer = Some(Box::new(Transfer::Stub(Stub { client_id, epoch, to })));
+        entry.update_load();
+        self.metrics().sessions.decrement();
+        self.node.stubs.insert(&export.client_id, export.epoch, session);
+        // Everything that the client published here is on its way before it can publish on the other node.
+        self.hand_over();
+        self.node.registry.remove(&export.client_id, session);
+        self.node.cluster.exported(&export.client_id, export.epoch, Some(bytes));
+    }
+
+    /// The stub of a session that went for this claim.
+    fn stub_of(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
+        let session = self.node.stubs.remove(client_id, epoch)?;
+        self.sessions.entry_of(session.slot, session.epoch)?;
+        Some(session)
+    }
+
+    fn take_back(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
+        let Some(here) = self.stub_of(client_id, epoch) else { return };
+        if self.node.registry.find_or_insert(client_id, here) != Home::Offered {
+            return self.drop_stub(here.slot);
+        }
+        if let Some(entry) = self.sessions.entry(here.slot) {
+            entry.transfer = None;
+            entry.update_load();
+            self.metrics().sessions.increment();
+            self.remind(here.slot);
+        }
+    }
+
+    fn end_stub(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
+        let Some(here) = self.stub_of(client_id, epoch) else { return };
+        let Some(entry) = self.sessions.entry(here.slot) else { return };
+        if let Some(Transfer::Stub(stub)) = entry.transfer.as_deref() {
+            let stub = stub.clone();
+            self.end_of_stub(&stub);
+        }
+        self.drop_stub(here.slot);
+    }
+
+    /// Takes what is left of a session that has gone out of the router.
+    fn drop_stub(&mut self, slot: u32) {
+        let here = self.session_ref(slot);
+        let Some(entry) = self.sessions.remove(slot) else { return };
+        for subscription in entry.session.subscriptions() {
+            self.withdraw(here, subscription);
+        }
+    }
+
+    /// Makes the session of a client that has come from another node; returns its slot.
+    ///
+    /// # Errors
+    /// What the other node sent is no session.
+    pub(super) fn adopt_session(
+        &mut self,
+        client_id: &ClientId,
+        claim: ConnectionEpoch,
+        session: &Bytes,
+    ) -> Result<Box<Entry>, flotilla_mqtt::session::ImportError> {
+        let session = Session::import(session, client_id.clone(), Arc::clone(&self.node.limits), self.now)?;
+        let mut entry = Entry::new(session);
+        entry.transfer = Some(Box::new(Transfer::Gathering(Gathering {
+            epoch: claim,
+            outstanding: 0,
+            routes_at: LogIndex::default(),
+            passed_on: VecDeque::new(),
+            own: VecDeque::new(),
+            bytes: 0,
+        })));
+        Ok(entry)
+    }
+
+    /// Makes the subscriptions of a session that has come known, here and to the other nodes.
+    pub(super) fn announce_adopted(&mut self, slot: u32) {
+        let here = self.session_ref(slot);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
+        if subscriptions.iter().any(|subscription| subscription.filter.is_shared()) {
+            entry.load.get_or_insert_default();
+        }
+        let load = entry.load.clone().unwrap_or_default();
+        let routes = Completion { session: here, what: Awaited::Adoption };
+        let mut outstanding = 0;
+        for subscription in &subscriptions {
+            let terms = Terms::new(subscription.options, subscription.id);
+            let subscriber = Subscriber { session: here, terms };
+            let change = self.node.router.subscribe(&subscription.filter, subscriber, &load);
+            self.metrics().subscriptions.increment();
+            if subscription.filter.is_shared() {
+                self.metrics().shared_subscriptions.increment();
+            }
+            if self.node.cluster.announce(&subscription.filter, change, Some(routes)) == Receipt::Later {
+                outstanding += 1;
+            }
+        }
+        let applied = self.node.router.remote().applied();
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() {
+            gathering.outstanding = outstanding;
+            gathering.routes_at = applied;
+        }
+        if outstanding == 0 {
+            self.settle(slot);
+        }
+    }
+
+    /// A route of a session that has come is known since entry `at`.
+    pub(super) fn adopted_route_known(&mut self, slot: u32, at: LogIndex) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() else { return };
+        gathering.outstanding = gathering.outstanding.saturating_sub(1);
+        gathering.routes_at = gathering.routes_at.max(at);
+        if gathering.is_settled() {
+            self.settle(slot);
+        }
+    }
+
+    /// All nodes know, or will know, the routes from `routes_at` on: the old node may finish.
+    fn settle(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let client_id = entry.session.client_id().clone();
+        let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() else { return };
+        let (epoch, routes_at) = (gathering.epoch, gathering.routes_at);
+        let passed_on = std::mem::take(&mut gathering.passed_on);
+        for waiting in passed_on.into_iter().filter(|waiting| waiting.stamp < routes_at) {
+            self.deliver_waiting(slot, &waiting);
+        }
+        self.node.cluster.settle(&client_id, epoch, routes_at);
+    }
+
+    /// Delivers to a session that has gone, or that has come and is not complete.
+    pub(super) fn deliver_in_transfer(
+        &mut self,
+        to: SessionRef,
+        message: &Transit<'_>,
+        options: &DeliveryOptions,
+        stamp: LogIndex,
+    ) {
+        let Some(entry) = self.sessions.entry_of(to.slot, to.epoch) else { return };
+        match entry.transfer.as_deref_mut() {
+            Some(Transfer::Stub(stub)) => {
+                let stub = stub.clone();
+                self.forward_moved(&stub, message, options, stamp);
+            }
+            Some(Transfer::Gathering(_)) => self.hold_back(to.slot, message, options, stamp, true),
+            Some(Transfer::Leaving(_)) | None => self.deliver(to, message, options),
+        }
+    }
+
+    /// Delivers what the node that a session came from has passed on.
+    pub(super) fn deliver_moved(
+        &mut self,
+        to: SessionRef,
+        message: &Transit<'_>,
+        options: &DeliveryOptions,
+        stamp: LogIndex,
+    ) {
+        let Some(entry) = self.sessions.entry_of(to.slot, to.epoch) else { return };
+        match entry.transfer.as_deref() {
+            // It has moved on in the meantime.
+            Some(Transfer::Stub(stub)) => {
+                let stub = stub.clone();
+                self.forward_moved(&stub, message, options, stamp);
+            }
+            Some(Transfer::Gathering(gathering)) if options.shared.is_none() => match gathering.is_settled() {
+                false => self.hold_back(to.slot, message, options, stamp, false),
+                true if stamp < gathering.routes_at => self.deliver(to, message, options),
+                true => {} // It comes, or has come, directly.
+            },
+            _ => self.deliver(to, message, options),
+        }
+    }
+
+    fn hold_back(
+        &mut self,
+        slot: u32,
+        message: &Transit<'_>,
+        options: &DeliveryOptions,
+        stamp: LogIndex,
+        is_own: bool,
+    ) {
+        let limits = Arc::clone(&self.node.limits);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() else { return };
+        let count = gathering.own.len() + gathering.passed_on.len();
+        if count >= limits.queue_messages_max || gathering.bytes + message.size() > limits.queue_bytes_max {
+            return self.count_drop(DropReason::QueueFull, 1);
+        }
+        gathering.bytes += message.size();
+        let waiting = Waiting { message: message.keep(), options: options.clone(), stamp };
+        let list = if is_own { &mut gathering.own } else { &mut gathering.passed_on };
+        list.push_back(waiting);
+    }
+
+    fn end_gathering(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
+        let Some(slot) = self.slot_of(client_id) else { return };
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let is_it = |transfer: &mut Box<Transfer>| {
+            matches!(&**transfer, Transfer::Gathering(gathering) if gathering.epoch == epoch)
+        };
+        let Some(Transfer::Gathering(gathering)) = entry.transfer.take_if(is_it).map(|transfer| *transfer) else {
+            return;
+        };
+        // Without the routes' entry the old node has ended before it could pass on everything: what came directly is all
+        // there is.
+        let (settled, routes_at) = (gathering.is_settled(), gathering.routes_at);
+        let passed_on = gathering.passed_on.into_iter();
+        let own = gathering.own.into_iter().filter(|waiting| !settled || waiting.stamp >= routes_at);
+        for waiting in passed_on.chain(own) {
+            self.deliver_waiting(slot, &waiting);
+        }
+    }
+
+    fn deliver_waiting(&mut self, slot: u32, waiting: &Waiting) {
+        let to = self.session_ref(slot);
+        self.deliver(to, &Transit::from_message(&waiting.message), &waiting.options);
+    }
+
+    fn discard(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
+        let Some(slot) = self.slot_of(client_id) else { return };
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if entry.claim > epoch {
+            return;
+        }
+        // The will of that connection is the business of those who serve the client now.
+        entry.session.forget_will();
+        if entry.link.is_some() {
+            self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
+        }
+        let now = self.now;
+        let Some(slot) = self.slot_of(client_id) else { return };
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let ending = entry.session.end(now);
+        self.finish(slot, ending);
+    }
+}
