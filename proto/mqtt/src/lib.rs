@@ -14,6 +14,7 @@
 
 pub mod codec;
 mod message;
+mod message_wire;
 pub mod packet;
 mod reason;
 pub mod session;
@@ -21,6 +22,7 @@ mod time;
 pub mod topic;
 
 pub use message::{Message, SubscriptionIds, Transit};
+pub use message_wire::MessageError;
 pub use packet::{PacketId, ProtocolVersion, QoS};
 pub use reason::ReasonCode;
 pub use time::Timestamp;

@@ -12,6 +12,8 @@
 //! 4. [`Session::disconnect`] ends the connection. The session stays until it says that it has ended, or
 //!    [`Session::end`] is called.
 //!
+//! Between connections a session can move to another node: [`Session::export`] there, [`Session::import`] here.
+//!
 //! Invariants, checked after each change in debug builds: packet identifiers in flight are unique; no more is in flight
 //! on a connection than the client's Receive Maximum; the queue is within its bounds and its bytes are counted right;
 //! acknowledgements leave in the order of the publishes. All memory is bounded by [`Limits`]; what only traffic needs
@@ -32,6 +34,7 @@ mod outbound;
 mod queue;
 mod request;
 mod subscriptions;
+mod transfer;
 mod window;
 mod wire;
 
@@ -43,6 +46,7 @@ pub use lifetime::{Cause, Due, Ending, SessionExpiry, Will};
 pub use limits::{Limits, QueueFull};
 pub use request::{Incoming, IncomingTopic, Request, Ticket};
 pub use subscriptions::Subscription;
+pub use transfer::ImportError;
 
 use std::{
     num::{NonZeroU16, NonZeroU32},

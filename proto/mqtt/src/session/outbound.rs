@@ -36,7 +36,7 @@ pub(super) struct Outbound {
 
 impl Outbound {
     /// `receive_maximum` is that of the present connection.
-    fn new(limits: &Limits, receive_maximum: NonZeroU16) -> Self {
+    pub(super) fn new(limits: &Limits, receive_maximum: NonZeroU16) -> Self {
         let window = Window::new(limits.max_inflight, receive_maximum);
         Self { window, queue: Queue::default(), report: QueueReport::default() }
     }

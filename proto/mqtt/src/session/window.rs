@@ -55,6 +55,29 @@ impl Window {
         }
     }
 
+    /// The window of a session between two connections, with what is in flight since earlier ones, oldest first, each
+    /// under an identifier of its own. It may be more than `max_inflight`: then nothing joins it until it is less.
+    pub(super) fn restore(
+        max_inflight: NonZeroU16,
+        entries: impl IntoIterator<Item = (PacketId, Stage)>,
+        next_id: PacketId,
+    ) -> Self {
+        let in_flight = |(id, stage)| InFlight { id, stage, sent: false, counted: false };
+        let entries = entries.into_iter().map(in_flight).collect();
+        let quota = NonZeroU16::MIN.get(); // The next connection brings its own.
+        Self { entries, max_inflight, quota, unsent_from: 0, next_id, free_run: 0 }
+    }
+
+    /// What is in flight, in the order in which it was sent.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &InFlight> {
+        self.entries.iter()
+    }
+
+    /// Where the search for the next identifier starts.
+    pub(super) fn next_id(&self) -> PacketId {
+        self.next_id
+    }
+
     /// A new connection: nothing is sent on it yet.
     pub(super) fn restart(&mut self, receive_maximum: NonZeroU16) {
         for entry in &mut self.entries {
@@ -97,6 +120,10 @@ impl Window {
 
     /// Puts the message in flight that was sent with the identifier of [`Window::vacancy`].
     pub(super) fn push(&mut self, qos: QoS, held: Option<Held>) {
+        debug_assert!(
+            self.entries.len() < usize::from(self.max_inflight.get()),
+            "no more than may be in flight"
+        );
         let exactly_once = qos == QoS::ExactlyOnce;
         let stage = Stage::Published { exactly_once, held };
         self.entries.push_back(InFlight { id: self.next_id, stage, sent: true, counted: true });
@@ -200,7 +227,6 @@ impl Window {
             let is_free = in_use[usize::from(id.value() >> 6)] & 1 << (id.value() & 63) == 0;
             assert!(is_free, "identifier {id} is not in flight");
         }
-        assert!(self.entries.len() <= usize::from(self.max_inflight.get()), "no more than may be in flight");
         assert!(self.unsent_from <= self.entries.len());
         assert!(self.entries.iter().take(self.unsent_from).all(|entry| entry.sent));
         assert!(self.entries.iter().all(|entry| entry.sent || !entry.counted), "only what was sent counts");

@@ -11,6 +11,7 @@ mod tests;
 pub(super) use connect::ConnectFlags;
 pub use connect::refusal_version;
 pub use header::Header;
+pub(crate) use publish::check_forwarded_properties;
 
 use super::{DecodeError, Properties, Reader};
 use crate::{

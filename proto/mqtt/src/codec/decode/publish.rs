@@ -3,7 +3,7 @@
 use super::{Properties, Reader, Sender, packet_id};
 use crate::{
     ProtocolVersion,
-    codec::{DecodeError, Property, Section},
+    codec::{DecodeError, Property, PropertyId, Section},
     packet::{Delivery, IdList, PacketType, Publish, PublishProperties, RawProperties, UserProperties},
 };
 
@@ -39,6 +39,22 @@ fn delivery(flags: u8, reader: &mut Reader<'_>) -> Result<Delivery, DecodeError>
         // QoS 3 did not get past the header.
         _ => Ok(Delivery::ExactlyOnce { id: packet_id(PacketType::Publish, reader)?, dup }),
     }
+}
+
+/// Checks properties that are to be forwarded: see [`crate::codec::forward_properties`].
+pub(crate) fn check_forwarded_properties(properties: &[u8]) -> Result<(), DecodeError> {
+    if properties.is_empty() {
+        return Ok(());
+    }
+    let read = read_properties(Sender::Client, Reader::new(properties))?;
+    let refuse = |property| Err(DecodeError::PropertyNotAllowed { property, packet: PacketType::Publish });
+    if read.topic_alias.is_some() {
+        return refuse(PropertyId::TopicAlias);
+    }
+    if read.message_expiry.is_some() {
+        return refuse(PropertyId::MessageExpiryInterval);
+    }
+    Ok(())
 }
 
 #[inline(never)]
