@@ -19,8 +19,8 @@ pub const LANES: u8 = 5;
 /// Messages of one publisher stay in order because they share a lane [MQTT-4.6.0-5].
 #[must_use]
 pub fn lane_of(client_id: &[u8]) -> LaneId {
-    let lane = xxh3_64_with_seed(client_id, SEED) % u64::from(LANES - 1);
-    LaneId(1 + u8::try_from(lane).expect("it is below 4"))
+    let [lowest, ..] = xxh3_64_with_seed(client_id, SEED).to_le_bytes();
+    LaneId(1 + lowest % (LANES - 1))
 }
 
 impl LaneId {
@@ -53,6 +53,9 @@ impl fmt::Display for LaneId {
         self.0.fmt(formatter)
     }
 }
+
+// A byte of the hash gives each of them the same chance.
+const _: () = assert!((LANES - 1).is_power_of_two());
 
 /// Shards hash client identifiers too: with a seed of its own, a shard's clients still use all lanes.
 const SEED: u64 = 0x6C61_6E65;

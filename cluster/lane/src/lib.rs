@@ -24,6 +24,8 @@ mod lane;
 mod layout;
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{BATCH_BYTES_SOFT, BATCH_FRAMES_SOFT, Batch, BatchWriter, Frames};
 pub use congestion::{Change, Congestion};
