@@ -12,3 +12,15 @@
 pub mod raft {
     include!("generated/flotilla.raft.v1.rs");
 }
+
+/// Membership: how a node finds the others, becomes a member, remains one, and leaves.
+#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, clippy::needless_pass_by_value)]
+pub mod membership {
+    include!("generated/flotilla.membership.v1.rs");
+}
+
+/// Admin: what the command line and the HTTP API ask of a node.
+#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, clippy::needless_pass_by_value)]
+pub mod admin {
+    include!("generated/flotilla.admin.v1.rs");
+}
