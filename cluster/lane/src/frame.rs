@@ -1,0 +1,328 @@
+//! What travels in a lane.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flotilla_mqtt::{
+    QoS, SubscriptionIds, Timestamp, Transit,
+    session::{ClientId, DeliveryOptions},
+    topic::{TopicFilter, check_name},
+};
+use flotilla_state::{ConnectionEpoch, LogIndex, ShardEpoch};
+
+use crate::layout::{DecodeError, Reader, put_blob, put_varint};
+
+/// One thing that a member tells another. It borrows from the batch that it was read from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame<'a> {
+    /// A message for all subscribers of the receiving member that match, its shared groups excepted.
+    Publish {
+        /// What the sender had applied of the meta group's log when it looked for the subscribers.
+        stamp: LogIndex,
+        /// The message.
+        message: Forwarded<'a>,
+    },
+    /// A message for one member of a shared group, to be picked among those of the receiving node.
+    Group {
+        /// The whole text of the shared subscription: `$share/<group>/<filter>` or `$queue/<filter>`.
+        filter: &'a str,
+        /// How many nodes had nobody to take it.
+        tried: u8,
+        /// The message.
+        message: Forwarded<'a>,
+    },
+    /// A message for one session that moved to the receiving member.
+    Directed {
+        /// Whose session.
+        client_id: &'a str,
+        /// How the session's subscriptions want it.
+        options: DeliveryOptions,
+        /// The message.
+        message: Forwarded<'a>,
+    },
+    /// The last of the [`Frame::Directed`] for this session has been sent.
+    EndOfStub {
+        /// Whose session.
+        client_id: &'a str,
+        /// The claim with which it moved.
+        epoch: ConnectionEpoch,
+    },
+    /// Everything that the sender had for this lane before the barrier has been sent.
+    Barrier {
+        /// Which barrier.
+        id: u64,
+    },
+    /// Something between the state machines of the two members. This crate does not look into it.
+    Control {
+        /// For which of them.
+        kind: u8,
+        /// In its own format.
+        bytes: &'a [u8],
+    },
+}
+
+/// A message that is sent to another member, part for part a [`Transit`].
+#[derive(Debug, Clone, Copy)]
+pub struct Forwarded<'a> {
+    /// Topic Name: valid, not empty, without wildcards.
+    pub topic: &'a str,
+    /// The properties that go to every receiver, encoded. They are not looked into.
+    pub properties: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+    /// The QoS at which it was published.
+    pub qos: QoS,
+    /// The RETAIN flag with which it was published.
+    pub retain: bool,
+    /// What is left of its Message Expiry Interval, to the millisecond.
+    pub expires_in: Option<Duration>,
+    /// The Client Identifier of the publisher; `None`: the broker itself.
+    pub publisher: Option<&'a str>,
+    /// The batch that the payload lies in, if the payload may keep it alive.
+    backing: Option<&'a Bytes>,
+}
+
+/// The last publisher of a lane as a [`ClientId`], so that a burst of one publisher allocates it once.
+#[derive(Debug, Default)]
+pub struct LastPublisher(Option<ClientId>);
+
+/// Payloads of this length and more share the memory of their batch instead of being copied.
+pub(crate) const SHARE_FROM: usize = 16 << 10;
+/// What a shared payload keeps alive is at most so many times its own length.
+const SHARE_RATIO_MAX: usize = 8;
+
+impl<'a> Forwarded<'a> {
+    /// The message as it is sent at `now`.
+    #[must_use]
+    pub fn new(message: &Transit<'a>, now: Timestamp) -> Self {
+        Self {
+            topic: message.topic,
+            properties: message.properties,
+            payload: message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            expires_in: message.expires_at.map(|at| at.since(now)),
+            publisher: message.publisher.map(ClientId::as_str),
+            backing: None,
+        }
+    }
+
+    /// The message as it goes on at its receiver, where it is `now`.
+    ///
+    /// `publisher` is what [`LastPublisher::of`] made of [`Forwarded::publisher`]. A long payload shares the memory of the
+    /// batch when the message is kept; everything else is copied then.
+    #[must_use]
+    pub fn transit<'b>(&self, now: Timestamp, publisher: Option<&'b ClientId>) -> Transit<'b>
+    where
+        'a: 'b,
+    {
+        Transit::new(
+            self.topic,
+            self.properties,
+            self.payload,
+            self.qos,
+            self.retain,
+            self.expires_in.map(|left| now + left),
+            publisher,
+            self.backing,
+        )
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let has_expiry = u8::from(self.expires_in.is_some()) << 3;
+        let has_publisher = u8::from(self.publisher.is_some()) << 4;
+        out.push(self.qos as u8 | u8::from(self.retain) << 2 | has_expiry | has_publisher);
+        put_blob(self.topic.as_bytes(), out);
+        if let Some(left) = self.expires_in {
+            put_varint(u64::try_from(left.as_millis()).unwrap_or(u64::MAX), out);
+        }
+        if let Some(publisher) = self.publisher {
+            put_blob(publisher.as_bytes(), out);
+        }
+        put_blob(self.properties, out);
+        if self.payload.len() >= SHARE_FROM {
+            out.reserve_exact(self.payload.len());
+        }
+        out.extend_from_slice(self.payload);
+    }
+
+    fn read(reader: &mut Reader<'a>, batch: &'a Bytes) -> Result<Self, DecodeError> {
+        let flags = reader.u8()?;
+        let qos = QoS::from_u8(flags & 0b11).ok_or(DecodeError::Flags(flags))?;
+        if flags & !0b1_1111 != 0 {
+            return Err(DecodeError::Flags(flags));
+        }
+        let topic = reader.text()?;
+        // The receiver's own limit of levels is for its own clients.
+        check_name(topic, u16::MAX).map_err(|_| DecodeError::TopicName)?;
+        let expires_in =
+            if flags & 1 << 3 == 0 { None } else { Some(Duration::from_millis(reader.varint()?)) };
+        let publisher = if flags & 1 << 4 == 0 { None } else { Some(reader.text()?) };
+        let properties = reader.blob()?;
+        let payload = reader.rest();
+        let is_shared = payload.len() >= SHARE_FROM && payload.len() >= batch.len() / SHARE_RATIO_MAX;
+        Ok(Self {
+            topic,
+            properties,
+            payload,
+            qos,
+            retain: flags & 1 << 2 != 0,
+            expires_in,
+            publisher,
+            backing: is_shared.then_some(batch),
+        })
+    }
+}
+
+/// Where it was read from makes no difference.
+impl PartialEq for Forwarded<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |it: &Self| (it.qos, it.retain, it.expires_in);
+        parts(self) == parts(other)
+            && self.topic == other.topic
+            && self.publisher == other.publisher
+            && self.properties == other.properties
+            && self.payload == other.payload
+    }
+}
+
+impl LastPublisher {
+    /// `publisher` as a [`ClientId`].
+    pub fn of(&mut self, publisher: Option<&str>) -> Option<&ClientId> {
+        let publisher = publisher?;
+        if self.0.as_ref().is_none_or(|last| last.as_str() != publisher) {
+            self.0 = ClientId::new(publisher);
+        }
+        self.0.as_ref()
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Appends the frame without its length.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Publish { stamp, message } => {
+                out.push(PUBLISH);
+                put_varint(stamp.0, out);
+                message.write(out);
+            }
+            Self::Group { filter, tried, message } => {
+                out.extend_from_slice(&[GROUP, *tried]);
+                put_blob(filter.as_bytes(), out);
+                message.write(out);
+            }
+            Self::Directed { client_id, options, message } => {
+                out.push(DIRECTED);
+                put_blob(client_id.as_bytes(), out);
+                write_options(options, out);
+                message.write(out);
+            }
+            Self::EndOfStub { client_id, epoch } => {
+                out.push(END_OF_STUB);
+                put_blob(client_id.as_bytes(), out);
+                put_varint(epoch.shard.0, out);
+                put_varint(epoch.sequence, out);
+            }
+            Self::Barrier { id } => {
+                out.push(BARRIER);
+                put_varint(*id, out);
+            }
+            Self::Control { kind, bytes } => {
+                out.extend_from_slice(&[CONTROL, *kind]);
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Reads what [`Frame::write`] wrote, and nothing but that.
+    pub(crate) fn read(bytes: &'a [u8], batch: &'a Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let frame = match reader.u8()? {
+            PUBLISH => {
+                let stamp = LogIndex(reader.varint()?);
+                Self::Publish { stamp, message: Forwarded::read(&mut reader, batch)? }
+            }
+            GROUP => {
+                let tried = reader.u8()?;
+                let filter = reader.text()?;
+                // Only a prefix: whoever looks for the group finds none under a text that is no filter.
+                if !filter.starts_with("$share/") && !filter.starts_with("$queue/") {
+                    return Err(DecodeError::SharedFilter);
+                }
+                Self::Group { filter, tried, message: Forwarded::read(&mut reader, batch)? }
+            }
+            DIRECTED => {
+                let client_id = reader.text()?;
+                let options = read_options(&mut reader)?;
+                Self::Directed { client_id, options, message: Forwarded::read(&mut reader, batch)? }
+            }
+            END_OF_STUB => {
+                let client_id = reader.text()?;
+                let shard = ShardEpoch(reader.varint()?);
+                Self::EndOfStub { client_id, epoch: ConnectionEpoch { shard, sequence: reader.varint()? } }
+            }
+            BARRIER => Self::Barrier { id: reader.varint()? },
+            CONTROL => Self::Control { kind: reader.u8()?, bytes: reader.rest() },
+            kind => return Err(DecodeError::UnknownKind(kind)),
+        };
+        reader.finish()?;
+        Ok(frame)
+    }
+}
+
+fn write_options(options: &DeliveryOptions, out: &mut Vec<u8>) {
+    let is_shared = u8::from(options.shared.is_some()) << 3;
+    out.push(options.qos as u8 | u8::from(options.retain) << 2 | is_shared);
+    let ids = options.subscription_ids.as_slice();
+    put_varint(ids.len() as u64, out);
+    for id in ids {
+        put_varint(id.get().into(), out);
+    }
+    if let Some(filter) = &options.shared {
+        put_blob(filter.as_str().as_bytes(), out);
+    }
+}
+
+fn read_options(reader: &mut Reader<'_>) -> Result<DeliveryOptions, DecodeError> {
+    let flags = reader.u8()?;
+    let qos = QoS::from_u8(flags & 0b11).ok_or(DecodeError::Flags(flags))?;
+    if flags & !0b1111 != 0 {
+        return Err(DecodeError::Flags(flags));
+    }
+    let subscription_ids = match reader.varint()? {
+        0 => SubscriptionIds::None,
+        1 => SubscriptionIds::One(subscription_id(reader)?),
+        // Each takes a byte at least: a number that cannot be true allocates nothing.
+        count if count > reader.len() as u64 => return Err(DecodeError::CutOff),
+        count => {
+            let ids: Result<Vec<_>, _> = (0..count).map(|_| subscription_id(reader)).collect();
+            SubscriptionIds::Many(ids?.into())
+        }
+    };
+    let shared = if flags & 1 << 3 == 0 {
+        None
+    } else {
+        let filter = TopicFilter::parse(reader.text()?, u16::MAX).map_err(|_| DecodeError::SharedFilter)?;
+        if !filter.is_shared() {
+            return Err(DecodeError::SharedFilter);
+        }
+        Some(Arc::new(filter))
+    };
+    Ok(DeliveryOptions { qos, retain: flags & 1 << 2 != 0, subscription_ids, shared })
+}
+
+fn subscription_id(reader: &mut Reader<'_>) -> Result<NonZeroU32, DecodeError> {
+    let id = u32::try_from(reader.varint()?).ok().filter(|id| *id <= SUBSCRIPTION_ID_MAX);
+    id.and_then(NonZeroU32::new).ok_or(DecodeError::Number)
+}
+
+/// What MQTT's Variable Byte Integer can hold.
+const SUBSCRIPTION_ID_MAX: u32 = 268_435_455;
+
+// The kinds of frames. A number is never given to another kind.
+const PUBLISH: u8 = 1;
+const GROUP: u8 = 2;
+const DIRECTED: u8 = 3;
+const END_OF_STUB: u8 = 4;
+const BARRIER: u8 = 5;
+const CONTROL: u8 = 6;
