@@ -74,11 +74,11 @@ impl RemoteRoutes {
         for event in &effects.events {
             match event {
                 Event::RoutesChanged { member, .. } | Event::RoutesReset(member) if member.node == self.me => {}
-                Event::RoutesChanged { exact, wildcard, .. } => {
+                Event::RoutesChanged { exact, wildcard, groups, .. } => {
                     for fingerprint in exact {
                         self.exact[part(*fingerprint)].fetch_add(1, Ordering::Release);
                     }
-                    if *wildcard {
+                    if *wildcard || *groups {
                         self.wildcard.fetch_add(1, Ordering::Release);
                     }
                 }
@@ -138,5 +138,5 @@ impl RemoteRoutes {
 }
 
 fn part(fingerprint: Fingerprint) -> usize {
-    usize::try_from(fingerprint.0 % PARTS as u64).expect("less than 64")
+    usize::try_from(fingerprint.get() % PARTS as u64).expect("less than 64")
 }
