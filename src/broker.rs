@@ -10,6 +10,7 @@ use std::{
 };
 
 use flotilla_mqtt::ReasonCode;
+use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
@@ -17,10 +18,10 @@ use crate::{
     config::{Config, Listener},
     listener,
     metrics::Metrics,
-    node::{Node, SocketCount},
+    node::{Node, SocketCount, Stubs},
     registry::Registry,
-    retained::MemoryRetained,
-    router::Router,
+    retained::{MemoryRetained, Retained},
+    router::{RemoteRoutes, Router},
     worker::{self, Event, Mailbox},
 };
 
@@ -34,6 +35,14 @@ pub struct BrokerHandle {
     node: Arc<Node>,
     listeners: Vec<(String, SocketAddr)>,
     workers: Vec<JoinHandle<io::Result<()>>>,
+}
+
+/// What a broker knows the rest of its cluster by.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) cluster: Box<dyn Cluster>,
+    pub(crate) routes: RemoteRoutes,
+    pub(crate) retained: Box<dyn Retained>,
 }
 
 /// Why a broker cannot start.
@@ -66,11 +75,12 @@ impl Broker {
     /// # Errors
     /// A listener cannot be opened, or the system is out of threads.
     pub fn start(config: Config) -> Result<BrokerHandle, StartError> {
-        Self::start_in(config, Box::new(Alone))
+        let retained = Box::new(MemoryRetained::new(&config.retained));
+        Self::start_in(config, Seat { cluster: Box::new(Alone), routes: RemoteRoutes::none(), retained })
     }
 
-    /// Starts a broker as a member of `cluster`.
-    pub(crate) fn start_in(config: Config, cluster: Box<dyn Cluster>) -> Result<BrokerHandle, StartError> {
+    /// Starts a broker that takes a seat in a cluster.
+    pub(crate) fn start_in(config: Config, seat: Seat) -> Result<BrokerHandle, StartError> {
         let workers = config.node.workers.get();
         let enabled: BTreeMap<&String, &Listener> =
             config.listeners.iter().filter(|(_, listener)| listener.enabled).collect();
@@ -89,13 +99,15 @@ impl Broker {
         let node = Arc::new(Node {
             limits: Arc::new(config.limits()),
             clock: Clock::start(),
-            router: Router::new(workers, config.mqtt.overlap, config.shared.strategy),
+            router: Router::new(workers, config.mqtt.overlap, config.shared.strategy).with_remote(seat.routes),
             registry: Registry::new(),
-            retained: Box::new(MemoryRetained::new(&config.retained)),
-            cluster,
+            retained: seat.retained,
+            cluster: seat.cluster,
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             metrics: (0..workers).map(|_| Metrics::default()).collect(),
             sockets,
+            stubs: Stubs::default(),
+            decongested: Notify::new(),
             config,
         });
         let mut handle = BrokerHandle { node, listeners, workers: Vec::new() };

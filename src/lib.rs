@@ -5,8 +5,8 @@
 //! session lives (`registry`), retained messages (`retained`) and counters (`metrics`). What MQTT says is in the crate
 //! `flotilla_mqtt`, which does no I/O; this crate is the shell around it.
 //!
-//! Where other nodes will attach is `cluster::Cluster` (claim of a client identifier, routes, forwarding and durable
-//! queues, wills) and `retained::Retained`; today both are in memory, for a cluster of one.
+//! Other nodes attach at `cluster::Cluster` (claims of client identifiers, routes, forwarding, wills) and at
+//! `retained::Retained`. For a node alone both are in memory.
 
 mod auth;
 mod broker;

@@ -5,15 +5,24 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 use flotilla_mqtt::{Message, Timestamp, topic::TopicMap};
 use parking_lot::RwLock;
 
-use crate::config;
+use crate::{
+    cluster::{Completion, Receipt},
+    config,
+};
 
 /// Where retained messages are kept: the interface where the shards of a cluster attach.
 pub(crate) trait Retained: Send + Sync + std::fmt::Debug {
-    /// Keeps `message` for its topic; one with an empty payload deletes instead [MQTT-3.3.1-6].
+    /// Keeps `message` for its topic, on all nodes; one with an empty payload deletes instead [MQTT-3.3.1-6]. `done` tells
+    /// when that cannot be said at once.
     ///
     /// # Errors
     /// There is no room: nothing has changed.
-    fn set(&self, message: &Arc<Message>, now: Timestamp) -> Result<(), RetainedFull>;
+    fn set(
+        &self,
+        message: &Arc<Message>,
+        now: Timestamp,
+        done: Option<Completion>,
+    ) -> Result<Receipt, RetainedFull>;
 
     /// Visits up to `count` messages that match `filter`, in the order of their topics, after the topic `after`. Returns
     /// where to go on, or `None` at the end. Nothing is collected, and the store is locked for one page only.
@@ -73,13 +82,18 @@ impl MemoryRetained {
 }
 
 impl Retained for MemoryRetained {
-    fn set(&self, message: &Arc<Message>, now: Timestamp) -> Result<(), RetainedFull> {
+    fn set(
+        &self,
+        message: &Arc<Message>,
+        now: Timestamp,
+        _: Option<Completion>,
+    ) -> Result<Receipt, RetainedFull> {
         let mut store = self.store.write();
         let old = store.topics.value(&message.topic).map_or(Use::NOTHING, |old| Use::of(old));
         if message.payload.is_empty() || message.is_expired(now) {
             store.topics.remove(&message.topic);
             store.used = store.used.exchange(old, Use::NOTHING);
-            return Ok(());
+            return Ok(Receipt::Done);
         }
         let used = store.used.exchange(old, Use::of(message));
         let grows = used.messages > store.used.messages || used.bytes > store.used.bytes;
@@ -91,7 +105,7 @@ impl Retained for MemoryRetained {
         if let Some(at) = message.expires_at {
             store.note_expiry(at, &message.topic);
         }
-        Ok(())
+        Ok(Receipt::Done)
     }
 
     fn page(
@@ -216,46 +230,46 @@ mod tests {
     fn an_empty_payload_deletes() {
         // [MQTT-3.3.1-6]
         let store = store(10, 1 << 20);
-        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
-        store.set(&message("a", "", "p", None), NOW).expect("deleting needs no room");
+        store.set(&message("a", "1", "p", None), NOW, None).expect("there is room");
+        store.set(&message("a", "", "p", None), NOW, None).expect("deleting needs no room");
         assert_eq!((store.len(), store.store.read().used), (0, Use::NOTHING));
     }
 
     #[test]
     fn limits_refuse_what_is_new_and_let_what_is_there_be_replaced_and_deleted() {
         let store = store(2, 1 << 20);
-        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
-        store.set(&message("b", "1", "p", None), NOW).expect("there is room");
-        assert_eq!(store.set(&message("c", "1", "p", None), NOW), Err(RetainedFull));
-        store.set(&message("a", "2", "p", None), NOW).expect("it replaces");
-        store.set(&message("b", "", "p", None), NOW).expect("it deletes");
-        store.set(&message("c", "1", "p", None), NOW).expect("there is room again");
+        store.set(&message("a", "1", "p", None), NOW, None).expect("there is room");
+        store.set(&message("b", "1", "p", None), NOW, None).expect("there is room");
+        assert_eq!(store.set(&message("c", "1", "p", None), NOW, None), Err(RetainedFull));
+        store.set(&message("a", "2", "p", None), NOW, None).expect("it replaces");
+        store.set(&message("b", "", "p", None), NOW, None).expect("it deletes");
+        store.set(&message("c", "1", "p", None), NOW, None).expect("there is room again");
         assert_eq!(topics(&store, "#", NOW), ["a", "c"]);
     }
 
     #[test]
     fn bytes_are_limited_too() {
         let store = store(10, 2 * (OVERHEAD as u64 + 2));
-        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
-        store.set(&message("b", "1", "p", None), NOW).expect("it just fits");
-        assert_eq!(store.set(&message("b", "12", "p", None), NOW), Err(RetainedFull));
+        store.set(&message("a", "1", "p", None), NOW, None).expect("there is room");
+        store.set(&message("b", "1", "p", None), NOW, None).expect("it just fits");
+        assert_eq!(store.set(&message("b", "12", "p", None), NOW, None), Err(RetainedFull));
     }
 
     #[test]
     fn the_brokers_own_messages_take_no_room() {
         let store = store(1, 1 << 20);
-        store.set(&message("$SYS/a", "1", "", None), NOW).expect("they always fit");
-        store.set(&message("$SYS/b", "1", "", None), NOW).expect("they always fit");
-        store.set(&message("a", "1", "p", None), NOW).expect("there is room");
-        assert_eq!(store.set(&message("b", "1", "p", None), NOW), Err(RetainedFull));
+        store.set(&message("$SYS/a", "1", "", None), NOW, None).expect("they always fit");
+        store.set(&message("$SYS/b", "1", "", None), NOW, None).expect("they always fit");
+        store.set(&message("a", "1", "p", None), NOW, None).expect("there is room");
+        assert_eq!(store.set(&message("b", "1", "p", None), NOW, None), Err(RetainedFull));
     }
 
     #[test]
     fn what_has_expired_is_not_found_and_goes() {
         let store = store(10, 1 << 20);
-        store.set(&message("a", "1", "p", Some(2_000)), NOW).expect("there is room");
-        store.set(&message("b", "1", "p", Some(2_000)), NOW).expect("there is room");
-        store.set(&message("b", "2", "p", None), NOW).expect("it replaces");
+        store.set(&message("a", "1", "p", Some(2_000)), NOW, None).expect("there is room");
+        store.set(&message("b", "1", "p", Some(2_000)), NOW, None).expect("there is room");
+        store.set(&message("b", "2", "p", None), NOW, None).expect("it replaces");
         let later = Timestamp::from_millis(2_000);
         assert_eq!(topics(&store, "#", later), ["b"]);
         assert_eq!((store.expire(NOW), store.expire(later), store.len()), (0, 1, 1));
@@ -265,7 +279,7 @@ mod tests {
     fn a_topic_that_is_set_again_and_again_leaves_nothing_behind() {
         let store = store(10, 1 << 20);
         for at in 2_000..12_000 {
-            store.set(&message("a", "1", "p", Some(at)), NOW).expect("it replaces");
+            store.set(&message("a", "1", "p", Some(at)), NOW, None).expect("it replaces");
         }
         assert!(store.store.read().expiries.len() < 100);
     }

@@ -215,18 +215,29 @@ impl Cluster for Alone {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        sync::mpsc::{Receiver, Sender, channel},
+        sync::{
+            Arc,
+            mpsc::{Receiver, Sender, channel},
+        },
         time::Duration,
     };
 
-    use parking_lot::Mutex;
+    use flotilla_state::{ClusterState, Command, Incarnation, Member, NewStatus, Role, RouteChange as Change};
+    use parking_lot::{Mutex, RwLock};
 
     use super::*;
-    use crate::{Broker, BrokerHandle, config::Config, worker::Event};
+    use crate::{
+        Broker, BrokerHandle,
+        broker::Seat,
+        config::Config,
+        retained::MemoryRetained,
+        router::RemoteRoutes,
+        worker::Event,
+    };
 
     /// A cluster that never answers at once: the test says when something is done.
     #[derive(Debug)]
@@ -236,41 +247,78 @@ mod tests {
     }
 
     impl Cluster for Slow {
-        fn claim<'a>(&'a self, _: &'a ClientId) -> BoxFuture<'a, Result<(), ReasonCode>> {
-            let answer = if self.refuses { Err(ReasonCode::ServerUnavailable) } else { Ok(()) };
+        fn is_serving(&self) -> bool {
+            true
+        }
+
+        fn claim(&self, _: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
+            let answer = if self.refuses { Err(ReasonCode::ServerUnavailable) } else { Ok(Claimed::default()) };
             Box::pin(async move {
                 tokio::task::yield_now().await;
                 answer
             })
         }
 
-        fn release(&self, _: &ClientId) {}
+        fn attached(&self, _: &ClientId, _: ConnectionEpoch, _: Option<KeptWill>, _: SessionExpiry) {}
+
+        fn detached(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+        fn drop_will(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+        fn release(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+        fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
+
+        fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
 
         fn announce(&self, _: &TopicFilter, _: RouteChange, done: Option<Completion>) -> Receipt {
-            self.later(done)
-        }
-
-        fn publish(&self, _: &Transit<'_>, done: Option<Completion>) -> Receipt {
-            self.later(done)
-        }
-
-        fn keep_will(&self, _: &ClientId, _: Option<&Arc<Message>>) {}
-    }
-
-    impl Slow {
-        fn later(&self, done: Option<Completion>) -> Receipt {
             let Some(done) = done else { return Receipt::Done };
             self.asked.lock().send(done).expect("the test waits for it");
             Receipt::Later
         }
+
+        fn forward(&self, _: NodeId, _: LaneId, batch: Batch, completions: Vec<Completion>) {
+            assert!(batch.len() >= completions.len());
+            for done in completions {
+                self.asked.lock().send(done).expect("the test waits for it");
+            }
+        }
+
+        fn is_congested(&self, _: NodeId) -> bool {
+            false
+        }
+    }
+
+    /// A seat next to another node that wants messages of `filter`.
+    pub(crate) fn seat_beside(filter: &str, config: &Config, cluster: Box<dyn Cluster>) -> Seat {
+        let mut state = ClusterState::new();
+        let other = Member { node: NodeId(2), incarnation: Incarnation(2) };
+        let commands = [
+            Command::Create { cluster_id: 1, name: "c".into(), shards: 1, replicas: 1, hash_seed: 1 },
+            Command::Join {
+                id: other.node,
+                name: "other".into(),
+                role: Role::Core,
+                address: "127.0.0.1:1".into(),
+                client_addresses: Vec::new(),
+                version: "1".into(),
+            },
+            Command::SetStatus { member: other, status: NewStatus::Up },
+            Command::Routes { member: other, changes: vec![Change::AddWildcard(filter.into())] },
+        ];
+        for (index, command) in (1..).zip(commands) {
+            state.apply(LogIndex(index), command);
+        }
+        let routes = RemoteRoutes::of(Arc::new(RwLock::new(state)), NodeId(1));
+        Seat { cluster, routes, retained: Box::new(MemoryRetained::new(&config.retained)) }
     }
 
     fn start(refuses: bool) -> (BrokerHandle, Receiver<Completion>, TcpStream) {
         let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s"].map(str::to_owned);
         let config = Config::load(None, [], &set).expect("it is valid");
         let (asked, asks) = channel();
-        let broker = Broker::start_in(config, Box::new(Slow { asked: Mutex::new(asked), refuses }))
-            .expect("it starts");
+        let seat = seat_beside("x/#", &config, Box::new(Slow { asked: Mutex::new(asked), refuses }));
+        let broker = Broker::start_in(config, seat).expect("it starts");
         let client = TcpStream::connect(broker.listeners()[0].1).expect("it listens");
         client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
         (broker, asks, client)
@@ -285,7 +333,8 @@ mod tests {
 
     fn complete(broker: &BrokerHandle, asked: Completion) {
         let worker = usize::from(asked.session.worker);
-        broker.node().mailboxes[worker].send(Event::Completed(asked, ReasonCode::Success));
+        let event = Event::Completed(vec![asked], ReasonCode::Success, LogIndex(9));
+        broker.node().mailboxes[worker].send(event);
     }
 
     const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";

@@ -194,7 +194,7 @@ impl Worker {
             let next = self.node.router.group(&picked.filter).and_then(|group| group.pick(&hint));
             match next {
                 Some(next) if tried < TRIES_MAX => picked = Picked { tried, ..next },
-                _ if tried < TRIES_MAX && self.forward_to_other_node(picked.filter.as_str(), message, tried) => return,
+                _ if tried < TRIES_MAX && self.forward_to_other_node(&picked.filter, message, tried) => return,
                 _ => {
                     // Lost once, however many could not take it.
                     if let Some(reason) = dropped {

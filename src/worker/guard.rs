@@ -47,45 +47,61 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        sync::Arc,
         time::Duration,
     };
 
-    use flotilla_mqtt::{Message, Transit, session::ClientId, topic::TopicFilter};
+    use bytes::Bytes;
+    use flotilla_lane::{Batch, LaneId};
+    use flotilla_mqtt::{
+        session::{ClientId, SessionExpiry},
+        topic::TopicFilter,
+    };
+    use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 
     use crate::{
         Broker, BrokerHandle,
-        cluster::{Alone, BoxFuture, Cluster, Completion, Receipt},
+        cluster::{
+            Alone, BoxFuture, Claim, Claimed, Cluster, Completion, KeptWill, Receipt, tests::seat_beside,
+        },
         config::Config,
         router::RouteChange,
     };
 
     use super::*;
 
-    /// A part of the broker with a defect: it panics when it is given a message on the topic "p".
+    /// A part of the broker with a defect: it panics when it is asked about the only other node, which wants "p".
     #[derive(Debug)]
     struct Defect;
 
     impl Cluster for Defect {
-        fn claim<'a>(&'a self, client_id: &'a ClientId) -> BoxFuture<'a, Result<(), ReasonCode>> {
-            Alone.claim(client_id)
+        fn is_serving(&self) -> bool {
+            true
         }
 
-        fn release(&self, client_id: &ClientId) {
-            Alone.release(client_id);
+        fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
+            Alone.claim(claim)
         }
+
+        fn attached(&self, _: &ClientId, _: ConnectionEpoch, _: Option<KeptWill>, _: SessionExpiry) {}
+
+        fn detached(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+        fn drop_will(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+        fn release(&self, _: &ClientId, _: ConnectionEpoch) {}
+
+        fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
+
+        fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
 
         fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
             Alone.announce(filter, change, done)
         }
 
-        fn publish(&self, message: &Transit<'_>, done: Option<Completion>) -> Receipt {
-            assert_ne!(message.topic, "p", "this is the defect");
-            Alone.publish(message, done)
-        }
+        fn forward(&self, _: NodeId, _: LaneId, _: Batch, _: Vec<Completion>) {}
 
-        fn keep_will(&self, client_id: &ClientId, will: Option<&Arc<Message>>) {
-            Alone.keep_will(client_id, will);
+        fn is_congested(&self, _: NodeId) -> bool {
+            panic!("this is the defect")
         }
     }
 
@@ -107,7 +123,8 @@ mod tests {
     fn a_panic_ends_one_connection_and_is_counted() {
         let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s", "node.workers=1"].map(str::to_owned);
         let config = Config::load(None, [], &set).expect("it is valid");
-        let broker = Broker::start_in(config, Box::new(Defect)).expect("it starts");
+        let seat = seat_beside("p/#", &config, Box::new(Defect));
+        let broker = Broker::start_in(config, seat).expect("it starts");
         let mut other = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01o");
         other.write_all(b"\x82\x06\x00\x01\x00\x01q\x00").expect("it reads");
         expect(&mut other, &[0x90, 3, 0, 1, 0]);

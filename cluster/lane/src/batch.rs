@@ -4,7 +4,7 @@
 //! batch    version: u8 = 1, frames: u32, frame...
 //! frame    length of what follows: u32, kind: u8, ...
 //! Publish  stamp, message              Group      tried: u8, filter: text, message
-//! Directed client id: text, options, message
+//! Directed stamp, client id: text, options, message
 //! Stub     client id: text, shard epoch, sequence
 //! Barrier  id                          Control    kind: u8, the rest
 //! message  flags: u8 (0-1 QoS, 2 RETAIN, 3 expires, 4 has a publisher), topic: text, [milliseconds left],

@@ -33,6 +33,8 @@ pub enum Frame<'a> {
     },
     /// A message for one session that moved to the receiving member.
     Directed {
+        /// As that of [`Frame::Publish`], from where the message was published.
+        stamp: LogIndex,
         /// Whose session.
         client_id: &'a str,
         /// How the session's subscriptions want it.
@@ -211,8 +213,9 @@ impl<'a> Frame<'a> {
                 put_blob(filter.as_bytes(), out);
                 message.write(out);
             }
-            Self::Directed { client_id, options, message } => {
+            Self::Directed { stamp, client_id, options, message } => {
                 out.push(DIRECTED);
+                put_varint(stamp.0, out);
                 put_blob(client_id.as_bytes(), out);
                 write_options(options, out);
                 message.write(out);
@@ -252,9 +255,10 @@ impl<'a> Frame<'a> {
                 Self::Group { filter, tried, message: Forwarded::read(&mut reader, batch)? }
             }
             DIRECTED => {
+                let stamp = LogIndex(reader.varint()?);
                 let client_id = reader.text()?;
                 let options = read_options(&mut reader)?;
-                Self::Directed { client_id, options, message: Forwarded::read(&mut reader, batch)? }
+                Self::Directed { stamp, client_id, options, message: Forwarded::read(&mut reader, batch)? }
             }
             END_OF_STUB => {
                 let client_id = reader.text()?;

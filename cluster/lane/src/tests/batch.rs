@@ -51,7 +51,10 @@ impl Parts {
         match self.kind {
             0 => Frame::Publish { stamp: LogIndex(self.number), message },
             1 => Frame::Group { filter: "$share/g/a/+", tried: self.small, message },
-            2 => Frame::Directed { client_id, options: self.options.clone(), message },
+            2 => {
+                let stamp = LogIndex(self.number);
+                Frame::Directed { stamp, client_id, options: self.options.clone(), message }
+            }
             3 => {
                 let shard = ShardEpoch(self.small.into());
                 Frame::EndOfStub { client_id, epoch: ConnectionEpoch { shard, sequence: self.number } }

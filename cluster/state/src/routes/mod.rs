@@ -80,6 +80,11 @@ impl Routes {
         self.groups.get(&filter)
     }
 
+    /// Whether a topic with this fingerprint leads to a node, filters with wildcards aside.
+    pub fn leads_to(&self, fingerprint: Fingerprint, node: NodeId) -> bool {
+        self.exact.nodes(fingerprint).contains(&node)
+    }
+
     /// How many routes lead to a node.
     pub fn count(&self, node: NodeId) -> RouteCount {
         self.counts.get(&node).copied().unwrap_or_default()

@@ -151,6 +151,17 @@ impl Session {
         matches!(self.link, Link::Connected(_))
     }
 
+    /// Whether there is a will that has not been published.
+    #[must_use]
+    pub fn has_will(&self) -> bool {
+        self.will.is_some()
+    }
+
+    /// Drops the will: somebody else publishes it, or has.
+    pub fn forget_will(&mut self) {
+        self.will = None;
+    }
+
     /// How long the session outlives its connection.
     #[must_use]
     pub fn expiry(&self) -> SessionExpiry {

@@ -65,7 +65,7 @@ impl IncomingTopic<'_> {
 ///
 /// Every ticket must come back to the session that gave it, also after the connection has ended: the identifier of a
 /// QoS 2 message stays taken until it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket {
     /// The connection: a ticket of an older one acknowledges nothing on a newer one.
     pub(super) epoch: u32,
