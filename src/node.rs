@@ -70,6 +70,14 @@ impl Stubs {
         self.0.lock().get(&(client_id.clone(), epoch)).copied()
     }
 
+    /// What is left of the session of a client that went last.
+    pub(crate) fn latest(&self, client_id: &ClientId) -> Option<SessionRef> {
+        let stubs = self.0.lock();
+        let first = (client_id.clone(), ConnectionEpoch::default());
+        let own = stubs.range(first..).take_while(|((client, _), _)| client == client_id);
+        own.last().map(|(_, stub)| *stub)
+    }
+
     pub(crate) fn remove(&self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
         self.0.lock().remove(&(client_id.clone(), epoch))
     }

@@ -3,22 +3,33 @@
 //! A worker never waits for other nodes: what may take time is answered at once or later, through the [`Completion`] that
 //! went with it. [`Alone`] is a node without a cluster; `member` is one in it.
 
+mod announcer;
+mod barriers;
+mod claims;
+mod inbox;
+mod links;
+
 use std::{
     future::Future,
     pin::Pin,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use flotilla_lane::{Batch, LaneId};
 use flotilla_mqtt::{
     ReasonCode,
-    session::{Accepted, ClientId, SessionExpiry, Ticket, Will},
+    session::{Accepted, ClientId, Ticket},
     topic::TopicFilter,
 };
+use flotilla_registry::{KeptWill, Tenure, WillId};
 use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 use tokio::sync::Notify;
+
+pub(crate) use inbox::Early;
 
 use crate::router::{RouteChange, SessionRef};
 
@@ -36,29 +47,32 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
     /// The reason code of the CONNACK.
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>>;
 
-    /// The connection of a claim has its session. `will` is to be published if this node dies (P5).
-    fn attached(
-        &self,
-        client_id: &ClientId,
-        epoch: ConnectionEpoch,
-        will: Option<KeptWill>,
-        expiry: SessionExpiry,
-    );
+    /// The connection of a claim has its session.
+    fn attached(&self, client_id: &ClientId, tenure: Tenure);
 
-    /// The connection has ended, the session goes on.
-    fn detached(&self, client_id: &ClientId, epoch: ConnectionEpoch);
+    /// The connection has ended, the session goes on, and its will waits for its delay.
+    fn will_delayed(&self, client_id: &ClientId, tenure: Tenure);
 
     /// The will has been published here, or never will be.
-    fn drop_will(&self, client_id: &ClientId, epoch: ConnectionEpoch);
+    fn will_dropped(&self, client_id: &ClientId, tenure: Tenure);
+
+    /// A will that the cluster asked for has been published here.
+    fn will_published(&self, will: WillId);
 
     /// The session of a claim is over, or the claim has come to nothing.
-    fn release(&self, client_id: &ClientId, epoch: ConnectionEpoch);
+    fn release(&self, client_id: &ClientId, tenure: Tenure);
 
     /// The session of a client that another node has claimed with `epoch` has left this one; `None`: there was none.
     fn exported(&self, client_id: &ClientId, epoch: ConnectionEpoch, session: Option<Bytes>);
 
+    /// Messages for a session that has just come from another node, which were here before it.
+    fn early(&self, client_id: &ClientId) -> Vec<Early>;
+
     /// The routes of a session that has come with a claim are those of entry `routes_at`.
     fn settle(&self, client_id: &ClientId, epoch: ConnectionEpoch, routes_at: LogIndex);
+
+    /// What was left here of a session that went with a claim is gone.
+    fn stub_ended(&self, client_id: &ClientId, epoch: ConnectionEpoch);
 
     /// This node's interest in `filter` has changed; a SUBACK waits for the answer (P6). For [`RouteChange::None`] too:
     /// somebody else's announcement may still be on its way.
@@ -81,11 +95,20 @@ pub(crate) struct Claim {
     pub(crate) client_id: ClientId,
     /// Whether the session of old ends instead of going on.
     pub(crate) clean_start: bool,
+    /// To be published by others if this node dies (P5).
+    pub(crate) will: Option<KeptWill>,
 }
 
 impl Claim {
     pub(crate) fn of(accepted: &Accepted) -> Self {
-        Self { client_id: accepted.client_id.clone(), clean_start: accepted.clean_start }
+        let Accepted { client_id, clean_start, will, expiry, .. } = accepted;
+        let will = will.as_ref().map(|will| KeptWill {
+            message: Arc::clone(&will.message),
+            delay: will.delay,
+            expiry: will.expiry,
+            session_expiry: *expiry,
+        });
+        Self { client_id: client_id.clone(), clean_start: *clean_start, will }
     }
 }
 
@@ -93,32 +116,9 @@ impl Claim {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claimed {
     /// Later claims of the same client have a higher one.
-    pub(crate) epoch: ConnectionEpoch,
+    pub(crate) tenure: Tenure,
     /// The session, if another node had it.
     pub(crate) session: Option<Bytes>,
-}
-
-/// A will that others keep, in case that this node dies.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct KeptWill {
-    pub(crate) will: Will,
-    /// The will is due when its session ends, if that is before its delay is over.
-    pub(crate) session_expiry: SessionExpiry,
-}
-
-impl KeptWill {
-    pub(crate) fn of(accepted: &Accepted) -> Option<Self> {
-        Some(Self { will: accepted.will.clone()?, session_expiry: accepted.expiry })
-    }
-
-    /// How long after the death of its node it is due.
-    pub(crate) fn due_after(&self) -> Duration {
-        match self.session_expiry {
-            SessionExpiry::AtDisconnect => Duration::ZERO,
-            SessionExpiry::After(expiry) => self.will.delay.min(expiry),
-            SessionExpiry::Never => self.will.delay,
-        }
-    }
 }
 
 /// Whom to tell when something has been kept.
@@ -191,17 +191,25 @@ impl Cluster for Alone {
         Box::pin(std::future::ready(Ok(Claimed::default())))
     }
 
-    fn attached(&self, _: &ClientId, _: ConnectionEpoch, _: Option<KeptWill>, _: SessionExpiry) {}
+    fn attached(&self, _: &ClientId, _: Tenure) {}
 
-    fn detached(&self, _: &ClientId, _: ConnectionEpoch) {}
+    fn will_delayed(&self, _: &ClientId, _: Tenure) {}
 
-    fn drop_will(&self, _: &ClientId, _: ConnectionEpoch) {}
+    fn will_dropped(&self, _: &ClientId, _: Tenure) {}
 
-    fn release(&self, _: &ClientId, _: ConnectionEpoch) {}
+    fn will_published(&self, _: WillId) {}
+
+    fn release(&self, _: &ClientId, _: Tenure) {}
 
     fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
 
+    fn early(&self, _: &ClientId) -> Vec<Early> {
+        Vec::new()
+    }
+
     fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
+
+    fn stub_ended(&self, _: &ClientId, _: ConnectionEpoch) {}
 
     fn announce(&self, _: &TopicFilter, _: RouteChange, _: Option<Completion>) -> Receipt {
         Receipt::Done
@@ -219,10 +227,7 @@ pub(crate) mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        sync::{
-            Arc,
-            mpsc::{Receiver, Sender, channel},
-        },
+        sync::mpsc::{Receiver, Sender, channel},
         time::Duration,
     };
 
@@ -259,17 +264,25 @@ pub(crate) mod tests {
             })
         }
 
-        fn attached(&self, _: &ClientId, _: ConnectionEpoch, _: Option<KeptWill>, _: SessionExpiry) {}
+        fn attached(&self, _: &ClientId, _: Tenure) {}
 
-        fn detached(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn will_delayed(&self, _: &ClientId, _: Tenure) {}
 
-        fn drop_will(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn will_dropped(&self, _: &ClientId, _: Tenure) {}
 
-        fn release(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn will_published(&self, _: WillId) {}
+
+        fn release(&self, _: &ClientId, _: Tenure) {}
 
         fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
 
+        fn early(&self, _: &ClientId) -> Vec<Early> {
+            Vec::new()
+        }
+
         fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
+
+        fn stub_ended(&self, _: &ClientId, _: ConnectionEpoch) {}
 
         fn announce(&self, _: &TopicFilter, _: RouteChange, done: Option<Completion>) -> Receipt {
             let Some(done) = done else { return Receipt::Done };

@@ -81,12 +81,14 @@ impl Worker {
     /// Reads and handles what a connection has sent. Ready when the connection is over.
     fn poll_link(&mut self, at: LinkRef, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()> {
         self.deliveries = 0;
+        self.slow_node = None;
         for _ in 0..READS_PER_TURN {
             let Some(link) = self.link(at) else { return Poll::Ready(()) };
             if link.waker.is_none() {
                 link.waker = Some(cx.waker().clone());
             }
             self.write_on(at, cx);
+            self.note_slow_node(at);
             if self.must_pause(at) {
                 return Poll::Pending;
             }
@@ -110,6 +112,7 @@ impl Worker {
                 break;
             }
         }
+        self.note_slow_node(at);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -134,7 +137,9 @@ impl Worker {
     fn must_pause(&mut self, at: LinkRef) -> bool {
         let now = self.now;
         let output_max = self.node.limits.output_buffer_max;
-        let is_congested = self.node.mailboxes.iter().any(super::Mailbox::is_congested);
+        let slow_node = self.link(at).and_then(|link| link.slow_node);
+        let waits_for_node = slow_node.is_some_and(|node| self.node.cluster.is_congested(node));
+        let is_congested = waits_for_node || self.node.mailboxes.iter().any(super::Mailbox::is_congested);
         let Some(entry) = self.sessions.entry(at.slot) else { return false };
         let is_saturated = entry.session.is_saturated();
         let Some(link) = entry.link.as_deref_mut().filter(|link| link.id == at.link) else { return false };
@@ -147,6 +152,9 @@ impl Worker {
             partial.since = now;
         }
         link.is_paused = pause;
+        if !waits_for_node {
+            link.slow_node = None;
+        }
         if is_congested && !link.is_throttled {
             link.is_throttled = true;
             self.throttled.push(at);
@@ -154,7 +162,16 @@ impl Worker {
         pause
     }
 
-    /// Lets those read again who waited for another worker.
+    /// A connection that has just sent to a node that does not keep up waits for it.
+    fn note_slow_node(&mut self, at: LinkRef) {
+        if let Some(node) = self.slow_node.take()
+            && let Some(link) = self.link(at)
+        {
+            link.slow_node = Some(node);
+        }
+    }
+
+    /// Lets those read again who waited for another worker or node.
     pub(super) fn end_congestion(&mut self) {
         for at in std::mem::take(&mut self.throttled) {
             if let Some(link) = self.link(at) {

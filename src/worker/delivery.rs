@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Members of a group that are tried for one message, on all nodes together.
-pub(super) const TRIES_MAX: u8 = 8;
+pub(crate) const TRIES_MAX: u8 = 8;
 
 /// Where a message went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

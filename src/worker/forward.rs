@@ -100,9 +100,13 @@ impl Worker {
         done: Option<Completion>,
         frame: &Frame<'_>,
     ) -> u32 {
-        if qos == QoS::AtMostOnce && self.node.cluster.is_congested(to) {
-            self.metrics().dropped_forward_congested.increment();
-            return 0;
+        if self.node.cluster.is_congested(to) {
+            if qos == QoS::AtMostOnce {
+                self.metrics().dropped_forward_congested.increment();
+                return 0;
+            }
+            // It goes all the same, and its publisher is not read until the node has caught up.
+            self.slow_node = Some(to);
         }
         self.metrics().messages_forwarded.increment();
         let position = self.outgoing.iter().position(|outgoing| outgoing.to == to && outgoing.lane == lane);

@@ -53,15 +53,16 @@ mod tests {
     use bytes::Bytes;
     use flotilla_lane::{Batch, LaneId};
     use flotilla_mqtt::{
-        session::{ClientId, SessionExpiry},
+        session::ClientId,
         topic::TopicFilter,
     };
+    use flotilla_registry::{Tenure, WillId};
     use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 
     use crate::{
         Broker, BrokerHandle,
         cluster::{
-            Alone, BoxFuture, Claim, Claimed, Cluster, Completion, KeptWill, Receipt, tests::seat_beside,
+            Alone, BoxFuture, Claim, Claimed, Cluster, Completion, Early, Receipt, tests::seat_beside,
         },
         config::Config,
         router::RouteChange,
@@ -82,17 +83,25 @@ mod tests {
             Alone.claim(claim)
         }
 
-        fn attached(&self, _: &ClientId, _: ConnectionEpoch, _: Option<KeptWill>, _: SessionExpiry) {}
+        fn attached(&self, _: &ClientId, _: Tenure) {}
 
-        fn detached(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn will_delayed(&self, _: &ClientId, _: Tenure) {}
 
-        fn drop_will(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn will_dropped(&self, _: &ClientId, _: Tenure) {}
 
-        fn release(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn will_published(&self, _: WillId) {}
+
+        fn release(&self, _: &ClientId, _: Tenure) {}
 
         fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
 
+        fn early(&self, _: &ClientId) -> Vec<Early> {
+            Vec::new()
+        }
+
         fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
+
+        fn stub_ended(&self, _: &ClientId, _: ConnectionEpoch) {}
 
         fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
             Alone.announce(filter, change, done)

@@ -8,7 +8,7 @@ use flotilla_mqtt::{
     packet::PacketType,
     session::{Accepted, Cause, ClientId, Due, Ending, Refusal, Session},
 };
-use flotilla_state::ConnectionEpoch;
+use flotilla_registry::Tenure;
 use tokio::{
     net::TcpStream,
     task::yield_now,
@@ -24,7 +24,7 @@ use super::{
     timers::{Reminder, TICK},
 };
 use crate::{
-    cluster::{Claimed, KeptWill},
+    cluster::Claimed,
     registry::Home,
     router::SessionRef,
     sys::ClientEvent,
@@ -59,7 +59,7 @@ impl Worker {
     pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
         if self.stopping.is_some() {
             self.node.sockets[usize::from(arrival.peer.listener)].leave();
-            self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.epoch);
+            self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.tenure);
             return None;
         }
         if self.is_fenced {
@@ -74,7 +74,7 @@ impl Worker {
             }
             Place::Worker(worker) => {
                 if arrival.hops >= HOPS_MAX {
-                    self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.epoch);
+                    self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.tenure);
                     self.refuse_arrival(arrival, ReasonCode::ServerBusy);
                     return None;
                 }
@@ -123,7 +123,7 @@ impl Worker {
                 self.node.registry.remove(&accepted.client_id, home);
                 continue;
             };
-            if entry.claim > claimed.epoch {
+            if entry.claim > claimed.tenure {
                 return Place::Late;
             }
             if entry.link.is_some() {
@@ -145,7 +145,7 @@ impl Worker {
     fn make_session(&mut self, client_id: &ClientId, claimed: &Claimed) -> bool {
         self.metrics().sessions.increment();
         if let Some(bytes) = &claimed.session {
-            match self.adopt_session(client_id, claimed.epoch, bytes) {
+            match self.adopt_session(client_id, claimed.tenure.epoch, bytes) {
                 Ok(entry) => {
                     self.sessions.insert(entry);
                     return false;
@@ -171,7 +171,6 @@ impl Worker {
         accepted.write_connack(&limits, !is_new, out.tail());
         let mut decoder = Decoder::server(limits.max_packet_size.get());
         decoder.set_version(accepted.version);
-        let will = KeptWill::of(&accepted);
         let client_id = accepted.client_id.clone();
         let connected = ClientEvent::Connected {
             clean_start: accepted.clean_start,
@@ -181,7 +180,7 @@ impl Worker {
         let id = self.next_link;
         self.next_link = self.next_link.wrapping_add(1);
         let entry = self.sessions.entry(slot).expect("the session was found");
-        entry.claim = claimed.epoch;
+        entry.claim = claimed.tenure;
         entry.session.connect(now, accepted);
         entry.session.resume(now, &mut out);
         entry.link = Some(Box::new(Link {
@@ -196,10 +195,11 @@ impl Worker {
             is_dirty: false,
             is_paused: false,
             is_throttled: false,
+            slow_node: None,
             waker: None,
         }));
         entry.update_load();
-        self.node.cluster.attached(&client_id, claimed.epoch, will, entry.session.expiry());
+        self.node.cluster.attached(&client_id, claimed.tenure);
         if claimed.session.is_some() && !is_new {
             self.metrics().session_resumed.increment();
             self.announce_adopted(slot);
@@ -240,11 +240,12 @@ impl Worker {
         if !self.node.cluster.is_serving() {
             // The cluster has taken this node for dead, or is about to: the will is published by others.
             entry.session.forget_will();
-        } else if !is_armed {
-            self.node.cluster.drop_will(&client_id, claim);
+        } else if is_armed {
+            self.node.cluster.will_delayed(&client_id, claim);
+        } else {
+            self.node.cluster.will_dropped(&client_id, claim);
         }
         if !ending.ended {
-            self.node.cluster.detached(&client_id, claim);
             self.announce_groups(slot);
         }
         let metrics = self.metrics();
@@ -285,7 +286,7 @@ impl Worker {
     }
 
     /// Forgets a session that has ended; its client identifier remains taken.
-    fn remove_session(&mut self, slot: u32) -> Option<(ClientId, SessionRef, ConnectionEpoch)> {
+    fn remove_session(&mut self, slot: u32) -> Option<(ClientId, SessionRef, Tenure)> {
         let here = self.session_ref(slot);
         let mut entry = self.sessions.remove(slot)?;
         let client_id: ClientId = entry.session.client_id().clone();
@@ -364,7 +365,7 @@ impl Worker {
                     && let Some(entry) = self.sessions.entry(slot)
                 {
                     let (client_id, claim) = (entry.session.client_id().clone(), entry.claim);
-                    self.node.cluster.drop_will(&client_id, claim);
+                    self.node.cluster.will_dropped(&client_id, claim);
                 }
                 self.finish(slot, ending);
             }
@@ -455,7 +456,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                     worker.hand_over();
                     round.arrive();
                 }),
-                Event::Will(will) => cell.with(|worker| worker.publish_foreign_will(&will)),
+                Event::Will(id, will) => cell.with(|worker| worker.publish_foreign_will(id, &will)),
                 Event::Redispatch(filter, message) => {
                     cell.with(|worker| worker.redispatch_lost(&filter, &message));
                 }

@@ -14,6 +14,7 @@ use flotilla_mqtt::{
     Timestamp,
     codec::{Decoder, SendBuffer},
 };
+use flotilla_state::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -42,8 +43,10 @@ pub(super) struct Link {
     pub(super) is_dirty: bool,
     /// Whether it does not read for a reason of ours; how long the client takes is not counted then.
     pub(super) is_paused: bool,
-    /// Whether it is on the list of those that wait for another worker.
+    /// Whether it is on the list of those that wait for another worker or node.
     pub(super) is_throttled: bool,
+    /// The node that it waits for.
+    pub(super) slow_node: Option<NodeId>,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
 }

@@ -13,6 +13,7 @@ use flotilla_mqtt::{
     QoS, ReasonCode, Timestamp, Transit,
     session::{Accepted, DeliveryOptions},
 };
+use flotilla_registry::WillId;
 use flotilla_state::LogIndex;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -47,7 +48,7 @@ pub(crate) enum Event {
     /// Hand over to other workers and nodes what is ready, then take part in the round.
     Flush(Arc<FlushRound>),
     /// Publish the will of a client whose node has ended.
-    Will(Arc<flotilla_mqtt::Message>),
+    Will(WillId, Arc<flotilla_mqtt::Message>),
     /// Give a message of a shared subscription, which another node did not take, to another member.
     Redispatch(Box<str>, Arc<flotilla_mqtt::Message>),
     /// This node has lost its place in the cluster: close every connection with this reason.

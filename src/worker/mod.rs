@@ -25,9 +25,10 @@ mod timers;
 mod transfer;
 
 pub(crate) use connection::Peer;
+pub(crate) use delivery::TRIES_MAX;
 pub(crate) use mailbox::{Batch, Event, Mailbox, Receivers};
 pub(crate) use opening::spawn as serve;
-pub(crate) use transfer::Order;
+pub(crate) use transfer::{Export, Order};
 
 use std::{
     cell::{Cell, RefCell},
@@ -40,7 +41,7 @@ use std::{
 };
 
 use flotilla_mqtt::{ReasonCode, Timestamp};
-use flotilla_state::LogIndex;
+use flotilla_state::{LogIndex, NodeId};
 use tokio::{
     runtime::Runtime,
     task::{JoinSet, LocalSet},
@@ -95,7 +96,9 @@ pub(crate) struct Worker {
     /// Wakes the task that gives it to them.
     replayer: Option<Waker>,
     flusher: Option<Waker>,
-    /// Connections that do not read because another worker is congested.
+    /// A node that the current turn of a connection has sent to, and that does not keep up.
+    slow_node: Option<NodeId>,
+    /// Connections that do not read because another worker or node is congested.
     throttled: Vec<LinkRef>,
     /// Storage for send buffers.
     spare: flush::SparePool,
@@ -180,6 +183,7 @@ impl Worker {
             looked_up: (now, 0),
             replayer: None,
             flusher: None,
+            slow_node: None,
             throttled: Vec::new(),
             spare: flush::SparePool::default(),
             properties: Vec::new(),

@@ -10,6 +10,7 @@ use flotilla_mqtt::{
     session::{Authenticator, Cause, ClientId, Incoming, Request, Ticket},
 };
 
+use flotilla_registry::WillId;
 use flotilla_state::LogIndex;
 
 use super::{Worker, connection::LinkRef, delivery::Reach};
@@ -200,8 +201,11 @@ impl Worker {
     }
 
     /// Publishes the will of a client whose node has ended.
-    pub(super) fn publish_foreign_will(&mut self, will: &Arc<Message>) {
+    pub(super) fn publish_foreign_will(&mut self, id: WillId, will: &Arc<Message>) {
         self.publish_kept(will, None, Reach::Cluster);
+        // Only what is on its way to the other nodes has been published.
+        self.hand_over();
+        self.node.cluster.will_published(id);
     }
 
     fn publish_kept(&mut self, message: &Arc<Message>, publisher: Option<SessionRef>, reach: Reach) {

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use flotilla_mqtt::{PacketId, ReasonCode, session::Session};
-use flotilla_state::ConnectionEpoch;
+use flotilla_registry::Tenure;
 
 use super::{link::Link, subscribe::Replay, timers::NextReminder, transfer::Transfer};
 use crate::router::Load;
@@ -19,7 +19,7 @@ pub(super) struct Entry {
     pub(super) unfinished: Option<Box<Unfinished>>,
     pub(super) next_reminder: NextReminder,
     /// The claim with which its client connected last.
-    pub(super) claim: ConnectionEpoch,
+    pub(super) claim: Tenure,
     /// Set while it is on its way from or to another node.
     pub(super) transfer: Option<Box<Transfer>>,
 }
@@ -53,7 +53,7 @@ impl Entry {
             load: None,
             unfinished: None,
             next_reminder: NextReminder::NONE,
-            claim: ConnectionEpoch::default(),
+            claim: Tenure::default(),
             transfer: None,
         })
     }

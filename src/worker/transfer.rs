@@ -20,7 +20,7 @@ use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 
 use super::{Worker, sessions::Entry};
 use crate::{
-    cluster::{Awaited, Completion, Receipt},
+    cluster::{Awaited, Completion, Early, Receipt},
     registry::Home,
     router::{SessionRef, Subscriber, Terms},
 };
@@ -55,8 +55,6 @@ pub(crate) enum Order {
     Discard {
         /// Its client.
         client_id: ClientId,
-        /// The claim that is void; a session of a later one stays.
-        epoch: ConnectionEpoch,
     },
     /// An operator ends the connection of a client.
     Kick {
@@ -134,7 +132,7 @@ impl Worker {
             Order::TakeBack { client_id, epoch } => self.take_back(&client_id, epoch),
             Order::EndStub { client_id, epoch } => self.end_stub(&client_id, epoch),
             Order::EndGathering { client_id, epoch } => self.end_gathering(&client_id, epoch),
-            Order::Discard { client_id, epoch } => self.discard(&client_id, epoch),
+            Order::Discard { client_id } => self.discard(&client_id),
             Order::Kick { client_id } => {
                 if let Some(slot) = self.slot_of(&client_id) {
                     self.end_link(slot, Cause::Server(ReasonCode::AdministrativeAction));
@@ -159,7 +157,7 @@ impl Worker {
         let Some(slot) = self.slot_of(&export.client_id) else {
             return self.node.cluster.exported(&export.client_id, export.epoch, None);
         };
-        if self.sessions.entry(slot).is_some_and(|entry| entry.claim > export.epoch) {
+        if self.sessions.entry(slot).is_some_and(|entry| entry.claim.epoch > export.epoch) {
             return self.node.cluster.exported(&export.client_id, export.epoch, None);
         }
         if self.sessions.entry(slot).is_some_and(|entry| entry.link.is_some()) {
@@ -240,6 +238,7 @@ impl Worker {
             self.end_of_stub(&stub);
         }
         self.drop_stub(here.slot);
+        self.node.cluster.stub_ended(client_id, epoch);
     }
 
     /// Takes what is left of a session that has gone out of the router.
@@ -302,6 +301,10 @@ impl Worker {
         if let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() {
             gathering.outstanding = outstanding;
             gathering.routes_at = applied;
+        }
+        let client_id = entry.session.client_id().clone();
+        for Early { message, options, stamp } in self.node.cluster.early(&client_id) {
+            self.deliver_moved(here, &Transit::from_message(&message), &options, stamp);
         }
         if outstanding == 0 {
             self.settle(slot);
@@ -420,12 +423,9 @@ impl Worker {
         self.deliver(to, &Transit::from_message(&waiting.message), &waiting.options);
     }
 
-    fn discard(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
+    fn discard(&mut self, client_id: &ClientId) {
         let Some(slot) = self.slot_of(client_id) else { return };
         let Some(entry) = self.sessions.entry(slot) else { return };
-        if entry.claim > epoch {
-            return;
-        }
         // The will of that connection is the business of those who serve the client now.
         entry.session.forget_will();
         if entry.link.is_some() {

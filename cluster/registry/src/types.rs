@@ -50,7 +50,7 @@ pub struct RequestId(pub u64);
 
 /// What a CONNECT was granted: the time during which it is the one that its client identifier belongs to. A higher one is a
 /// later one, in the whole cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tenure {
     /// The claim that brought the client to this node.
     pub epoch: ConnectionEpoch,

@@ -1,0 +1,248 @@
+//! What comes from the other nodes.
+//!
+//! Each lane is worked off in order, by one thread at a time: messages are matched against this node's subscriptions and
+//! go to its workers in one batch each, control frames to whom they are for. A batch counts as taken when the workers have
+//! it in their mailboxes; while one of these is congested the receipt is kept, which in the end stops the sender.
+
+use std::sync::{Arc, OnceLock};
+
+use flotilla_lane::{Batch as LaneBatch, CONTROL, Forwarded, Frame, LANES, LaneId, LastPublisher};
+use flotilla_mqtt::{
+    Timestamp,
+    session::{ClientId, DeliveryOptions},
+    topic::TopicFilter,
+};
+use flotilla_raft::lanes::{LaneEvents, Receipt};
+use flotilla_state::{LogIndex, Member};
+use parking_lot::Mutex;
+
+use super::{
+    Completion,
+    claims::{Claims, Input},
+    links::{Control, Links},
+};
+use crate::{
+    node::Node,
+    router::{MatchCache, NodeChoice, PickHint, Picked, SessionRef},
+    worker::{Batch, Event, Order, Receivers, Source, TRIES_MAX},
+};
+
+/// Takes what the lanes bring.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    node: OnceLock<Arc<Node>>,
+    links: Arc<Links>,
+    claims: Arc<Claims>,
+    hooks: Box<dyn Hooks>,
+    desks: [Mutex<Desk>; LANES as usize],
+}
+
+/// What the inbox asks of the member that it belongs to.
+pub(super) trait Hooks: Send + Sync + std::fmt::Debug {
+    /// Whether this node may act for the cluster.
+    fn is_serving(&self) -> bool;
+    /// A message of the retained messages' own protocol has come.
+    fn retained(&self, from: Member, bytes: &[u8]);
+    /// Another node asks for a barrier.
+    fn barrier_asked(&self, from: Member, id: u64, index: LogIndex);
+    /// A mark of a barrier has come.
+    fn mark(&self, from: Member, lane: LaneId, id: u64);
+    /// The session of a client that is about to come here from another node gets a message before it is here; whether the
+    /// client is expected.
+    fn keep_early(&self, client_id: &ClientId, early: Early) -> bool;
+}
+
+/// A message for a session that is not here yet.
+#[derive(Debug)]
+pub(crate) struct Early {
+    pub(crate) message: Arc<flotilla_mqtt::Message>,
+    pub(crate) options: DeliveryOptions,
+    pub(crate) stamp: LogIndex,
+}
+
+/// Where one lane is worked off.
+#[derive(Debug, Default)]
+struct Desk {
+    cache: MatchCache,
+    batches: Vec<Batch>,
+    publisher: LastPublisher,
+    picks: u64,
+}
+
+impl Inbox {
+    pub(super) fn new(links: Arc<Links>, claims: Arc<Claims>, hooks: Box<dyn Hooks>) -> Self {
+        let desks = std::array::from_fn(|_| Mutex::default());
+        Self { node: OnceLock::new(), links, claims, hooks, desks }
+    }
+
+    pub(super) fn connect(&self, node: Arc<Node>) {
+        self.node.set(node).expect("it is connected once");
+    }
+
+    fn handle(&self, node: &Arc<Node>, from: Member, lane: LaneId, batch: &LaneBatch) {
+        let mut desk = self.desks[lane.index()].lock();
+        desk.batches.resize_with(node.mailboxes.len(), Batch::default);
+        let now = node.clock.now();
+        for frame in batch.frames() {
+            match frame {
+                Frame::Publish { stamp, message } => desk.publish(node, now, stamp, &message),
+                Frame::Group { filter, tried, message } => {
+                    desk.group(node, &self.links, now, filter, tried, &message);
+                }
+                Frame::Directed { stamp, client_id, options, message } => {
+                    self.directed(node, &mut desk, now, stamp, client_id, options, &message);
+                }
+                Frame::EndOfStub { client_id, epoch } => {
+                    desk.hand_over(node);
+                    let Some(client_id) = ClientId::new(client_id) else { continue };
+                    if let Some(session) = node.registry.find(&client_id) {
+                        let order = Order::EndGathering { client_id: client_id.clone(), epoch };
+                        node.mailboxes[usize::from(session.worker)].send(Event::Transfer(order));
+                    }
+                    self.claims.put(Input::StubEnded(client_id, epoch));
+                }
+                Frame::Barrier { id } => {
+                    desk.hand_over(node);
+                    self.hooks.mark(from, lane, id);
+                }
+                Frame::Control { kind, bytes } if lane == CONTROL => self.control(from, kind, bytes),
+                Frame::Control { kind, .. } => {
+                    tracing::warn!(%from, kind, "control frame outside of the control lane ignored");
+                }
+            }
+        }
+        desk.hand_over(node);
+    }
+
+    fn control(&self, from: Member, kind: u8, bytes: &[u8]) {
+        match Control::from_u8(kind) {
+            Some(Control::Registry) => self.claims.put(Input::Message(from, bytes.to_vec().into())),
+            Some(Control::Retained) => self.hooks.retained(from, bytes),
+            Some(Control::Barrier) => {
+                let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+                if let (Some(id), Some(index)) = (number(0), number(8)) {
+                    self.hooks.barrier_asked(from, id, LogIndex(index));
+                }
+            }
+            // Of a later version: a node may be asked for what it does not know only when all have it.
+            None => tracing::warn!(%from, kind, "unknown control frame ignored"),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one for each part of a frame")]
+    fn directed(
+        &self,
+        node: &Node,
+        desk: &mut Desk,
+        now: Timestamp,
+        stamp: LogIndex,
+        client_id: &str,
+        options: DeliveryOptions,
+        message: &Forwarded<'_>,
+    ) {
+        let Some(client_id) = ClientId::new(client_id) else { return };
+        let publisher = desk.publisher.of(message.publisher).cloned();
+        let transit = message.transit(now, publisher.as_ref());
+        let here = || node.registry.find(&client_id).or_else(|| node.stubs.latest(&client_id));
+        let session = here().or_else(|| {
+            let early = Early { message: transit.keep(), options: options.clone(), stamp };
+            // If it is not expected any more it may just have come.
+            if self.hooks.keep_early(&client_id, early) { None } else { here() }
+        });
+        if let Some(session) = session {
+            let source = Source { publisher: None, stamp };
+            let receivers = Receivers::Moved(session, Box::new(options));
+            desk.batches[usize::from(session.worker)].push(&transit, source, receivers);
+        }
+    }
+}
+
+impl Desk {
+    fn publish(&mut self, node: &Node, now: Timestamp, stamp: LogIndex, message: &Forwarded<'_>) {
+        let matches = self.cache.matches(message.topic, &node.router);
+        let source = Source { publisher: None, stamp };
+        let transit = message.transit(now, self.publisher.of(message.publisher));
+        for (worker, batch) in self.batches.iter_mut().enumerate() {
+            if !matches.of_worker(worker).is_empty() {
+                batch.push(&transit, source, Receivers::All(Arc::clone(&matches)));
+            }
+        }
+    }
+
+    fn group(
+        &mut self,
+        node: &Node,
+        links: &Links,
+        now: Timestamp,
+        filter: &str,
+        tried: u8,
+        message: &Forwarded<'_>,
+    ) {
+        let Ok(filter) = TopicFilter::parse(filter, u16::MAX) else { return };
+        self.picks = self.picks.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let random = self.picks;
+        let transit = message.transit(now, self.publisher.of(message.publisher));
+        let hint = PickHint { topic: message.topic, publisher: transit.publisher, random, exclude: None };
+        if let Some(picked) = node.router.group(&filter).and_then(|group| group.pick(&hint)) {
+            let source = Source { publisher: None, stamp: LogIndex::default() };
+            let SessionRef { worker, .. } = picked.subscriber.session;
+            let picked = Picked { tried, ..picked };
+            return self.batches[usize::from(worker)].push(&transit, source, Receivers::One(picked));
+        }
+        // The last member here has gone since the sender looked.
+        let me = node.router.remote().me();
+        let choice = node.group_target(&filter).choose(node.router.strategy(), &hint, Some(me));
+        if let (true, Some(NodeChoice::Node(to))) = (tried < TRIES_MAX, choice)
+            && let Some(member) = links.member_of(to)
+        {
+            let lane = flotilla_lane::lane_of(message.publisher.unwrap_or(message.topic).as_bytes());
+            let frame = Frame::Group { filter: filter.as_str(), tried: tried + 1, message: *message };
+            links.send_frame(member, lane, &frame);
+        }
+    }
+
+    fn hand_over(&mut self, node: &Node) {
+        for (batch, mailbox) in self.batches.iter_mut().zip(&node.mailboxes) {
+            if !batch.is_empty() {
+                mailbox.send(Event::Batch(std::mem::take(batch)));
+            }
+        }
+    }
+}
+
+impl LaneEvents for Arc<Inbox> {
+    type Done = Vec<Completion>;
+
+    fn taken(&self, _: Member, _: LaneId, done: Vec<Completion>) {
+        self.links.complete(done);
+    }
+
+    fn received(&self, from: Member, lane: LaneId, batch: LaneBatch, receipt: Receipt) {
+        let Some(node) = self.node.get() else { return };
+        self.handle(node, from, lane, &batch);
+        if node.mailboxes.iter().any(crate::worker::Mailbox::is_congested) {
+            let node = Arc::clone(node);
+            tokio::spawn(async move {
+                loop {
+                    let decongested = node.decongested.notified();
+                    if !node.mailboxes.iter().any(crate::worker::Mailbox::is_congested) {
+                        break;
+                    }
+                    decongested.await;
+                }
+                drop(receipt);
+            });
+        }
+    }
+
+    fn decongested(&self, _: Member) {
+        self.links.note_decongested();
+        if let Some(node) = self.node.get() {
+            node.note_decongested();
+        }
+    }
+
+    fn may_acknowledge(&self) -> bool {
+        self.hooks.is_serving()
+    }
+}

@@ -1,0 +1,196 @@
+//! What this node sends to the others.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use flotilla_lane::{Batch, BatchWriter, CONTROL, Frame, LaneId};
+use flotilla_mqtt::{QoS, ReasonCode};
+use flotilla_raft::lanes::{Lanes, Sent, Untaken};
+use flotilla_state::{LogIndex, Member, NodeId};
+use parking_lot::RwLock;
+
+use super::{Completion, inbox::Inbox};
+use crate::{
+    node::Node,
+    worker::Event,
+};
+
+/// The lanes to the other nodes, and who they are.
+#[derive(Debug)]
+pub(super) struct Links {
+    lanes: OnceLock<Lanes<Arc<Inbox>>>,
+    node: OnceLock<Arc<Node>>,
+    /// The other nodes in their present lives.
+    members: RwLock<Vec<Member>>,
+    /// Whether too much waits for any of them: nearly always it does not, and then nobody has to look further.
+    any_congested: AtomicBool,
+}
+
+/// What a control frame is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Control {
+    /// For the registry.
+    Registry = 1,
+    /// For the retained messages.
+    Retained = 2,
+    /// Asks for a barrier: its number and an entry of the log, each as a `u64` in little endian.
+    Barrier = 3,
+}
+
+impl Control {
+    pub(super) fn from_u8(kind: u8) -> Option<Self> {
+        [Self::Registry, Self::Retained, Self::Barrier].into_iter().find(|control| *control as u8 == kind)
+    }
+}
+
+impl Links {
+    pub(super) fn new() -> Self {
+        Self { lanes: OnceLock::new(), node: OnceLock::new(), members: RwLock::default(), any_congested: AtomicBool::new(false) }
+    }
+
+    /// Gives it what could not be made before it.
+    pub(super) fn connect(&self, lanes: Lanes<Arc<Inbox>>, node: Arc<Node>) {
+        self.lanes.set(lanes).expect("it is connected once");
+        self.node.set(node).expect("it is connected once");
+    }
+
+    /// The other nodes in their present lives.
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.members.read().clone()
+    }
+
+    pub(super) fn member_of(&self, node: NodeId) -> Option<Member> {
+        self.members.read().iter().find(|member| member.node == node).copied()
+    }
+
+    /// A node begins a life.
+    pub(super) fn joined(&self, member: Member) {
+        let mut members = self.members.write();
+        members.retain(|other| other.node != member.node);
+        members.push(member);
+        drop(members);
+        if let Some(lanes) = self.lanes.get() {
+            lanes.member_joined(member);
+        }
+    }
+
+    /// The life of a node has ended.
+    pub(super) fn ended(&self, member: Member) {
+        self.members.write().retain(|other| *other != member);
+        self.note_decongested();
+        if let Some(lanes) = self.lanes.get() {
+            lanes.member_ended(member).into_iter().for_each(|untaken| self.recover(untaken));
+        }
+    }
+
+    /// Exactly these live.
+    pub(super) fn replace(&self, live: Vec<Member>) {
+        (*self.members.write()).clone_from(&live);
+        if let Some(lanes) = self.lanes.get() {
+            lanes.set_members(live).into_iter().for_each(|(_, untaken)| self.recover(untaken));
+        }
+    }
+
+    /// This node begins a life. What its last one has not sent is void.
+    pub(super) fn admitted(&self, me: Member) {
+        if let Some(lanes) = self.lanes.get() {
+            drop(lanes.admitted(me));
+        }
+    }
+
+    /// This node's life has ended.
+    pub(super) fn fenced(&self) {
+        if let Some(lanes) = self.lanes.get() {
+            drop(lanes.fenced());
+        }
+    }
+
+    pub(super) fn is_congested(&self, to: NodeId) -> bool {
+        if !self.any_congested.load(Ordering::Relaxed) {
+            return false;
+        }
+        let lanes = self.lanes.get();
+        lanes.zip(self.member_of(to)).is_some_and(|(lanes, member)| lanes.is_congested(member))
+    }
+
+    /// A node that was congested is no longer.
+    pub(super) fn note_decongested(&self) {
+        let Some(lanes) = self.lanes.get() else { return };
+        let any = self.members().into_iter().any(|member| lanes.is_congested(member));
+        self.any_congested.store(any, Ordering::Relaxed);
+    }
+
+    /// Sends messages of clients.
+    pub(super) fn forward(&self, to: NodeId, lane: LaneId, batch: Batch, completions: Vec<Completion>) {
+        match self.member_of(to) {
+            Some(member) => self.send(member, lane, batch, completions),
+            None => self.recover(Untaken { lane, batch, done: completions }),
+        }
+    }
+
+    pub(super) fn send_registry(&self, to: Member, bytes: &Bytes) {
+        self.send_control(to, Control::Registry, bytes);
+    }
+
+    pub(super) fn send_control(&self, to: Member, control: Control, bytes: &[u8]) {
+        self.send_frame(to, CONTROL, &Frame::Control { kind: control as u8, bytes });
+    }
+
+    /// Puts a mark into every lane of messages.
+    pub(super) fn send_marks(&self, to: Member, id: u64) {
+        for lane in LaneId::all().filter(|lane| *lane != CONTROL) {
+            self.send_frame(to, lane, &Frame::Barrier { id });
+        }
+    }
+
+    pub(super) fn send_frame(&self, to: Member, lane: LaneId, frame: &Frame<'_>) {
+        let mut writer = BatchWriter::new();
+        writer.push(frame);
+        if let Some(batch) = writer.take() {
+            self.send(to, lane, batch, Vec::new());
+        }
+    }
+
+    fn send(&self, to: Member, lane: LaneId, batch: Batch, completions: Vec<Completion>) {
+        let Some(lanes) = self.lanes.get() else { return };
+        match lanes.send(to, lane, batch, completions) {
+            Ok(Sent::Queued) => {}
+            // Workers ask before they read on from their clients.
+            Ok(Sent::Congested) => self.any_congested.store(true, Ordering::Relaxed),
+            Err(untaken) => self.recover(*untaken),
+        }
+    }
+
+    /// A node has taken what completes these.
+    pub(super) fn complete(&self, completions: Vec<Completion>) {
+        let Some(node) = self.node.get() else { return };
+        let mut by_worker: Vec<Vec<Completion>> = vec![Vec::new(); node.mailboxes.len()];
+        for completion in completions {
+            by_worker[usize::from(completion.session.worker)].push(completion);
+        }
+        for (mailbox, completions) in node.mailboxes.iter().zip(by_worker) {
+            if !completions.is_empty() {
+                mailbox.send(Event::Completed(completions, ReasonCode::Success, LogIndex::default()));
+            }
+        }
+    }
+
+    /// A node has ended before it took a batch. Its own subscribers have ended with it, but a message for a member of a
+    /// group has others that it can go to.
+    fn recover(&self, untaken: Untaken<Vec<Completion>>) {
+        let Some(node) = self.node.get() else { return };
+        for frame in untaken.batch.frames() {
+            if let Frame::Group { filter, message, .. } = frame
+                && message.qos > QoS::AtMostOnce
+            {
+                let message = message.transit(node.clock.now(), None).keep();
+                node.mailboxes[0].send(Event::Redispatch(filter.into(), message));
+            }
+        }
+        self.complete(untaken.done);
+    }
+}
