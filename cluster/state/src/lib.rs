@@ -22,6 +22,7 @@ mod node;
 mod placement;
 mod ring;
 mod routes;
+mod snapshot;
 mod state;
 mod wire;
 
@@ -32,4 +33,5 @@ pub use ids::{ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, ShardEpoch
 pub use node::{Cluster, Node, Placement, Role, Status};
 pub use ring::ShardRing;
 pub use routes::{Fingerprint, GroupMembers, GroupRoute, RouteCount, Routes};
+pub use snapshot::{CHUNK_BYTES_MAX, Snapshot, SnapshotError, SnapshotReader};
 pub use state::ClusterState;

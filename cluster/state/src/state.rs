@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Cluster, Command, Effects, Event, Incarnation, Invalid, LogIndex, Member, NewStatus, Node, NodeId,
-    Placement, Reply, Role, RouteChange, Routes, ShardId, ShardRing, Status, Why, limits, placement,
+    Cluster, Command, DecodeError, Effects, Event, Incarnation, Invalid, LogIndex, Member, NewStatus, Node,
+    NodeId, Placement, Reply, Role, RouteChange, Routes, ShardId, ShardRing, Status, Why, limits, placement,
 };
 
 /// What all nodes of a cluster agree on: its nodes, which of them hold which shard, and who wants what.
@@ -12,15 +12,15 @@ use crate::{
 /// Equal logs give equal states, equal effects and equal snapshots.
 #[derive(Debug)]
 pub struct ClusterState {
-    applied: LogIndex,
-    cluster: Option<Cluster>,
+    pub(crate) applied: LogIndex,
+    pub(crate) cluster: Option<Cluster>,
     ring: ShardRing,
-    nodes: BTreeMap<NodeId, Node>,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
     /// By shard.
-    placements: Vec<Placement>,
+    pub(crate) placements: Vec<Placement>,
     /// The nodes that hold the shards, in their order: those that the placements were made for.
     holders: Vec<NodeId>,
-    routes: Routes,
+    pub(crate) routes: Routes,
 }
 
 impl ClusterState {
@@ -131,6 +131,48 @@ impl ClusterState {
         assert!(self.placements.iter().all(|placement| placement.epoch.0 <= self.applied.0));
         placement::check_invariants(&self.placements, &self.holders, cluster.replicas);
         self.routes.check_invariants(self.applied.0, |node| self.member(node).is_some());
+    }
+
+    /// Puts a state together from what a snapshot holds.
+    ///
+    /// # Errors
+    /// It does not fit together.
+    pub(crate) fn from_parts(
+        applied: LogIndex,
+        cluster: Option<Cluster>,
+        nodes: BTreeMap<NodeId, Node>,
+        placements: Vec<Placement>,
+        routes: Routes,
+    ) -> Result<Self, DecodeError> {
+        let shards = match &cluster {
+            Some(cluster) => {
+                check_cluster(cluster).map_err(|_| DecodeError::Field("cluster"))?;
+                cluster.shards
+            }
+            None if nodes.is_empty() && routes.is_empty() => 0,
+            None => return Err(DecodeError::Field("cluster")),
+        };
+        if placements.len() != usize::from(shards) {
+            return Err(DecodeError::Field("placements"));
+        }
+        let is_valid = |node: &Node| check_node(node).is_ok() && node.changed_at <= applied;
+        if nodes.len() > limits::NODES_MAX || !nodes.values().all(is_valid) {
+            return Err(DecodeError::Field("node"));
+        }
+        let ring = ShardRing::new(shards);
+        let mut state = Self { applied, cluster, ring, nodes, placements, holders: Vec::new(), routes };
+        state.holders = state.eligible_holders();
+        let is_holder = |node| state.holders.binary_search(node).is_ok();
+        if !state.placements.iter().flat_map(|placement| &placement.nodes).all(is_holder) {
+            return Err(DecodeError::Field("placements"));
+        }
+        if !state.routes.nodes().all(|node| state.member(node).is_some()) {
+            return Err(DecodeError::Field("routes"));
+        }
+        if cfg!(debug_assertions) {
+            state.check_invariants();
+        }
+        Ok(state)
     }
 
     fn execute(
@@ -327,13 +369,13 @@ impl Default for ClusterState {
     }
 }
 
-pub(crate) fn check_cluster(cluster: &Cluster) -> Result<(), Invalid> {
+fn check_cluster(cluster: &Cluster) -> Result<(), Invalid> {
     check(is_name(&cluster.name), Invalid::Name)?;
     check((1..=limits::SHARDS_MAX).contains(&cluster.shards), Invalid::Shards)?;
     check((1..=limits::REPLICAS_MAX).contains(&cluster.replicas), Invalid::Replicas)
 }
 
-pub(crate) fn check_node(node: &Node) -> Result<(), Invalid> {
+fn check_node(node: &Node) -> Result<(), Invalid> {
     let is_address = |address: &str| (1..=limits::ADDRESS_BYTES_MAX).contains(&address.len());
     check(is_name(&node.name), Invalid::Name)?;
     check(is_address(&node.address), Invalid::Address)?;

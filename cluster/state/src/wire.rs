@@ -4,9 +4,9 @@
 //! version.
 
 use crate::{
-    DecodeError, Fingerprint, Incarnation, Invalid, Member as StateMember, NewStatus, NodeId,
-    Reply as StateReply, Role as StateRole, RouteChange as StateRouteChange,
-    command::Command as StateCommand,
+    Command as StateCommand, DecodeError, Fingerprint, Incarnation, Invalid, LogIndex, Member as StateMember,
+    NewStatus, NodeId, Reply as StateReply, Role as StateRole, RouteChange as StateRouteChange, ShardEpoch,
+    Status as StateStatus, routes,
 };
 
 /// The version of all formats.
@@ -27,6 +27,7 @@ pub(crate) trait Versioned: prost::Message + Default {
 
 impl Versioned for Command {}
 impl Versioned for Reply {}
+impl Versioned for SnapshotChunk {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct OnlyVersion {
@@ -208,6 +209,103 @@ pub(crate) enum InvalidKind {
     Group = 9,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SnapshotChunk {
+    #[prost(uint32, tag = "1")]
+    pub(crate) version: u32,
+    /// In the first chunk.
+    #[prost(message, optional, tag = "2")]
+    pub(crate) header: Option<Header>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) nodes: Vec<Node>,
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) placements: Vec<Placement>,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) sets: Vec<NodeSet>,
+    #[prost(fixed64, repeated, tag = "6")]
+    pub(crate) fingerprints: Vec<u64>,
+    /// The set of each fingerprint, as its number among all sets.
+    #[prost(uint32, repeated, tag = "7")]
+    pub(crate) fingerprint_sets: Vec<u32>,
+    #[prost(message, repeated, tag = "8")]
+    pub(crate) wildcards: Vec<WildcardRoute>,
+    #[prost(message, repeated, tag = "9")]
+    pub(crate) groups: Vec<GroupRoute>,
+    /// In the last chunk, which has nothing else.
+    #[prost(message, optional, tag = "10")]
+    pub(crate) end: Option<SnapshotEnd>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Header {
+    #[prost(uint64, tag = "1")]
+    pub(crate) applied: u64,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) cluster: Option<Cluster>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Node {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) join: Option<Join>,
+    #[prost(enumeration = "Status", tag = "2")]
+    pub(crate) status: i32,
+    #[prost(uint64, tag = "3")]
+    pub(crate) incarnation: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) changed_at: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Placement {
+    #[prost(uint64, tag = "1")]
+    pub(crate) epoch: u64,
+    #[prost(fixed64, repeated, tag = "2")]
+    pub(crate) nodes: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct NodeSet {
+    #[prost(fixed64, repeated, tag = "1")]
+    pub(crate) nodes: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WildcardRoute {
+    #[prost(string, tag = "1")]
+    pub(crate) filter: String,
+    #[prost(fixed64, repeated, tag = "2")]
+    pub(crate) nodes: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct GroupRoute {
+    #[prost(string, tag = "1")]
+    pub(crate) filter: String,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) members: Vec<GroupMembers>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct GroupMembers {
+    #[prost(fixed64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(uint32, tag = "2")]
+    pub(crate) online: u32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) away: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SnapshotEnd {
+    /// How many chunks there are before this one.
+    #[prost(uint64, tag = "1")]
+    pub(crate) chunks: u64,
+    /// Of these: the hash of each chunk is seeded with that of the one before.
+    #[prost(fixed64, tag = "2")]
+    pub(crate) checksum: u64,
+}
+
 impl From<&StateCommand> for Command {
     fn from(command: &StateCommand) -> Self {
         let kind = match command {
@@ -316,6 +414,18 @@ impl TryFrom<RouteChange> for StateRouteChange {
                 Self::SetGroup { filter: filter.into(), online, away }
             }
         })
+    }
+}
+
+impl From<&crate::Cluster> for Cluster {
+    fn from(cluster: &crate::Cluster) -> Self {
+        Self {
+            id: cluster.id.to_be_bytes().to_vec(),
+            name: cluster.name.to_string(),
+            shards: u32::from(cluster.shards),
+            replicas: u32::from(cluster.replicas),
+            hash_seed: cluster.hash_seed,
+        }
     }
 }
 
@@ -431,7 +541,7 @@ impl From<StateRole> for Role {
     }
 }
 
-pub(crate) fn role(number: i32) -> Result<StateRole, DecodeError> {
+fn role(number: i32) -> Result<StateRole, DecodeError> {
     match Role::try_from(number).unwrap_or(Role::Unspecified) {
         Role::Unspecified => Err(DecodeError::Field("role")),
         Role::Core => Ok(StateRole::Core),
@@ -445,4 +555,123 @@ fn required(member: Option<Member>) -> Result<StateMember, DecodeError> {
 
 pub(crate) fn fingerprint(number: u64) -> Result<Fingerprint, DecodeError> {
     Fingerprint::from_bits(number).ok_or(DecodeError::Field("fingerprint"))
+}
+
+impl From<&crate::Node> for Node {
+    fn from(node: &crate::Node) -> Self {
+        let join = Join {
+            id: node.id.0,
+            name: node.name.to_string(),
+            role: Role::from(node.role).into(),
+            address: node.address.to_string(),
+            client_addresses: node.client_addresses.iter().map(ToString::to_string).collect(),
+            program_version: node.version.to_string(),
+        };
+        Self {
+            join: Some(join),
+            status: Status::from(node.status).into(),
+            incarnation: node.incarnation.0,
+            changed_at: node.changed_at.0,
+        }
+    }
+}
+
+impl TryFrom<Node> for crate::Node {
+    type Error = DecodeError;
+
+    fn try_from(node: Node) -> Result<Self, DecodeError> {
+        let join = node.join.ok_or(DecodeError::Field("node"))?;
+        Ok(Self {
+            id: NodeId(join.id),
+            name: join.name.into(),
+            role: role(join.role)?,
+            status: match Status::try_from(node.status).unwrap_or(Status::Unspecified) {
+                Status::Unspecified => return Err(DecodeError::Field("status")),
+                Status::Joining => StateStatus::Joining,
+                Status::Up => StateStatus::Up,
+                Status::Draining => StateStatus::Draining,
+                Status::Down => StateStatus::Down,
+            },
+            incarnation: Incarnation(node.incarnation),
+            address: join.address.into(),
+            client_addresses: join.client_addresses.into_iter().map(Into::into).collect(),
+            version: join.program_version.into(),
+            changed_at: LogIndex(node.changed_at),
+        })
+    }
+}
+
+impl From<StateStatus> for Status {
+    fn from(status: StateStatus) -> Self {
+        match status {
+            StateStatus::Joining => Self::Joining,
+            StateStatus::Up => Self::Up,
+            StateStatus::Draining => Self::Draining,
+            StateStatus::Down => Self::Down,
+        }
+    }
+}
+
+impl From<&crate::Placement> for Placement {
+    fn from(placement: &crate::Placement) -> Self {
+        Self { epoch: placement.epoch.0, nodes: numbers(&placement.nodes) }
+    }
+}
+
+impl From<Placement> for crate::Placement {
+    fn from(placement: Placement) -> Self {
+        Self { epoch: ShardEpoch(placement.epoch), nodes: nodes(placement.nodes) }
+    }
+}
+
+impl From<&[NodeId]> for NodeSet {
+    fn from(set: &[NodeId]) -> Self {
+        Self { nodes: numbers(set) }
+    }
+}
+
+impl From<NodeSet> for Vec<NodeId> {
+    fn from(set: NodeSet) -> Self {
+        nodes(set.nodes)
+    }
+}
+
+impl From<&routes::WildcardRoute> for WildcardRoute {
+    fn from(route: &routes::WildcardRoute) -> Self {
+        Self { filter: route.filter.to_string(), nodes: numbers(&route.nodes) }
+    }
+}
+
+impl From<WildcardRoute> for routes::WildcardRoute {
+    fn from(route: WildcardRoute) -> Self {
+        Self { filter: route.filter.into(), nodes: nodes(route.nodes) }
+    }
+}
+
+impl From<&crate::GroupRoute> for GroupRoute {
+    fn from(route: &crate::GroupRoute) -> Self {
+        let members = route.members.iter().map(|members| {
+            let crate::GroupMembers { node, online, away } = *members;
+            GroupMembers { node: node.0, online, away }
+        });
+        Self { filter: route.filter.to_string(), members: members.collect() }
+    }
+}
+
+impl From<GroupRoute> for crate::GroupRoute {
+    fn from(route: GroupRoute) -> Self {
+        let members = route.members.into_iter().map(|members| {
+            let GroupMembers { node, online, away } = members;
+            crate::GroupMembers { node: NodeId(node), online, away }
+        });
+        Self { filter: route.filter.into(), members: members.collect() }
+    }
+}
+
+fn numbers(nodes: &[NodeId]) -> Vec<u64> {
+    nodes.iter().map(|node| node.0).collect()
+}
+
+fn nodes(numbers: Vec<u64>) -> Vec<NodeId> {
+    numbers.into_iter().map(NodeId).collect()
 }

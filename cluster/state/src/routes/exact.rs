@@ -1,6 +1,6 @@
 //! The routes of filters without wildcards: a compact table from fingerprints to sets of nodes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Fingerprint,
@@ -25,9 +25,19 @@ const SEGMENT_BITS: u32 = 10;
 
 /// A consistent copy of the table, which shares its memory.
 #[derive(Debug)]
-pub(super) struct ExactCopy {
-    pub(super) segments: Vec<Arc<Segment>>,
-    pub(super) sets: Vec<(SetId, Arc<[NodeId]>)>,
+pub(crate) struct ExactCopy {
+    segments: Vec<Arc<Segment>>,
+    sets: Vec<(SetId, Arc<[NodeId]>)>,
+}
+
+/// Puts a table together from what a copy lists.
+#[derive(Debug)]
+pub(super) struct ExactBuilder {
+    table: ExactRoutes,
+    /// By number. Each has one reference from here.
+    sets: Vec<SetId>,
+    /// The entries of the segment that is not complete yet.
+    entries: Vec<(u64, SetId)>,
 }
 
 /// What becomes of the routes with a set when a node is taken out of it.
@@ -43,23 +53,9 @@ enum Without {
 impl ExactRoutes {
     pub(super) fn new() -> Self {
         // All share one empty segment until they are written to.
-        let segments = vec![Arc::new(Segment::new(SEGMENT_BITS)); 1 << SEGMENT_BITS];
+        let empty = Arc::new(Segment::new(SEGMENT_BITS));
+        let segments = vec![empty; 1 << SEGMENT_BITS];
         Self { segments, sets: NodeSets::default(), len: 0 }
-    }
-
-    /// Puts a table together from routes in the order of their fingerprints.
-    pub(super) fn from_sorted(routes: impl Iterator<Item = (Fingerprint, SetId)>, sets: NodeSets) -> Self {
-        let mut table = Self { sets, ..Self::new() };
-        let mut routes = routes.map(|(fingerprint, set)| (fingerprint.get(), set)).peekable();
-        let mut entries = Vec::new();
-        while let Some(&(key, _)) = routes.peek() {
-            let index = segment_index(key);
-            entries.extend(std::iter::from_fn(|| routes.next_if(|(key, _)| segment_index(*key) == index)));
-            table.len += entries.len();
-            table.segments[index] = Arc::new(Segment::from_sorted(SEGMENT_BITS, &entries));
-            entries.clear();
-        }
-        table
     }
 
     /// How many fingerprints have a route.
@@ -154,6 +150,17 @@ impl ExactRoutes {
         ExactCopy { segments: self.segments.clone(), sets }
     }
 
+    /// How many routes lead to each node.
+    pub(super) fn counts(&self) -> BTreeMap<NodeId, usize> {
+        let mut counts = BTreeMap::new();
+        for (id, nodes) in self.sets.iter() {
+            for node in nodes.iter() {
+                *counts.entry(*node).or_default() += self.sets.references(id);
+            }
+        }
+        counts
+    }
+
     /// Checks one segment, and the sets when there are few; `turn` chooses the segment.
     pub(super) fn check_invariants(&self, turn: u64, node_is_live: impl Fn(NodeId) -> bool) {
         let index = segment_index(turn << (u64::BITS - SEGMENT_BITS));
@@ -168,6 +175,70 @@ impl ExactRoutes {
     }
 }
 
+impl ExactCopy {
+    /// The sets, in an order that does not depend on how the table came to be, and the fingerprints in their order, each with
+    /// the number of its set.
+    pub(crate) fn into_numbered(self) -> (Vec<Arc<[NodeId]>>, impl Iterator<Item = (u64, u32)> + Send) {
+        let Self { segments, mut sets } = self;
+        sets.sort_unstable_by(|(_, left), (_, right)| left.cmp(right));
+        let mut numbers = vec![0; sets.iter().map(|(id, _)| id.index() + 1).max().unwrap_or(0)];
+        for (number, (id, _)) in (0..).zip(&sets) {
+            numbers[id.index()] = number;
+        }
+        // A segment is let go as soon as it has been read: a change need not copy it any more.
+        let routes = segments.into_iter().flat_map(move |segment| {
+            let routes: Vec<_> = segment.iter().map(|(key, set)| (key, numbers[set.index()])).collect();
+            routes
+        });
+        (sets.into_iter().map(|(_, nodes)| nodes).collect(), routes)
+    }
+}
+
+impl ExactBuilder {
+    pub(super) fn new() -> Self {
+        Self { table: ExactRoutes::new(), sets: Vec::new(), entries: Vec::new() }
+    }
+
+    /// The next set, whose nodes are in their order.
+    pub(super) fn push_set(&mut self, nodes: &[NodeId]) {
+        self.sets.push(self.table.sets.acquire(nodes));
+    }
+
+    /// The next route; `None` when there is no such set, or when the fingerprint is not greater than the last one.
+    pub(super) fn push(&mut self, fingerprint: Fingerprint, set: u32) -> Option<()> {
+        let set = *self.sets.get(set as usize)?;
+        let key = fingerprint.get();
+        if let Some(&(last, _)) = self.entries.last() {
+            if last >= key {
+                return None;
+            }
+            if segment_index(last) != segment_index(key) {
+                self.complete_segment();
+            }
+        }
+        self.table.sets.acquire_again(set);
+        self.entries.push((key, set));
+        Some(())
+    }
+
+    pub(super) fn finish(mut self) -> ExactRoutes {
+        self.complete_segment();
+        for set in self.sets {
+            self.table.sets.release(set);
+        }
+        self.table
+    }
+
+    fn complete_segment(&mut self) {
+        if let Some(&(key, _)) = self.entries.first() {
+            self.table.segments[segment_index(key)] =
+                Arc::new(Segment::from_sorted(SEGMENT_BITS, &self.entries));
+            self.table.len += self.entries.len();
+            self.entries.clear();
+        }
+    }
+}
+
 /// With more sets than this, they are not checked after each command.
 const CHECKED_SETS_MAX: usize = 64;
 
@@ -177,7 +248,7 @@ fn segment_index(key: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use proptest::prelude::*;
 
@@ -192,7 +263,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
+        #![proptest_config(ProptestConfig::with_cases(96))]
 
         #[test]
         fn table_agrees_with_a_plain_map(ops in prop::collection::vec(op(), 0..300)) {
@@ -251,14 +322,33 @@ mod tests {
                 table.add(fingerprint(bits), NodeId(7));
             }
         }
-        let mut sets = NodeSets::default();
-        let routes: Vec<_> = listed(&table.copy())
-            .into_iter()
-            .map(|(key, nodes)| (fingerprint(key), sets.acquire(&nodes)))
-            .collect();
-        let again = ExactRoutes::from_sorted(routes.into_iter(), sets);
+        let (sets, routes) = table.copy().into_numbered();
+        let mut builder = ExactBuilder::new();
+        sets.iter().for_each(|nodes| builder.push_set(nodes));
+        routes.for_each(|(key, set)| builder.push(fingerprint(key), set).unwrap());
+        let again = builder.finish();
         assert_eq!(again.len(), table.len());
         assert_eq!(listed(&again.copy()), listed(&table.copy()));
+        assert_eq!(again.counts(), table.counts());
+        for turn in 0..1024 {
+            again.check_invariants(turn, |_| true);
+        }
+    }
+
+    #[test]
+    fn a_builder_takes_nothing_that_is_out_of_order() {
+        let mut builder = ExactBuilder::new();
+        assert_eq!(builder.push(fingerprint(1), 0), None);
+        builder.push_set(&[NodeId(1)]);
+        assert_eq!(builder.push(fingerprint(5), 0), Some(()));
+        assert_eq!(builder.push(fingerprint(5), 0), None);
+        assert_eq!(builder.push(fingerprint(4), 0), None);
+        assert_eq!(builder.push(fingerprint(6), 1), None);
+        assert_eq!(builder.push(fingerprint(1 << 60), 0), Some(()));
+        assert_eq!(builder.push(fingerprint(6), 0), None);
+        let table = builder.finish();
+        assert_eq!(table.len(), 2);
+        assert_eq!(table.nodes(fingerprint(1 << 60)), [NodeId(1)]);
     }
 
     fn check(table: &ExactRoutes, model: &BTreeMap<u64, BTreeSet<NodeId>>) {

@@ -11,9 +11,10 @@ use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
 use flotilla_mqtt::topic::TopicFilter;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::{Invalid, NodeId, RouteChange};
-use exact::ExactRoutes;
+use crate::{DecodeError, Invalid, NodeId, RouteChange};
+use exact::{ExactBuilder, ExactCopy, ExactRoutes};
 use groups::GroupRoutes;
+pub(crate) use wildcard::WildcardRoute;
 use wildcard::WildcardRoutes;
 
 /// Who wants what: what a publisher's node asks before it sends a message on.
@@ -104,12 +105,7 @@ impl Routes {
     pub(crate) fn check(change: &RouteChange) -> Result<(), Invalid> {
         match change {
             RouteChange::AddExact(_) | RouteChange::RemoveExact(_) => Ok(()),
-            RouteChange::AddWildcard(filter) | RouteChange::RemoveWildcard(filter) => {
-                match TopicFilter::parse(filter, u16::MAX) {
-                    Ok(filter) if filter.has_wildcard() && !filter.is_shared() => Ok(()),
-                    _ => Err(Invalid::Wildcard),
-                }
-            }
+            RouteChange::AddWildcard(filter) | RouteChange::RemoveWildcard(filter) => check_wildcard(filter),
             RouteChange::SetGroup { filter, .. } => parse_group(filter).map(|_| ()),
         }
     }
@@ -174,6 +170,20 @@ impl Routes {
         true
     }
 
+    /// A consistent copy, which shares what can be shared.
+    pub(crate) fn copy(&self) -> RoutesCopy {
+        RoutesCopy {
+            exact: self.exact.copy(),
+            wildcard: self.wildcard.iter().cloned().collect(),
+            groups: self.groups.iter().cloned().collect(),
+        }
+    }
+
+    /// The nodes that have routes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.counts.keys().copied()
+    }
+
     /// Checks a part of the routes, another one each `turn`.
     pub(crate) fn check_invariants(&self, turn: u64, node_is_live: impl Fn(NodeId) -> bool) {
         self.exact.check_invariants(turn, &node_is_live);
@@ -201,6 +211,82 @@ impl Routes {
     }
 }
 
+/// A consistent copy of the routes.
+pub(crate) struct RoutesCopy {
+    pub(crate) exact: ExactCopy,
+    /// In no particular order.
+    pub(crate) wildcard: Vec<Arc<WildcardRoute>>,
+    /// In no particular order.
+    pub(crate) groups: Vec<Arc<GroupRoute>>,
+}
+
+/// Puts routes together from what a copy lists.
+#[derive(Debug)]
+pub(crate) struct RoutesBuilder {
+    exact: ExactBuilder,
+    wildcard: WildcardRoutes,
+    groups: GroupRoutes,
+    counts: BTreeMap<NodeId, RouteCount>,
+}
+
+impl RoutesBuilder {
+    /// The next set of nodes that exact routes lead to.
+    pub(crate) fn push_set(&mut self, nodes: &[NodeId]) -> Result<(), DecodeError> {
+        check_nodes(nodes)?;
+        self.exact.push_set(nodes);
+        Ok(())
+    }
+
+    /// The next exact route; the fingerprints increase, and the sets come before.
+    pub(crate) fn push_exact(&mut self, fingerprint: Fingerprint, set: u32) -> Result<(), DecodeError> {
+        self.exact.push(fingerprint, set).ok_or(DecodeError::Field("fingerprint"))
+    }
+
+    pub(crate) fn push_wildcard(&mut self, route: WildcardRoute) -> Result<(), DecodeError> {
+        check_nodes(&route.nodes)?;
+        check_wildcard(&route.filter).map_err(|_| DecodeError::Field("wildcard filter"))?;
+        for node in &route.nodes {
+            self.counts.entry(*node).or_default().wildcard += 1;
+        }
+        self.wildcard.insert(route);
+        Ok(())
+    }
+
+    pub(crate) fn push_group(&mut self, route: GroupRoute) -> Result<(), DecodeError> {
+        let nodes: Vec<_> = route.members.iter().map(|members| members.node).collect();
+        check_nodes(&nodes)?;
+        let filter = parse_group(&route.filter).map_err(|_| DecodeError::Field("group filter"))?;
+        if self.groups.get(&filter).is_some() {
+            return Err(DecodeError::Field("group filter"));
+        }
+        for node in nodes {
+            self.counts.entry(node).or_default().groups += 1;
+        }
+        self.groups.insert(&filter, route);
+        Ok(())
+    }
+
+    pub(crate) fn finish(self, hash_seed: u64) -> Routes {
+        let Self { exact, wildcard, groups, mut counts } = self;
+        let exact = exact.finish();
+        for (node, count) in exact.counts() {
+            counts.entry(node).or_default().exact = count;
+        }
+        Routes { hash_seed, exact, wildcard, groups, counts }
+    }
+}
+
+impl Default for RoutesBuilder {
+    fn default() -> Self {
+        Self {
+            exact: ExactBuilder::new(),
+            wildcard: WildcardRoutes::default(),
+            groups: GroupRoutes::default(),
+            counts: BTreeMap::new(),
+        }
+    }
+}
+
 /// What has changed for a node.
 #[derive(Debug, Default)]
 pub(crate) struct Changed {
@@ -211,6 +297,18 @@ pub(crate) struct Changed {
 
 /// With more routes than this, they are not checked after each command.
 const CHECKED_ROUTES_MAX: usize = 64;
+
+fn check_nodes(nodes: &[NodeId]) -> Result<(), DecodeError> {
+    let is_set = !nodes.is_empty() && nodes.is_sorted_by(|left, right| left < right);
+    if is_set { Ok(()) } else { Err(DecodeError::Field("nodes")) }
+}
+
+fn check_wildcard(filter: &str) -> Result<(), Invalid> {
+    match TopicFilter::parse(filter, u16::MAX) {
+        Ok(filter) if filter.has_wildcard() && !filter.is_shared() => Ok(()),
+        _ => Err(Invalid::Wildcard),
+    }
+}
 
 fn parse_group(filter: &str) -> Result<TopicFilter, Invalid> {
     match TopicFilter::parse(filter, u16::MAX) {

@@ -42,6 +42,11 @@ impl NodeSets {
         &self.sets[id.index()].nodes
     }
 
+    /// How many routes have a set.
+    pub(super) fn references(&self, id: SetId) -> usize {
+        self.sets[id.index()].references
+    }
+
     /// One more reference to the set of these nodes, which are in their order.
     pub(super) fn acquire(&mut self, nodes: &[NodeId]) -> SetId {
         debug_assert!(!nodes.is_empty() && nodes.is_sorted_by(|left, right| left < right));
@@ -78,7 +83,7 @@ impl NodeSets {
         let set = &mut self.sets[id.index()];
         set.references -= 1;
         if set.references == 0 {
-            self.ids.remove(&std::mem::replace(&mut set.nodes, Arc::default()));
+            self.ids.remove(&std::mem::take(&mut set.nodes));
             self.free.push(id);
         }
     }
