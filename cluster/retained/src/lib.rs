@@ -1,1 +1,5 @@
 //! Retained messages that are the same on every node. Pure.
+
+mod store;
+
+pub use store::{Full, Limits, Store};
