@@ -5,6 +5,8 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{Change, Item, KEY_BYTES_MAX, Kv, KvError, VALUE_BYTES_MAX, check_sizes};
@@ -37,6 +39,7 @@ impl SledKv {
             Err(TryLockError::WouldBlock) => return Err(KvError::Locked { dir: dir.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
+        wait_for_sled(dir)?;
         let db = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).segment_size(SEGMENT_BYTES).open();
         let db = db.map_err(failure)?;
         let file = File::options().write(true).open(dir.join("db"))?;
@@ -92,6 +95,30 @@ const SEGMENT_BYTES: usize = 2 << 20;
 /// A leaf has up to 17 items, and 20 right after a merge; an index page 257 keys. Each item has its lengths besides.
 const _: () = assert!(24 * (KEY_BYTES_MAX + VALUE_BYTES_MAX + 64) < SEGMENT_BYTES / 4);
 const _: () = assert!(258 * (KEY_BYTES_MAX + 64) < SEGMENT_BYTES / 4);
+
+/// How long an earlier `SledKv` of this process may take to go.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
+
+/// Waits until nobody has sled's file. A thread of sled keeps it for a moment after the store was dropped; our own lock is
+/// free by then, so whoever has it much longer is another program.
+fn wait_for_sled(dir: &Path) -> Result<(), KvError> {
+    let file = match File::open(dir.join("db")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let deadline = Instant::now() + CLOSING_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1))
+            }
+            Err(TryLockError::WouldBlock) => return Err(KvError::Locked { dir: dir.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
+}
 
 fn failure(error: sled::Error) -> KvError {
     match error {
