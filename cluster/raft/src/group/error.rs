@@ -30,6 +30,9 @@ pub enum GroupError {
     /// The change of the membership is refused, now or for ever.
     #[error("the membership of the Raft group was not changed: {0}")]
     Membership(String),
+    /// Another change of the membership is under way, or the leader is so new that none is allowed yet: try again.
+    #[error("the membership of the Raft group cannot be changed yet: {0}")]
+    Busy(String),
     /// The leadership cannot be handed over.
     #[error("the leadership of the Raft group was not handed over: {0}")]
     Transfer(String),

@@ -1,4 +1,4 @@
-//! What a group needs of the outside: the replicated state, the way to its peers and the log on disk.
+//! What a group needs of the outside: the state that it replicates, and the way to its peers.
 
 use std::io;
 use std::time::Duration;
@@ -94,64 +94,4 @@ pub trait Transport: Send + Sync + 'static {
         chunks: BoxStream<'static, io::Result<Bytes>>,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>>;
-}
-
-/// What a group keeps in the write-ahead log of its node. Every write becomes durable in the order of the calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogRecord {
-    /// Replaces the vote.
-    Vote(Bytes),
-    /// Replaces the note of what is committed.
-    Meta(Bytes),
-    /// Follows the entry before it, or what was purged.
-    Entry {
-        /// Of the log.
-        index: u64,
-        /// As it was given.
-        bytes: Bytes,
-    },
-    /// The entry and all after it are void.
-    TruncateFrom {
-        /// Of the log.
-        index: u64,
-    },
-    /// The entry and all before it are not needed any more. It may lie beyond the last entry, after a snapshot was received.
-    Purged {
-        /// Of the log.
-        index: u64,
-        /// The id of the entry.
-        bytes: Bytes,
-    },
-}
-
-/// What the log of a group held when it was opened.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LogContents {
-    /// The last [`LogRecord::Vote`].
-    pub vote: Option<Bytes>,
-    /// The last [`LogRecord::Meta`].
-    pub meta: Option<Bytes>,
-    /// The last [`LogRecord::Purged`].
-    pub purged: Option<(u64, Bytes)>,
-    /// The index of the last entry; none when there are no entries.
-    pub last: Option<u64>,
-}
-
-/// The log of one group in the write-ahead log of its node.
-pub trait Log: Send + Sync + 'static {
-    /// What the log held when it was opened, or holds now.
-    fn contents(&self) -> LogContents;
-
-    /// Writes records. They are readable when the call returns; `done` is called once they are on the disk, in the order of the
-    /// calls, on any thread.
-    fn append(&self, records: Vec<LogRecord>, done: Box<dyn FnOnce(io::Result<()>) + Send>);
-
-    /// The entries `from..to` that the log holds, as many as fit `bytes_max`, and at least one if there is any.
-    ///
-    /// # Errors
-    /// The disk failed, or holds something else than was written.
-    fn entries(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<(u64, Bytes)>>;
-
-    /// How many bytes the entries that are not purged take.
-    fn bytes(&self) -> u64;
 }

@@ -2,6 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use openraft::error::Fatal;
+use openraft::{Instant, RaftMetrics, ServerState};
+
+use super::types::Types;
+
 /// What this node is to the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Role {
@@ -54,4 +59,48 @@ pub struct GroupStatus {
     pub millis_since_quorum_ack: Option<u64>,
     /// Why the group has stopped, if not on request.
     pub failed: Option<String>,
+}
+
+impl GroupStatus {
+    pub(super) fn new(
+        metrics: &RaftMetrics<Types>,
+        log_bytes: u64,
+        reason: impl FnOnce(&Fatal<Types>) -> String,
+    ) -> Self {
+        let membership = metrics.membership_config.membership();
+        Self {
+            term: metrics.current_term,
+            role: match (&metrics.running_state, metrics.state) {
+                (Err(_), _) | (Ok(()), ServerState::Shutdown) => Role::Stopped,
+                (Ok(()), ServerState::Learner) => Role::Learner,
+                (Ok(()), ServerState::Follower) => Role::Follower,
+                (Ok(()), ServerState::Candidate) => Role::Candidate,
+                (Ok(()), ServerState::Leader) => Role::Leader,
+            },
+            leader: metrics.current_leader,
+            last_log: metrics.last_log_index,
+            committed: metrics.local_committed.map(|id| id.index()),
+            applied: metrics.last_applied.map(|id| id.index()),
+            snapshot: metrics.snapshot.map(|id| id.index()),
+            purged: metrics.purged.map(|id| id.index()),
+            log_bytes,
+            voters: membership.voter_ids().collect(),
+            is_joint: membership.get_joint_config().len() > 1,
+            learners: membership.learner_ids().collect(),
+            membership_at: metrics.membership_config.log_id().map(|id| id.index()),
+            replication: metrics
+                .replication
+                .iter()
+                .flatten()
+                .map(|(node, id)| (*node, id.map(|id| id.index())))
+                .collect(),
+            millis_since_quorum_ack: metrics
+                .last_quorum_acked
+                .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            failed: match &metrics.running_state {
+                Ok(()) | Err(Fatal::Stopped) => None,
+                Err(fatal) => Some(reason(fatal)),
+            },
+        }
+    }
 }
