@@ -3,3 +3,5 @@
 //! [`group`] is one Raft group, whatever its state machine is. openraft stays behind it: none of its types leave this crate.
 
 pub mod group;
+pub mod meta;
+pub mod peers;
