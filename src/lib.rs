@@ -8,6 +8,7 @@
 //! Where other nodes will attach is `cluster::Cluster` (claim of a client identifier, routes, forwarding and durable
 //! queues, wills) and `retained::Retained`; today both are in memory, for a cluster of one.
 
+pub mod admin;
 mod auth;
 mod broker;
 pub mod client;
