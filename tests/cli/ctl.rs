@@ -213,8 +213,7 @@ fn serve(source: Fake) -> SocketAddr {
     receiver.recv().expect("the server starts")
 }
 
-/// The interceptor of a node has this signature.
-#[expect(clippy::result_large_err, reason = "it is tonic's")]
+/// What stands before every service of a node.
 fn check_secret(request: Request<()>) -> Result<Request<()>, Status> {
     let told = request.metadata().get_bin("flotilla-secret-bin").and_then(|secret| secret.to_bytes().ok());
     if told.is_some_and(|told| told == SECRET.as_bytes()) {
