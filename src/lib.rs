@@ -8,6 +8,7 @@
 //! Other nodes attach at `cluster::Cluster` (claims of client identifiers, routes, forwarding, wills) and at
 //! `retained::Retained`. For a node alone both are in memory.
 
+pub mod admin;
 mod auth;
 mod broker;
 pub mod client;

@@ -5,6 +5,9 @@
 //! which their help lists.
 
 mod check_config;
+mod ctl;
+mod dev;
+mod signals;
 mod start;
 
 use std::{
@@ -24,6 +27,8 @@ use flotilla::{
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start::run(&args),
+        Command::Ctl(args) => ctl::run(*args),
+        Command::Dev(args) => dev::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Pub(args) => client::run_pub(*args),
         Command::Sub(args) => client::run_sub(*args),
@@ -46,6 +51,10 @@ struct Cli {
 enum Command {
     /// Start a broker; SIGINT or SIGTERM stops it, a second one at once.
     Start(start::StartArgs),
+    /// Ask a running cluster, and tell it what to do.
+    Ctl(Box<ctl::CtlArgs>),
+    /// Start a cluster on this machine, to try things out: several brokers, each a process of its own.
+    Dev(dev::DevArgs),
     /// Check a configuration: tell everything that is wrong with it, or "ok".
     CheckConfig(check_config::CheckConfigArgs),
     /// Publish messages, and say in the exit code whether the broker took them.

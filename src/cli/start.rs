@@ -1,6 +1,6 @@
 //! `flotilla start`.
 
-use std::{net::SocketAddr, process::ExitCode, thread, time::Duration};
+use std::{io, net::SocketAddr, process::ExitCode, thread, time::Duration};
 
 use clap::Args;
 use flotilla::{
@@ -9,20 +9,18 @@ use flotilla::{
     telemetry,
 };
 use rlimit::Resource;
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-    time,
-};
+use tokio::{runtime::Builder, sync::oneshot, time};
 use tracing::{debug, error, info, warn};
 
-use super::{ConfigArgs, VERSION, report, say};
+use super::{ConfigArgs, VERSION, report, say, signals::Signals};
 
 #[derive(Debug, Args)]
 pub(super) struct StartArgs {
     #[command(flatten)]
     pub(super) config: ConfigArgs,
+    /// Stop when standard input ends, too: a parent that is killed cannot send a signal any more.
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
 }
 
 /// Starts a broker and waits until it is to stop.
@@ -36,7 +34,7 @@ pub(super) fn run(args: &StartArgs) -> ExitCode {
     };
     telemetry::init(&config.log);
     raise_descriptor_limit();
-    match serve(config) {
+    match serve(config, args.stop_with_stdin) {
         Ok(ending) => ending.exit_code(),
         Err(error) => {
             error!(error = %error, "cannot start");
@@ -68,23 +66,40 @@ impl Ending {
     }
 }
 
-fn serve(config: Config) -> Result<Ending, Box<dyn std::error::Error>> {
+fn serve(config: Config, stop_with_stdin: bool) -> Result<Ending, Box<dyn std::error::Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     // Before the first line that somebody may wait for: a signal after it must find us listening.
     let mut signals = Signals::new(&runtime)?;
+    let mut input = if stop_with_stdin { Some(watch_stdin()?) } else { None };
     let (name, grace, auth) = (config.node.name.clone(), config.node.shutdown_grace, config.auth.clone());
     let broker = Broker::start(config)?;
     warn_of_open_doors(&auth, broker.listeners());
     announce(broker.listeners(), &name);
-    Ok(runtime.block_on(run_until_stopped(broker, &mut signals, grace)))
+    Ok(runtime.block_on(run_until_stopped(broker, &mut signals, input.as_mut(), grace)))
 }
 
-async fn run_until_stopped(broker: BrokerHandle, signals: &mut Signals, grace: Duration) -> Ending {
+async fn run_until_stopped(
+    broker: BrokerHandle,
+    signals: &mut Signals,
+    input: Option<&mut oneshot::Receiver<()>>,
+    grace: Duration,
+) -> Ending {
+    let input_ended = async {
+        match input {
+            Some(input) => _ = input.await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(input_ended);
     let mut health = time::interval(HEALTH_INTERVAL);
     loop {
         tokio::select! {
             number = signals.next() => {
                 info!(signal = number, grace = ?grace, "stopping");
+                break;
+            }
+            () = &mut input_ended => {
+                info!(grace = ?grace, "stopping, for standard input has ended");
                 break;
             }
             _ = health.tick() => if broker.has_failed() {
@@ -118,25 +133,16 @@ async fn run_until_stopped(broker: BrokerHandle, signals: &mut Signals, grace: D
     }
 }
 
-/// The signals that stop a broker.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new(runtime: &Runtime) -> std::io::Result<Self> {
-        let _context = runtime.enter();
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// The number of the next one.
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
-        }
-    }
+/// Tells when standard input ends. What comes before is nothing to us.
+fn watch_stdin() -> io::Result<oneshot::Receiver<()>> {
+    let (ended, end) = oneshot::channel();
+    let reader = move || {
+        // An input that cannot be read has ended, too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = ended.send(());
+    };
+    thread::Builder::new().name("stdin".to_owned()).spawn(reader)?;
+    Ok(end)
 }
 
 /// Says what listens where. Whoever started us may wait for these lines, but need not.

@@ -127,16 +127,15 @@ impl Layers {
     }
 
     fn add_argument(&mut self, argument: &str) {
-        let origin = Origin::Set(argument.to_owned());
-        match argument.split_once('=') {
-            Some((key, text)) => {
-                self.add_text(key.split('.').map(|part| part.trim().to_owned()).collect(), text, origin);
-            }
-            None => {
-                let message = "must have the form key=value".to_owned();
-                self.faults.push(Fault { path: None, message, origin: Some(origin) });
-            }
-        }
+        let Some((key, text)) = argument.split_once('=') else {
+            let message = "must have the form key=value".to_owned();
+            self.faults.push(Fault { path: None, message, origin: Some(Origin::Set(argument.to_owned())) });
+            return;
+        };
+        let path: KeyPath = key.split('.').map(|part| part.trim().to_owned()).collect();
+        // A fault that repeats the argument ends up in logs.
+        let shown = if holds_secret(&path) { format!("{key}=...") } else { argument.to_owned() };
+        self.add_text(path, text, Origin::Set(shown));
     }
 
     /// A value from the environment or the command line: TOML, or a text without its quotes.
@@ -271,6 +270,11 @@ fn generic(path: &KeyPath) -> KeyPath {
     generic
 }
 
+/// Whether the value of this key is a secret, or may be a table with one.
+fn holds_secret(path: &KeyPath) -> bool {
+    SECRET_KEYS.iter().any(|secret| secret.starts_with(&parts(path)))
+}
+
 fn parts(path: &KeyPath) -> Vec<&str> {
     path.iter().map(String::as_str).collect()
 }
@@ -322,6 +326,9 @@ fn flatten_spanned<'a>(
 
 /// What the names of our variables begin with, in lower case.
 const ENV_PREFIX: &str = "flotilla_";
+
+/// The keys whose values are secrets.
+const SECRET_KEYS: [&[&str]; 1] = [&["cluster", "secret"]];
 
 /// No key is longer; it keeps a hostile argument from nesting tables without end.
 const KEY_PARTS_MAX: usize = 16;

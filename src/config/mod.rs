@@ -7,7 +7,9 @@
 //! `raw.rs` is the schema: every key, its range and its default. `config/flotilla.toml` shows the same to people,
 //! and a test holds the two together. A [`Config`] is valid because it exists; nothing checks it again.
 
+mod contradictions;
 mod faults;
+mod host;
 mod layers;
 mod memory;
 mod raw;
@@ -17,19 +19,21 @@ mod value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 pub use faults::{ConfigErrors, Fault, Origin};
 pub use flotilla_mqtt::session::QueueFull;
-pub use value::BindAddress;
+pub use value::{BindAddress, NodeAddress, Secret};
 
 /// What a broker is told. Every field of a section has the name and the meaning of its key in `config/flotilla.toml`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `[node]`
     pub node: Node,
+    /// `[cluster]`
+    pub cluster: Cluster,
     /// `[listeners.<name>]`; at least one of them is enabled.
     pub listeners: BTreeMap<String, Listener>,
     /// `[mqtt]`
@@ -51,12 +55,63 @@ pub struct Config {
 /// This process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// The name in `$SYS/brokers/<name>`: one topic level.
+    /// The name in `$SYS/brokers/<name>`: one topic level, and no other node of the cluster has it.
     pub name: String,
+    /// What part it has in the cluster.
+    pub role: Role,
+    /// The directory of everything that outlives the process.
+    pub data_dir: PathBuf,
     /// Threads that serve connections; at most 256. What the file calls 0, one per core, is resolved here.
     pub workers: NonZeroUsize,
     /// How long a graceful stop may take.
     pub shutdown_grace: Duration,
+}
+
+/// What part a node has in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It votes.
+    Core,
+    /// It only learns, and may come and go.
+    Edge,
+}
+
+/// The cluster that this node belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// Nodes with another one are refused.
+    pub name: String,
+    /// Where the other nodes are expected; `None`: a cluster of one.
+    pub listen: Option<NodeAddress>,
+    /// Where the other nodes find this one; there is one whenever it listens, and it can be dialled.
+    pub advertise: Option<NodeAddress>,
+    /// What the nodes have to know to be let in.
+    pub secret: Option<Secret>,
+    /// How many core nodes found the cluster together; 1 to 7.
+    pub bootstrap_expect: u8,
+    /// After how much silence a node counts as dead.
+    pub node_down_after: Duration,
+    /// After how much longer a dead edge node is forgotten.
+    pub edge_forget_after: Duration,
+    /// Into how many parts the clients are divided. Counts when the cluster is founded.
+    pub shards: u16,
+    /// How many nodes keep each part. Counts when the cluster is founded.
+    pub replicas: u8,
+    /// How this node finds the others.
+    pub discovery: Discovery,
+}
+
+/// How a node finds the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discovery {
+    /// Not at all: they find it, or there are none.
+    None,
+    /// They are named; never empty. This node may be among them.
+    Static(Vec<NodeAddress>),
+    /// Every address of this host name, each with this port.
+    Dns(NodeAddress),
+    /// The hosts and ports of this service's SRV records.
+    Srv(String),
 }
 
 /// A socket that takes connections.

@@ -10,10 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClientEvent, LogFormat, Overlap, Protocol, SharedStrategy,
+    ClientEvent, LogFormat, Overlap, Protocol, Role, SharedStrategy,
     value::{
-        BindAddress, Count, Factor, LogFilter, MemoryShare, NodeName, OrNone, PlainFilter, Size, SpanOf,
-        Text, WholeSeconds,
+        BindAddress, Count, Factor, LogFilter, MemoryShare, NodeAddress, NodeName, OrNone, PlainFilter,
+        Secret, ServiceName, Size, SpanOf, Text, WholeSeconds,
     },
 };
 
@@ -22,6 +22,7 @@ use super::{
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) node: RawNode,
+    pub(super) cluster: RawCluster,
     pub(super) listeners: BTreeMap<String, RawListener>,
     pub(super) mqtt: RawMqtt,
     pub(super) session: RawSession,
@@ -43,6 +44,7 @@ impl Default for RawConfig {
     fn default() -> Self {
         Self {
             node: RawNode::default(),
+            cluster: RawCluster::default(),
             listeners: BTreeMap::from([(BUILT_IN_LISTENER.to_owned(), RawListener::default())]),
             mqtt: RawMqtt::default(),
             session: RawSession::default(),
@@ -58,7 +60,10 @@ impl Default for RawConfig {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawNode {
-    pub(super) name: NodeName,
+    /// None: from where the other nodes find this one.
+    pub(super) name: OrNone<NodeName>,
+    pub(super) role: Role,
+    pub(super) data_dir: Text<4096>,
     /// 0: one per core.
     pub(super) workers: Count<0, 256>,
     pub(super) shutdown_grace: SpanOf<0, HOUR>,
@@ -67,10 +72,59 @@ pub(super) struct RawNode {
 impl Default for RawNode {
     fn default() -> Self {
         Self {
-            name: NodeName("flotilla@127.0.0.1".to_owned()),
+            name: OrNone::None,
+            role: Role::Core,
+            data_dir: Text("./flotilla-data".to_owned()),
             workers: Count::of(0),
             shutdown_grace: SpanOf::of_secs(10),
         }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawCluster {
+    pub(super) name: NodeName,
+    pub(super) listen: OrNone<NodeAddress>,
+    pub(super) advertise: OrNone<NodeAddress>,
+    pub(super) secret: OrNone<Secret>,
+    pub(super) bootstrap_expect: Count<1, 7>,
+    pub(super) node_down_after: SpanOf<SECOND, HOUR>,
+    pub(super) edge_forget_after: SpanOf<SECOND, YEAR>,
+    pub(super) shards: Count<1, 1024>,
+    pub(super) replicas: Count<1, 7>,
+    pub(super) discovery: RawDiscovery,
+}
+
+impl Default for RawCluster {
+    fn default() -> Self {
+        Self {
+            name: NodeName("flotilla".to_owned()),
+            listen: OrNone::None,
+            advertise: OrNone::None,
+            secret: OrNone::None,
+            bootstrap_expect: Count::of(1),
+            node_down_after: SpanOf::of_secs(5),
+            edge_forget_after: SpanOf::of_secs(5 * 60),
+            shards: Count::of(16),
+            replicas: Count::of(3),
+            discovery: RawDiscovery::default(),
+        }
+    }
+}
+
+/// At most one of them: a key each, so that every layer can set it alone.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawDiscovery {
+    pub(super) r#static: Vec<NodeAddress>,
+    pub(super) dns: OrNone<NodeAddress>,
+    pub(super) srv: OrNone<ServiceName>,
+}
+
+impl Default for RawDiscovery {
+    fn default() -> Self {
+        Self { r#static: Vec::new(), dns: OrNone::None, srv: OrNone::None }
     }
 }
 
@@ -257,6 +311,7 @@ const TIB: u64 = 1 << 40;
 
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
+const YEAR: u64 = 365 * 24 * HOUR;
 const CENTURY: u64 = 36_525 * 24 * HOUR;
 
 // Sizes of up to 1 TiB are counted in `usize`.

@@ -1,48 +1,27 @@
 //! From what is written to what is meant.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
+    path::PathBuf,
     thread,
 };
 
 use super::{
-    Auth, Config, Listener, Log, Mqtt, Node, QueueFull, Retained, Session, Shared, Sys, memory,
-    raw::{RawConfig, RawListener, RawMqtt, RawNode, RawQueueFull, RawSession},
+    Auth, Cluster, Config, Discovery, Listener, Log, Mqtt, Node, QueueFull, Retained, Session, Shared, Sys,
+    host, memory,
+    raw::{RawCluster, RawConfig, RawDiscovery, RawListener, RawMqtt, RawNode, RawQueueFull, RawSession},
+    value::NodeAddress,
 };
 
 impl RawConfig {
-    /// What is wrong although each value for itself is right: pairs of a path and a reason.
-    pub(super) fn contradictions(&self) -> Vec<(String, String)> {
-        let mut found = Vec::new();
-        let enabled = || self.listeners.iter().filter(|(_, listener)| listener.enabled);
-        if enabled().next().is_none() {
-            found.push(("listeners".to_owned(), "at least one must be enabled".to_owned()));
-        }
-        let mut taken = BTreeMap::new();
-        for (name, listener) in enabled().filter(|(_, listener)| listener.bind.port() != 0) {
-            // With SO_REUSEPORT the system would not object, and deal clients to the two at random.
-            if let Some(other) = taken.insert(&listener.bind, name) {
-                let reason = format!("{} is already the address of listeners.{other}", listener.bind);
-                found.push((format!("listeners.{name}.bind"), reason));
-            }
-        }
-        let server: Option<u16> = self.mqtt.server_keepalive.into_option().map(|seconds| seconds.narrow());
-        let max: Option<u16> = self.mqtt.max_keepalive.into_option().map(|seconds| seconds.narrow());
-        if let (Some(server), Some(max)) = (server, max)
-            && (server == 0 || server > max)
-        {
-            let reason = format!("{server}s is not within mqtt.max_keepalive, which is {max}s");
-            found.push(("mqtt.server_keepalive".to_owned(), reason));
-        }
-        found
-    }
-
     /// The configuration; the caller has looked at [`Self::contradictions`].
     pub(super) fn into_config(self) -> Config {
         let max_packet_size = self.mqtt.max_packet_size.narrow();
+        let cluster = cluster(self.cluster);
         Config {
-            node: node(self.node),
+            node: node(self.node, cluster.advertise.as_ref()),
+            cluster,
             listeners: self.listeners.into_iter().map(|(name, raw)| (name, listener(raw))).collect(),
             mqtt: mqtt(self.mqtt, max_packet_size),
             session: session(&self.session, max_packet_size),
@@ -64,12 +43,45 @@ impl RawConfig {
     }
 }
 
-fn node(raw: RawNode) -> Node {
+fn node(raw: RawNode, advertise: Option<&NodeAddress>) -> Node {
+    // Where a node is found is its own, so a name made of it is, too, as long as there is one node on a host.
+    let derived = || format!("flotilla@{}", advertise.map_or("127.0.0.1", NodeAddress::host));
     let one_per_core = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(WORKERS_MAX);
     Node {
-        name: raw.name.0,
+        name: raw.name.into_option().map_or_else(derived, |name| name.0),
+        role: raw.role,
+        data_dir: PathBuf::from(raw.data_dir.0),
         workers: NonZeroUsize::new(raw.workers.narrow()).unwrap_or_else(one_per_core),
         shutdown_grace: raw.shutdown_grace.duration(),
+    }
+}
+
+fn cluster(raw: RawCluster) -> Cluster {
+    let listen = raw.listen.into_option();
+    let dialled = |listen: &NodeAddress| match listen.is_unspecified() {
+        true => listen.on_host(&host::name()),
+        false => listen.clone(),
+    };
+    Cluster {
+        name: raw.name.0,
+        advertise: raw.advertise.into_option().or_else(|| listen.as_ref().map(dialled)),
+        listen,
+        secret: raw.secret.into_option(),
+        bootstrap_expect: raw.bootstrap_expect.narrow(),
+        node_down_after: raw.node_down_after.duration(),
+        edge_forget_after: raw.edge_forget_after.duration(),
+        shards: raw.shards.narrow(),
+        replicas: raw.replicas.narrow(),
+        discovery: discovery(raw.discovery),
+    }
+}
+
+fn discovery(raw: RawDiscovery) -> Discovery {
+    match (raw.dns.into_option(), raw.srv.into_option()) {
+        (Some(dns), _) => Discovery::Dns(dns),
+        (None, Some(srv)) => Discovery::Srv(srv.0),
+        (None, None) if raw.r#static.is_empty() => Discovery::None,
+        (None, None) => Discovery::Static(raw.r#static),
     }
 }
 

@@ -81,6 +81,7 @@ fn every_key_can_be_overridden_alone() {
     // A protocol has no other value yet, and the only listener must be enabled.
     let alone = |path: &str| !path.ends_with(".protocol") && !path.ends_with(".enabled");
     for (path, default) in leaves(&defaults, "").into_iter().filter(|(path, _)| alone(path)) {
+        let needed: Vec<String> = needs(&path).iter().map(|argument| (*argument).to_owned()).collect();
         let other = other_value(&path);
         let argument = format!("{path}={other}");
         let variable = format!("FLOTILLA_{}", path.replace('.', "__").to_uppercase());
@@ -89,7 +90,8 @@ fn every_key_can_be_overridden_alone() {
         let file = format!("[{section}]\n{key} = {quoted}\n");
 
         let effective = |file: Option<&Path>, env: Env, set: &[String]| {
-            let (config, text) = Config::load_with_text(file, env, set).unwrap();
+            let set: Vec<String> = needed.iter().chain(set).cloned().collect();
+            let (config, text) = Config::load_with_text(file, env, &set).unwrap();
             (config, leaves(&text.parse().unwrap(), "").into_iter().collect::<BTreeMap<_, _>>())
         };
         let directory = tempfile::tempdir().unwrap();
@@ -101,11 +103,23 @@ fn every_key_can_be_overridden_alone() {
         assert_eq!(from_file, from_set);
         assert_eq!(values, env_values);
         assert_eq!(values, set_values);
+        let (without, others) = effective(None, Vec::new(), &[]);
         assert_ne!(values[&path], default, "{path}");
-        assert_ne!(from_file, Config::default(), "{path} changes nothing");
-        for (untouched, default) in leaves(&defaults, "").into_iter().filter(|(other, _)| *other != path) {
+        assert_ne!(from_file, without, "{path} changes nothing");
+        for (untouched, default) in others.into_iter().filter(|(other, _)| *other != path) {
             assert_eq!(values[&untouched], default, "{path} changed {untouched}");
         }
+    }
+}
+
+/// What must be set, too, or the key contradicts a default.
+fn needs(path: &str) -> &'static [&'static str] {
+    match path {
+        "node.role" => &["cluster.listen=127.0.0.1:5883", "cluster.discovery.dns=nodes:5883"],
+        "cluster.bootstrap_expect" => &["cluster.listen=127.0.0.1:5883", "cluster.discovery.srv=_a._b.c"],
+        "cluster.advertise" => &["cluster.listen=127.0.0.1:5883"],
+        path if path.starts_with("cluster.discovery.") => &["cluster.listen=127.0.0.1:5883"],
+        _ => &[],
     }
 }
 
@@ -113,7 +127,17 @@ fn every_key_can_be_overridden_alone() {
 fn other_value(path: &str) -> &'static str {
     match path {
         "node.name" => "node-7",
-        "node.workers" => "3",
+        "node.role" => "edge",
+        "node.data_dir" => "/var/lib/flotilla",
+        "node.workers" | "cluster.bootstrap_expect" => "3",
+        "cluster.name" => "fleet",
+        "cluster.secret" => "correct horse battery staple",
+        "cluster.listen" => "127.0.0.1:5884",
+        "cluster.advertise" | "cluster.discovery.dns" => "node-7:5883",
+        "cluster.discovery.static" => "[\"127.0.0.2:5883\"]",
+        "cluster.discovery.srv" => "_flotilla._tcp.example.org",
+        "cluster.node_down_after" | "cluster.edge_forget_after" => "30s",
+        "cluster.replicas" => "5",
         "node.shutdown_grace" => "1m",
         "listeners.tcp.bind" => "127.0.0.1:1884",
         "listeners.tcp.max_connections" => "10",
@@ -190,7 +214,7 @@ mqtt.connect_timeout: must be a duration such as "30s" or "1m30s", from 10ms to 
 mqtt.max_inflght: unknown key; did you mean "max_inflight"? (from test.toml, line 2)
 mqtt.max_inflight: must be an integer from 1 to 65535, not 0 (from the environment FLOTILLA_MQTT__MAX_INFLIGHT)
 mqtt.max_packet_size: must be a size such as "64KiB", from 16B to 268435460B, not "1XB" (from test.toml, line 3)
-node.name: must be a text of 1 to 255 bytes without "/", "+", "#", spaces or control characters, not "a/b" (from the environment FLOTILLA_NODE__NAME)
+node.name: must be a text of 1 to 255 bytes without "/", "+", "#", spaces or control characters, or "none", not "a/b" (from the environment FLOTILLA_NODE__NAME)
 session.queue_full: must be "drop_newest" or "drop_oldest", not "x" (from test.toml, line 7)"##;
     assert_eq!(faults(Some(file), &env, &["log.format=xml"]), expected);
 }
@@ -338,6 +362,9 @@ fn limits_are_those_of_the_configuration() {
 fn both_ends_of_every_range_can_be_used() {
     let ends = [
         ("node.workers", "1", "256"),
+        ("cluster.edge_forget_after", "5s", "365d"),
+        ("cluster.shards", "1", "1024"),
+        ("cluster.replicas", "1", "7"),
         ("listeners.tcp.max_connections", "1", "100000000"),
         ("listeners.tcp.backlog", "1", "65535"),
         ("mqtt.max_packet_size", "16", "268435460"),
@@ -361,4 +388,161 @@ fn both_ends_of_every_range_can_be_used() {
         load(None, &[], &[&format!("{path}={low}")]).unwrap();
         load(None, &[], &[&format!("{path}={high}")]).unwrap();
     }
+}
+
+#[test]
+fn a_cluster_of_one_needs_nothing() {
+    let Config { node, cluster, .. } = Config::default();
+    assert_eq!((node.name.as_str(), node.role), ("flotilla@127.0.0.1", Role::Core));
+    assert_eq!(node.data_dir, Path::new("./flotilla-data"));
+    assert_eq!((cluster.name.as_str(), cluster.listen, cluster.advertise), ("flotilla", None, None));
+    assert_eq!((cluster.bootstrap_expect, cluster.discovery), (1, Discovery::None));
+    assert_eq!((cluster.node_down_after, cluster.shards, cluster.replicas), (Duration::from_secs(5), 16, 3));
+}
+
+#[test]
+fn a_node_is_named_after_where_others_find_it() {
+    let check = |set: &[&str], advertise: &str, name: &str| {
+        let config = load(None, &[], set).unwrap();
+        assert_eq!(config.cluster.advertise.map(|address| address.to_string()).as_deref(), Some(advertise));
+        assert_eq!(config.node.name, name);
+    };
+    check(&["cluster.listen=10.0.0.1:5883"], "10.0.0.1:5883", "flotilla@10.0.0.1");
+    check(&["cluster.listen=[::1]:5883"], "[::1]:5883", "flotilla@::1");
+    check(&["cluster.listen=0.0.0.0:7", "cluster.advertise=node-1:8"], "node-1:8", "flotilla@node-1");
+    check(&["cluster.listen=10.0.0.1:7", "node.name=one"], "10.0.0.1:7", "one");
+    let host = host::name();
+    for all in ["0.0.0.0", "[::]"] {
+        let listen = format!("cluster.listen={all}:5883");
+        check(&[&listen], &format!("{host}:5883"), &format!("flotilla@{host}"));
+    }
+}
+
+#[test]
+fn each_way_of_discovery_can_be_set_in_each_layer() {
+    let listen = "[cluster]\nlisten = \"10.0.0.1:5883\"\n";
+    let discovery = |file: &str, env: &[_], set: &[_]| {
+        load(Some(&format!("{listen}{file}")), env, set).unwrap().cluster.discovery
+    };
+    let addresses = |discovery| match discovery {
+        Discovery::Static(nodes) => nodes.iter().map(NodeAddress::to_string).collect::<Vec<_>>(),
+        other => panic!("not a list: {other:?}"),
+    };
+    let env = [("FLOTILLA_CLUSTER__DISCOVERY__STATIC", "[\"a:1\", \"[::1]:2\"]")];
+    assert_eq!(addresses(discovery("", &env, &[])), ["a:1", "[::1]:2"]);
+    assert_eq!(addresses(discovery("discovery = { static = [\"a:1\"] }\n", &[], &[])), ["a:1"]);
+    assert_eq!(addresses(discovery("[cluster.discovery]\nstatic = [\"a:1\"]\n", &[], &[])), ["a:1"]);
+    let emptied = ["cluster.discovery.static=[]", "cluster.discovery.srv=_f._tcp.x"];
+    assert_eq!(discovery("", &env, &emptied), Discovery::Srv("_f._tcp.x".to_owned()));
+    let Discovery::Dns(dns) = discovery("", &[("FLOTILLA_CLUSTER__DISCOVERY__DNS", "nodes:5883")], &[])
+    else {
+        panic!("it is a name");
+    };
+    assert_eq!((dns.host(), dns.port()), ("nodes", 5883));
+    assert_eq!(discovery("", &[], &[]), Discovery::None);
+}
+
+#[test]
+fn what_cannot_make_a_cluster_is_a_fault() {
+    let check = |set: &[&str], expected: &str| {
+        let found = faults(None, &[], set);
+        let told = found.lines().map(|line| line.rsplit_once(" (from").map_or(line, |(told, _)| told));
+        assert_eq!(told.collect::<Vec<_>>().join("\n"), expected, "{set:?}");
+    };
+    let listen = "cluster.listen=10.0.0.1:5883";
+    check(&["node.role=edge"], "node.role: needs cluster.listen: an edge node is one of a cluster");
+    check(
+        &["node.role=edge", listen],
+        "node.role: needs cluster.discovery: an edge node joins others, and never founds a cluster",
+    );
+    check(&["cluster.advertise=a:1"], "cluster.advertise: needs cluster.listen");
+    check(&["cluster.discovery.dns=a:1"], "cluster.discovery.dns: needs cluster.listen");
+    check(&["cluster.bootstrap_expect=3"], "cluster.bootstrap_expect: needs cluster.listen");
+    check(
+        &[listen, "cluster.bootstrap_expect=3"],
+        "cluster.bootstrap_expect: 3 nodes cannot find each other without cluster.discovery",
+    );
+    check(
+        &[listen, "cluster.discovery.dns=a:1", "cluster.discovery.srv=_a._b.c"],
+        "cluster.discovery.srv: cluster.discovery.dns is set, too; only one may be",
+    );
+    check(
+        &[listen, "cluster.advertise=0.0.0.0:5883"],
+        "cluster.advertise: 0.0.0.0:5883 is no address that other nodes can reach",
+    );
+    check(
+        &[listen, "cluster.discovery.static=['[::]:1', 'a:1', 'a:1']"],
+        "cluster.discovery.static: [::]:1 is no address that can be reached\n\
+         cluster.discovery.static: a:1 is named twice",
+    );
+    check(
+        &[listen, "listeners.tcp.bind=10.0.0.1:5883"],
+        "cluster.listen: 10.0.0.1:5883 is already the address of listeners.tcp",
+    );
+    check(
+        &["cluster.edge_forget_after=4s"],
+        "cluster.edge_forget_after: must not be shorter than cluster.node_down_after",
+    );
+    assert!(faults(None, &[], &["cluster.listen=10.0.0.1:0"]).contains("with a port that is not 0"));
+}
+
+#[test]
+fn a_static_list_bounds_how_many_found_the_cluster() {
+    let check = |expect: usize, listed: usize, fault: Option<&str>| {
+        let nodes: Vec<String> = (0..listed).map(|node| format!("'node-{node}:5883'")).collect();
+        let set = [
+            "cluster.listen=10.0.0.1:5883".to_owned(),
+            format!("cluster.bootstrap_expect={expect}"),
+            format!("cluster.discovery.static=[{}]", nodes.join(", ")),
+        ];
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        match fault {
+            None => assert_eq!(usize::from(load(None, &[], &set).unwrap().cluster.bootstrap_expect), expect),
+            Some(fault) => assert!(faults(None, &[], &set).contains(fault), "{expect} of {listed}"),
+        }
+    };
+    check(1, 3, None);
+    check(2, 3, None);
+    check(3, 3, None);
+    check(3, 5, None);
+    check(3, 2, None);
+    check(2, 4, Some("2 of the 4 nodes of cluster.discovery.static could found two clusters"));
+    check(2, 5, Some("2 of the 5 nodes"));
+    check(4, 2, Some("names only 2 nodes, so 4 are never found"));
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let secret = "correct horse battery staple";
+    let argument = format!("cluster.secret={secret}");
+    let (config, text) = Config::load_with_text(None, Env::new(), &[argument]).unwrap();
+    assert_eq!(config.cluster.secret.as_ref().map(Secret::reveal), Some(secret));
+    assert!(text.contains("secret = \"<redacted>\""), "{text}");
+    assert!(!text.contains(secret) && !format!("{config:?}").contains(secret));
+    let printed = faults(Some(&text), &[], &[]);
+    assert!(printed.starts_with("cluster.secret: must be a text of 16 to 1024 bytes"), "{printed}");
+    for set in ["cluster.secret=correct horse", "cluster={secret='correct horse'}"] {
+        let told = faults(None, &[], &[set]);
+        assert!(told.starts_with("cluster.secret: must be") && !told.contains("correct"), "{told}");
+    }
+    let told = faults(None, &[("FLOTILLA_CLUSTER__SECRET", "correct horse")], &[]);
+    assert!(!told.contains("correct"), "{told}");
+}
+
+#[test]
+fn the_example_of_a_cluster_is_one() {
+    let nodes = ["1", "2", "3"].map(|number| {
+        let file = format!("{}/config/cluster/node-{number}.toml", env!("CARGO_MANIFEST_DIR"));
+        Config::load(Some(Path::new(&file)), Env::new(), &[]).unwrap()
+    });
+    for node in &nodes {
+        let Discovery::Static(listed) = &node.cluster.discovery else { panic!("they are named") };
+        assert!(nodes.iter().all(|other| listed.contains(other.cluster.advertise.as_ref().unwrap())));
+        assert_eq!(usize::from(node.cluster.bootstrap_expect), nodes.len());
+    }
+    let distinct = |of: fn(&Config) -> String| nodes.iter().map(of).collect::<BTreeSet<_>>().len();
+    assert_eq!(distinct(|node| node.node.name.clone()), 3);
+    assert_eq!(distinct(|node| node.node.data_dir.display().to_string()), 3);
+    assert_eq!(distinct(|node| format!("{:?}", node.cluster.listen)), 3);
+    assert_eq!(distinct(|node| node.listeners["tcp"].bind.to_string()), 3);
 }

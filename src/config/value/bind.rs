@@ -24,6 +24,11 @@ impl BindAddress {
         Self { host: ip.to_string(), port }
     }
 
+    /// The host: an address without brackets, or a name.
+    pub(in crate::config) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The port; 0: any.
     #[must_use]
     pub fn port(&self) -> u16 {

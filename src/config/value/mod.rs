@@ -5,6 +5,8 @@
 
 mod bind;
 mod count;
+mod node_address;
+mod secret;
 mod size;
 mod span;
 mod words;
@@ -21,11 +23,17 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 pub use bind::BindAddress;
 pub(super) use count::{Count, Factor};
+pub use node_address::NodeAddress;
+pub(super) use node_address::ServiceName;
+pub use secret::Secret;
 pub(super) use size::{MemoryShare, Size};
 pub(super) use span::{SpanOf, WholeSeconds};
 
 /// A value of the configuration with its own notation.
 pub(super) trait Setting: Sized {
+    /// Whether a message must not repeat the value.
+    const SECRET: bool = false;
+
     /// What a valid value looks like, as in "must be ...".
     fn expected() -> String;
     /// Reads the value; `None`: it is of the wrong type or out of range.
@@ -54,6 +62,8 @@ impl<T> OrNone<T> {
 }
 
 impl<T: Setting> Setting for OrNone<T> {
+    const SECRET: bool = T::SECRET;
+
     fn expected() -> String {
         format!("{}, or \"none\"", T::expected())
     }
@@ -156,8 +166,10 @@ impl Setting for LogFilter {
 /// `Deserialize` for every [`Setting`].
 pub(super) fn read<'de, T: Setting, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let value = Value::deserialize(deserializer)?;
-    T::read(&value)
-        .ok_or_else(|| D::Error::custom(format!("must be {}, not {}", T::expected(), Shown(&value))))
+    T::read(&value).ok_or_else(|| match T::SECRET {
+        true => D::Error::custom(format!("must be {}", T::expected())),
+        false => D::Error::custom(format!("must be {}, not {}", T::expected(), Shown(&value))),
+    })
 }
 
 /// `Serialize` for every [`Setting`].
@@ -204,6 +216,9 @@ serde_by_setting! {
     [] NodeName,
     [] LogFilter,
     [] BindAddress,
+    [] NodeAddress,
+    [] ServiceName,
+    [] Secret,
     [] PlainFilter,
     [const MIN: u64, const MAX: u64] Count<MIN, MAX>,
     [] Factor,

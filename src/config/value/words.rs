@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
 use super::{Setting, read, write};
-use crate::config::{ClientEvent, LogFormat, Overlap, Protocol, SharedStrategy, raw::RawQueueFull};
+use crate::config::{ClientEvent, LogFormat, Overlap, Protocol, Role, SharedStrategy, raw::RawQueueFull};
 
 macro_rules! words {
     ($($type:ty { $($variant:ident = $word:literal),+ $(,)? })+) => {$(
@@ -40,6 +40,7 @@ macro_rules! words {
 }
 
 words! {
+    Role { Core = "core", Edge = "edge" }
     Protocol { Mqtt = "mqtt" }
     Overlap { Merge = "merge", Each = "each" }
     RawQueueFull { DropNewest = "drop_newest", DropOldest = "drop_oldest" }

@@ -166,6 +166,24 @@ pub struct RouteTarget {
     pub away: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListShardsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListShardsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub shards: ::prost::alloc::vec::Vec<Shard>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Shard {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// The log index of this placement of its registrar.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// The registrar first, then its followers; empty while no core node is up.
+    #[prost(uint64, repeated, tag = "3")]
+    pub nodes: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainReply {}
@@ -393,6 +411,31 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "ListRoutes"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Where each shard is placed, as the receiving node has applied it.
+        pub async fn list_shards(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListShardsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListShardsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/flotilla.admin.v1.Admin/ListShards",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "ListShards"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The receiving node takes no new clients, and is left out when shards are placed.
         pub async fn drain(
             &mut self,
@@ -519,6 +562,11 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::ListRoutesRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListRoutesStream>, tonic::Status>;
+        /// Where each shard is placed, as the receiving node has applied it.
+        async fn list_shards(
+            &self,
+            request: tonic::Request<super::ListShardsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListShardsReply>, tonic::Status>;
         /// The receiving node takes no new clients, and is left out when shards are placed.
         async fn drain(
             &self,
@@ -830,6 +878,49 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/flotilla.admin.v1.Admin/ListShards" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListShardsSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::ListShardsRequest>
+                    for ListShardsSvc<T> {
+                        type Response = super::ListShardsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListShardsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_shards(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListShardsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

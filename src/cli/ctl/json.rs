@@ -1,0 +1,195 @@
+//! What is printed for machines. Names stay as they are: scripts depend on them.
+
+use flotilla_rpc::admin;
+use serde::Serialize;
+
+use super::connection::{Id, Roster};
+
+/// `cluster status`.
+#[derive(Debug, Serialize)]
+pub(super) struct Cluster {
+    name: String,
+    /// 32 hexadecimal digits; `null` before the cluster exists.
+    id: Option<String>,
+    /// The name of the node that answers.
+    node: String,
+    /// Its name; `null` while none is known.
+    leader: Option<String>,
+    term: u64,
+    committed: u64,
+    applied: u64,
+    quorum: bool,
+    partition_suspected: bool,
+    ready: bool,
+    /// `null` when it is ready.
+    not_ready_because: Option<String>,
+    shards: u32,
+    replicas: u32,
+    nodes: Vec<Node>,
+}
+
+impl From<&Roster> for Cluster {
+    fn from(roster: &Roster) -> Self {
+        let status = &roster.0;
+        Self {
+            name: status.cluster_name.clone(),
+            id: non_empty(&status.cluster_id),
+            node: roster.name(status.this_node),
+            leader: (status.leader != 0).then(|| roster.name(status.leader)),
+            term: status.term,
+            committed: status.committed,
+            applied: status.applied,
+            quorum: status.quorum,
+            partition_suspected: status.partition_suspected,
+            ready: status.ready,
+            not_ready_because: non_empty(&status.not_ready_because),
+            shards: status.shards,
+            replicas: status.replicas,
+            nodes: status.nodes.iter().map(Node::from).collect(),
+        }
+    }
+}
+
+/// One entry of `nodes list`, and of `cluster status`.
+#[derive(Debug, Serialize)]
+pub(super) struct Node {
+    id: String,
+    name: String,
+    role: String,
+    status: String,
+    incarnation: u64,
+    address: String,
+    client_addresses: Vec<String>,
+    version: String,
+    voter: bool,
+    leader: bool,
+    /// `null` where it is not known.
+    lag: Option<u64>,
+    routes: RouteCounts,
+    registrar_of: u32,
+    /// `null` where it is not known.
+    sessions: Option<u64>,
+    /// `null` where it is not known.
+    connections: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct RouteCounts {
+    exact: u64,
+    wildcard: u64,
+    shared: u64,
+}
+
+impl From<&admin::Node> for Node {
+    fn from(node: &admin::Node) -> Self {
+        Self {
+            id: Id(node.id).to_string(),
+            name: node.name.clone(),
+            role: node.role.clone(),
+            status: node.status.clone(),
+            incarnation: node.incarnation,
+            address: node.address.clone(),
+            client_addresses: node.client_addresses.clone(),
+            version: node.version.clone(),
+            voter: node.voter,
+            leader: node.leader,
+            lag: node.lag,
+            routes: RouteCounts {
+                exact: node.exact_routes,
+                wildcard: node.wildcard_routes,
+                shared: node.shared_groups,
+            },
+            registrar_of: node.registrar_of,
+            sessions: node.sessions,
+            connections: node.connections,
+        }
+    }
+}
+
+/// One entry of `clients list` and `clients show`.
+#[derive(Debug, Serialize)]
+pub(super) struct Client {
+    client_id: String,
+    node: String,
+    connected: bool,
+    /// `null` while it is not connected.
+    peer: Option<String>,
+    /// "3.1", "3.1.1" or "5.0"; `null` where it is not known.
+    version: Option<&'static str>,
+    subscriptions: u32,
+    queued_messages: u32,
+    inflight_messages: u32,
+}
+
+impl Client {
+    pub(super) fn new(client: &admin::Client, roster: &Roster) -> Self {
+        Self {
+            client_id: client.client_id.clone(),
+            node: roster.name(client.node),
+            connected: client.connected,
+            peer: non_empty(&client.peer),
+            version: version(client.protocol_level),
+            subscriptions: client.subscriptions,
+            queued_messages: client.queued_messages,
+            inflight_messages: client.inflight_messages,
+        }
+    }
+}
+
+/// A protocol level in words.
+pub(super) fn version(level: u32) -> Option<&'static str> {
+    match level {
+        3 => Some("3.1"),
+        4 => Some("3.1.1"),
+        5 => Some("5.0"),
+        _ => None,
+    }
+}
+
+/// One entry of `routes list`.
+#[derive(Debug, Serialize)]
+pub(super) struct Route {
+    /// `null` for the exact filters of a topic that was asked for.
+    filter: Option<String>,
+    nodes: Vec<Target>,
+}
+
+#[derive(Debug, Serialize)]
+struct Target {
+    node: String,
+    /// Members of a shared group; 0 for other filters.
+    online: u32,
+    away: u32,
+}
+
+impl Route {
+    pub(super) fn new(route: &admin::Route, roster: &Roster) -> Self {
+        let target = |target: &admin::RouteTarget| Target {
+            node: roster.name(target.node),
+            online: target.online,
+            away: target.away,
+        };
+        Self { filter: non_empty(&route.filter), nodes: route.targets.iter().map(target).collect() }
+    }
+}
+
+/// One entry of `shards list`.
+#[derive(Debug, Serialize)]
+pub(super) struct Shard {
+    shard: u32,
+    epoch: u64,
+    /// `null` while no core node is up.
+    registrar: Option<String>,
+    followers: Vec<String>,
+}
+
+impl Shard {
+    pub(super) fn new(shard: &admin::Shard, roster: &Roster) -> Self {
+        let mut nodes = shard.nodes.iter().map(|node| roster.name(*node));
+        Self { shard: shard.shard, epoch: shard.epoch, registrar: nodes.next(), followers: nodes.collect() }
+    }
+}
+
+fn non_empty(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|text| !text.is_empty())
+}
