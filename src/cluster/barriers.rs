@@ -5,19 +5,30 @@
 //! entry and its workers have handed over, puts a mark into every lane to the asking node. Where all marks have come, all
 //! that came before them has too.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use flotilla_lane::LaneId;
 use flotilla_mqtt::session::ClientId;
 use flotilla_state::{ConnectionEpoch, LogIndex, Member};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    FlushRound,
+    links::{Control, Links},
+};
+use crate::{
+    node::Node,
+    worker::{Event, Order},
+};
 
 /// The barriers that this node waits for. One round is under way at a time; what comes meanwhile goes into the next.
 #[derive(Debug, Default)]
 pub(super) struct Barriers {
     inner: Mutex<Inner>,
     changed: Notify,
+    /// The entries that this node has applied.
+    applied: watch::Sender<LogIndex>,
 }
 
 #[derive(Debug, Default)]
@@ -31,22 +42,75 @@ struct Inner {
 
 /// What is left of a session that has gone, until its barrier.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stub {
-    pub(super) client_id: ClientId,
-    pub(super) epoch: ConnectionEpoch,
-    pub(super) index: LogIndex,
+struct Stub {
+    client_id: ClientId,
+    epoch: ConnectionEpoch,
+    index: LogIndex,
 }
 
 /// A round that begins.
 #[derive(Debug)]
-pub(super) struct Round {
-    pub(super) id: u64,
+struct Round {
+    id: u64,
     /// The last of the entries that the stubs wait for.
-    pub(super) index: LogIndex,
-    pub(super) stubs: Vec<Stub>,
+    index: LogIndex,
+    stubs: Vec<Stub>,
 }
 
 impl Barriers {
+    /// Begins rounds and ends stubs, for ever.
+    pub(super) async fn run(&self, node: &Arc<Node>, links: &Links) {
+        loop {
+            let round = self.next_round().await;
+            let members = links.members();
+            self.expect(members.iter().copied());
+            let mut request = [0; 16];
+            request[..8].copy_from_slice(&round.id.to_le_bytes());
+            request[8..].copy_from_slice(&round.index.0.to_le_bytes());
+            for member in members {
+                links.send_control(member, Control::Barrier, &request);
+                // It may have ended while its lanes were asked for.
+                if links.member_of(member.node) != Some(member) {
+                    self.handle_ended(member);
+                }
+            }
+            self.flush(node, round.index).await;
+            self.complete().await;
+            for Stub { client_id, epoch, .. } in round.stubs {
+                if let Some(stub) = node.stubs.find(&client_id, epoch) {
+                    let order = Order::EndStub { client_id, epoch };
+                    node.mailboxes[usize::from(stub.worker)].send(Event::Transfer(order));
+                }
+            }
+        }
+    }
+
+    /// Another node asks for a barrier.
+    pub(super) async fn answer(&self, node: &Arc<Node>, links: &Links, to: Member, id: u64, index: LogIndex) {
+        self.flush(node, index).await;
+        links.send_marks(to, id);
+    }
+
+    /// Waits until this node has applied an entry, and all its workers have handed over what they matched before.
+    async fn flush(&self, node: &Arc<Node>, index: LogIndex) {
+        // The sender is never dropped before this ends.
+        let _ = self.applied.subscribe().wait_for(|applied| *applied >= index).await;
+        let round = Arc::new(FlushRound::of(node.mailboxes.len()));
+        for mailbox in &node.mailboxes {
+            mailbox.send(Event::Flush(Arc::clone(&round)));
+        }
+        round.wait().await;
+    }
+
+    /// This node has applied an entry, and its routes are in force.
+    pub(super) fn note_applied(&self, index: LogIndex) {
+        self.applied.send_if_modified(|applied| {
+            let is_new = index > *applied;
+            *applied = index.max(*applied);
+            is_new
+        });
+    }
+
     /// The routes of a session that has gone are those of entry `index`.
     pub(super) fn settle(&self, client_id: ClientId, epoch: ConnectionEpoch, index: LogIndex) {
         self.inner.lock().next.push(Stub { client_id, epoch, index });
@@ -57,7 +121,7 @@ impl Barriers {
     ///
     /// # Cancel safety
     /// Nothing is taken before it returns.
-    pub(super) async fn next_round(&self) -> Round {
+    async fn next_round(&self) -> Round {
         loop {
             if let Some(round) = self.begin() {
                 return round;
@@ -74,7 +138,7 @@ impl Barriers {
     }
 
     /// The members that the present round waits for; before any of them is asked.
-    pub(super) fn expect(&self, members: impl Iterator<Item = Member>) {
+    fn expect(&self, members: impl Iterator<Item = Member>) {
         let lanes = |member| LaneId::all().filter(|lane| *lane != flotilla_lane::CONTROL).map(move |lane| (member, lane));
         self.inner.lock().missing = members.flat_map(lanes).collect();
     }
@@ -98,7 +162,7 @@ impl Barriers {
     }
 
     /// Waits until all marks of the present round have come.
-    pub(super) async fn complete(&self) {
+    async fn complete(&self) {
         while !self.inner.lock().missing.is_empty() {
             self.changed.notified().await;
         }

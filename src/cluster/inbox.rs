@@ -12,14 +12,21 @@ use flotilla_mqtt::{
     session::{ClientId, DeliveryOptions},
     topic::TopicFilter,
 };
-use flotilla_raft::lanes::{LaneEvents, Receipt};
+use flotilla_raft::{
+    lanes::{LaneEvents, Receipt},
+    meta::Lease,
+};
 use flotilla_state::{LogIndex, Member};
 use parking_lot::Mutex;
 
 use super::{
     Completion,
+    barriers::Barriers,
     claims::{Claims, Input},
+    early::{Early, EarlyMessages},
     links::{Control, Links},
+    reports::Reports,
+    retained::Replicated,
 };
 use crate::{
     node::Node,
@@ -30,39 +37,20 @@ use crate::{
 /// Takes what the lanes bring.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    node: OnceLock<Arc<Node>>,
-    links: Arc<Links>,
-    claims: Arc<Claims>,
-    hooks: Box<dyn Hooks>,
-    desks: [Mutex<Desk>; LANES as usize],
-}
-
-/// What the inbox asks of the member that it belongs to.
-pub(super) trait Hooks: Send + Sync + std::fmt::Debug {
-    /// Whether this node may act for the cluster.
-    fn is_serving(&self) -> bool;
-    /// A message of the retained messages' own protocol has come.
-    fn retained(&self, from: Member, bytes: &[u8]);
-    /// Another node asks for a barrier.
-    fn barrier_asked(&self, from: Member, id: u64, index: LogIndex);
-    /// A mark of a barrier has come.
-    fn mark(&self, from: Member, lane: LaneId, id: u64);
-    /// The session of a client that is about to come here from another node gets a message before it is here; whether the
-    /// client is expected.
-    fn keep_early(&self, client_id: &ClientId, early: Early) -> bool;
-}
-
-/// A message for a session that is not here yet.
-#[derive(Debug)]
-pub(crate) struct Early {
-    pub(crate) message: Arc<flotilla_mqtt::Message>,
-    pub(crate) options: DeliveryOptions,
-    pub(crate) stamp: LogIndex,
+    pub(super) node: OnceLock<Arc<Node>>,
+    pub(super) links: Arc<Links>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) barriers: Arc<Barriers>,
+    pub(super) retained: Arc<Replicated>,
+    pub(super) early: Arc<EarlyMessages>,
+    pub(super) reports: Arc<Reports>,
+    pub(super) lease: Lease,
+    pub(super) desks: [Mutex<Desk>; LANES as usize],
 }
 
 /// Where one lane is worked off.
 #[derive(Debug, Default)]
-struct Desk {
+pub(super) struct Desk {
     cache: MatchCache,
     batches: Vec<Batch>,
     publisher: LastPublisher,
@@ -70,15 +58,6 @@ struct Desk {
 }
 
 impl Inbox {
-    pub(super) fn new(links: Arc<Links>, claims: Arc<Claims>, hooks: Box<dyn Hooks>) -> Self {
-        let desks = std::array::from_fn(|_| Mutex::default());
-        Self { node: OnceLock::new(), links, claims, hooks, desks }
-    }
-
-    pub(super) fn connect(&self, node: Arc<Node>) {
-        self.node.set(node).expect("it is connected once");
-    }
-
     fn handle(&self, node: &Arc<Node>, from: Member, lane: LaneId, batch: &LaneBatch) {
         let mut desk = self.desks[lane.index()].lock();
         desk.batches.resize_with(node.mailboxes.len(), Batch::default);
@@ -103,9 +82,9 @@ impl Inbox {
                 }
                 Frame::Barrier { id } => {
                     desk.hand_over(node);
-                    self.hooks.mark(from, lane, id);
+                    self.barriers.handle_mark(from, lane, id);
                 }
-                Frame::Control { kind, bytes } if lane == CONTROL => self.control(from, kind, bytes),
+                Frame::Control { kind, bytes } if lane == CONTROL => self.control(node, from, kind, bytes),
                 Frame::Control { kind, .. } => {
                     tracing::warn!(%from, kind, "control frame outside of the control lane ignored");
                 }
@@ -114,14 +93,18 @@ impl Inbox {
         desk.hand_over(node);
     }
 
-    fn control(&self, from: Member, kind: u8, bytes: &[u8]) {
+    fn control(&self, node: &Arc<Node>, from: Member, kind: u8, bytes: &[u8]) {
         match Control::from_u8(kind) {
             Some(Control::Registry) => self.claims.put(Input::Message(from, bytes.to_vec().into())),
-            Some(Control::Retained) => self.hooks.retained(from, bytes),
+            Some(Control::Retained) => self.retained.handle_message(from, bytes),
+            Some(Control::Report) => self.reports.handle(from, bytes),
             Some(Control::Barrier) => {
                 let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
                 if let (Some(id), Some(index)) = (number(0), number(8)) {
-                    self.hooks.barrier_asked(from, id, LogIndex(index));
+                    let (barriers, links) = (Arc::clone(&self.barriers), Arc::clone(&self.links));
+                    let node = Arc::clone(node);
+                    // One for each round of one other node, which waits for it.
+                    tokio::spawn(async move { barriers.answer(&node, &links, from, id, LogIndex(index)).await });
                 }
             }
             // Of a later version: a node may be asked for what it does not know only when all have it.
@@ -145,9 +128,13 @@ impl Inbox {
         let transit = message.transit(now, publisher.as_ref());
         let here = || node.registry.find(&client_id).or_else(|| node.stubs.latest(&client_id));
         let session = here().or_else(|| {
-            let early = Early { message: transit.keep(), options: options.clone(), stamp };
             // If it is not expected any more it may just have come.
-            if self.hooks.keep_early(&client_id, early) { None } else { here() }
+            let is_kept = self.early.keep(&client_id, || Early {
+                message: transit.keep(),
+                options: options.clone(),
+                stamp,
+            });
+            if is_kept { None } else { here() }
         });
         if let Some(session) = session {
             let source = Source { publisher: None, stamp };
@@ -243,6 +230,6 @@ impl LaneEvents for Arc<Inbox> {
     }
 
     fn may_acknowledge(&self) -> bool {
-        self.hooks.is_serving()
+        self.lease.is_valid(std::time::Instant::now())
     }
 }

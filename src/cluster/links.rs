@@ -39,11 +39,13 @@ pub(super) enum Control {
     Retained = 2,
     /// Asks for a barrier: its number and an entry of the log, each as a `u64` in little endian.
     Barrier = 3,
+    /// What a node counts, for operators.
+    Report = 4,
 }
 
 impl Control {
     pub(super) fn from_u8(kind: u8) -> Option<Self> {
-        [Self::Registry, Self::Retained, Self::Barrier].into_iter().find(|control| *control as u8 == kind)
+        [Self::Registry, Self::Retained, Self::Barrier, Self::Report].into_iter().find(|control| *control as u8 == kind)
     }
 }
 

@@ -6,8 +6,12 @@
 mod announcer;
 mod barriers;
 mod claims;
+mod early;
 mod inbox;
 mod links;
+mod member;
+mod reports;
+mod retained;
 
 use std::{
     future::Future,
@@ -29,7 +33,7 @@ use flotilla_registry::{KeptWill, Tenure, WillId};
 use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 use tokio::sync::Notify;
 
-pub(crate) use inbox::Early;
+pub(crate) use early::Early;
 
 use crate::router::{RouteChange, SessionRef};
 
