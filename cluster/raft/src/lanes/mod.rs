@@ -15,6 +15,7 @@
 //! Locks: the table of members, then a lane, then its peer's congestion. No lock but a lane's own order of delivery is held
 //! while [`LaneEvents`] is called.
 
+mod channel;
 mod counters;
 mod incoming;
 mod outgoing;
@@ -33,8 +34,8 @@ use flotilla_rpc::lanes::lanes_server::LanesServer;
 use flotilla_state::{Incarnation, Member, NodeId};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tonic::transport::Channel;
 
+pub use channel::{Channels, LaneChannel, lane_channel};
 pub use counters::LaneCounters;
 pub use incoming::{LaneService, Receipt};
 
@@ -66,15 +67,6 @@ pub trait LaneEvents: Send + Sync + 'static {
 
     /// Whether this node may answer for anything now. While its lease has lapsed it acknowledges nothing.
     fn may_acknowledge(&self) -> bool;
-}
-
-/// Where connections come from.
-pub trait Channels: Send + Sync + 'static {
-    /// A channel to the node, one for [`CONTROL`](flotilla_lane::CONTROL) and another for the lanes of messages if these
-    /// can fill it; `None` while its address is not known.
-    ///
-    /// It connects when it is used, gives up after a while, sends HTTP/2 keep-alives, and shows who we are.
-    fn channel(&self, node: NodeId, lane: LaneId) -> Option<Channel>;
 }
 
 /// How lanes behave. `Default` has the values to use.
@@ -126,7 +118,7 @@ const FRAME_BYTES_SLACK: usize = 256 << 10;
 
 struct Shared<E: LaneEvents> {
     options: LaneOptions,
-    events: E,
+    events: Arc<E>,
     channels: Arc<dyn Channels>,
     runtime: Handle,
     counters: Counters,
@@ -148,7 +140,7 @@ struct Table<D> {
 impl<E: LaneEvents> Lanes<E> {
     /// The lanes of a node that is no member yet. Connections are served on `runtime`.
     #[must_use]
-    pub fn new(options: LaneOptions, channels: Arc<dyn Channels>, events: E, runtime: Handle) -> Self {
+    pub fn new(options: LaneOptions, channels: Arc<dyn Channels>, events: Arc<E>, runtime: Handle) -> Self {
         let table =
             Table { me: None, live: BTreeSet::new(), peers: HashMap::new(), incoming: HashMap::new() };
         let (counters, table) = (Counters::default(), RwLock::new(table));
@@ -276,7 +268,7 @@ impl<E: LaneEvents> Lanes<E> {
 
     /// The owner.
     #[must_use]
-    pub fn events(&self) -> &E {
+    pub fn events(&self) -> &Arc<E> {
         &self.0.events
     }
 

@@ -21,17 +21,18 @@ use tokio::{
 };
 use tonic::{
     Code,
-    transport::{Channel, Endpoint, Server, server::TcpIncoming},
+    transport::{Endpoint, Server, server::TcpIncoming},
 };
 
 use crate::lanes::{
-    CONNECTION_WINDOW_BYTES, Channels, LaneEvents, LaneOptions, Lanes, Receipt, STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, Channels, LaneChannel, LaneEvents, LaneOptions, Lanes, Receipt,
+    STREAM_WINDOW_BYTES, lane_channel,
 };
 
 /// A node with nothing but lanes.
 pub(super) struct Node {
     pub(super) me: Member,
-    pub(super) lanes: Lanes<Arc<Recorder>>,
+    pub(super) lanes: Lanes<Recorder>,
     pub(super) proxy: Proxy,
     recorder: Arc<Recorder>,
     server: JoinHandle<()>,
@@ -49,7 +50,7 @@ pub(super) struct Recorder {
     decongested: AtomicUsize,
 }
 
-impl LaneEvents for Arc<Recorder> {
+impl LaneEvents for Recorder {
     type Done = u64;
 
     fn taken(&self, to: Member, lane: LaneId, done: u64) {
@@ -81,10 +82,10 @@ impl LaneEvents for Arc<Recorder> {
 
 /// Where the nodes are.
 #[derive(Default)]
-pub(super) struct Addresses(Mutex<HashMap<NodeId, Channel>>);
+pub(super) struct Addresses(Mutex<HashMap<NodeId, LaneChannel>>);
 
 impl Channels for Addresses {
-    fn channel(&self, node: NodeId, _: LaneId) -> Option<Channel> {
+    fn channel(&self, node: NodeId, _: LaneId) -> Option<LaneChannel> {
         self.0.lock().get(&node).cloned()
     }
 }
@@ -119,7 +120,7 @@ impl Node {
         });
         let proxy = Proxy::start(address).await;
         let endpoint = Endpoint::from_shared(format!("http://{}", proxy.address)).expect("it is an address");
-        addresses.0.lock().insert(me.node, endpoint.connect_lazy());
+        addresses.0.lock().insert(me.node, lane_channel(endpoint.connect_lazy()));
         Self { me, lanes, proxy, recorder, server }
     }
 
