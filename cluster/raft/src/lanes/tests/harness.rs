@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use flotilla_lane::{Batch, BatchWriter, Frame, LaneId};
+use flotilla_lane::{Batch, BatchWriter, CONTROL, Frame, LaneId};
 use flotilla_rpc::lanes::{self as rpc, lane_up, lanes_client::LanesClient};
 use flotilla_state::{Incarnation, Member, NodeId};
 use parking_lot::Mutex;
@@ -43,10 +43,12 @@ pub(super) struct Node {
 pub(super) struct Recorder {
     received: Mutex<HashMap<(Member, LaneId), Vec<u64>>>,
     taken: Mutex<HashMap<(Member, LaneId), Vec<u64>>>,
-    /// Whether receipts are kept, and only those of one lane.
-    holds: Mutex<Option<Option<LaneId>>>,
-    held: Mutex<Vec<(LaneId, Receipt)>>,
+    /// Whether receipts of the lanes of messages are kept.
+    holds: AtomicBool,
+    held: Mutex<Vec<Receipt>>,
     is_fenced: AtomicBool,
+    /// How often it was asked in vain.
+    withheld: AtomicUsize,
     decongested: AtomicUsize,
 }
 
@@ -65,9 +67,8 @@ impl LaneEvents for Recorder {
             }
         }
         drop(received);
-        match *self.holds.lock() {
-            Some(only) if only.is_none_or(|only| only == lane) => self.held.lock().push((lane, receipt)),
-            _ => drop(receipt),
+        if lane != CONTROL && self.holds.load(Ordering::SeqCst) {
+            self.held.lock().push(receipt);
         }
     }
 
@@ -76,7 +77,9 @@ impl LaneEvents for Recorder {
     }
 
     fn may_acknowledge(&self) -> bool {
-        !self.is_fenced.load(Ordering::SeqCst)
+        let may = !self.is_fenced.load(Ordering::SeqCst);
+        self.withheld.fetch_add(usize::from(!may), Ordering::SeqCst);
+        may
     }
 }
 
@@ -142,21 +145,20 @@ impl Node {
         self.recorder.taken.lock().get(&(to, lane)).map_or(0, |ids| ids.len() as u64)
     }
 
-    /// Keeps receipts from now on, or drops those that it has and keeps none.
+    /// Keeps the receipts of messages from now on, or drops those that it has and keeps none.
     pub(super) fn hold(&self, holds: bool) {
-        *self.recorder.holds.lock() = holds.then_some(None);
+        self.recorder.holds.store(holds, Ordering::SeqCst);
         if !holds {
             drop(self.take_receipts());
         }
     }
 
-    /// Keeps the receipts of one lane.
-    pub(super) fn hold_only(&self, lane: LaneId) {
-        *self.recorder.holds.lock() = Some(Some(lane));
+    pub(super) fn take_receipts(&self) -> Vec<Receipt> {
+        std::mem::take(&mut *self.recorder.held.lock())
     }
 
-    pub(super) fn take_receipts(&self) -> Vec<Receipt> {
-        std::mem::take(&mut *self.recorder.held.lock()).into_iter().map(|(_, receipt)| receipt).collect()
+    pub(super) fn withheld(&self) -> usize {
+        self.recorder.withheld.load(Ordering::SeqCst)
     }
 
     pub(super) fn may_acknowledge(&self, may: bool) {
