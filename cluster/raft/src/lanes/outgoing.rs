@@ -86,7 +86,7 @@ impl<D: Send + 'static> Peer<D> {
         };
         let is_congested = {
             let mut congestion = self.congestion.lock();
-            congestion.add(batch.size());
+            congestion.add(batch.cost());
             congestion.is_congested()
         };
         let was_idle = state.sender.is_idle();
