@@ -45,7 +45,7 @@ impl Replicated {
         let of = Arc::clone(&ring);
         // Nobody asks for a shard before the first admission, which knows how many there are.
         let shard_of = move |topic: &str| of.get().map_or(ShardId(0), |ring| ring.shard_of(topic.as_bytes()));
-        let replica = Replica::new(SHARDS_MAX, Box::new(shard_of), limits);
+        let replica = Replica::new(SHARDS_MAX, Arc::new(shard_of), limits);
         let inner = RwLock::new(Inner { replica, waiting: HashMap::new() });
         Self { inner, ring, links, clock, node: OnceLock::new() }
     }
@@ -161,10 +161,9 @@ impl Retained for Arc<Replicated> {
                 if done.is_some() { Ok(Receipt::Later) } else { Ok(Receipt::Done) }
             }
             Ok(None) => Ok(Receipt::Done),
-            Err(SetError::Full(full)) => Err(full),
             // Its publisher gets no answer: the connection ends with this node's place in the cluster.
-            Err(_) if done.is_some() => Ok(Receipt::Later),
-            Err(_) => Err(Full),
+            Err(SetError::NotAMember) if done.is_some() => Ok(Receipt::Later),
+            Err(SetError::NotAMember | SetError::Busy) => Err(Full),
         };
         inner.go_on(self, now);
         receipt

@@ -165,6 +165,12 @@ impl Batch {
         self.bytes.len()
     }
 
+    /// What it counts against bounds on memory: its bytes, and what keeping it takes besides.
+    #[must_use]
+    pub const fn cost(&self) -> usize {
+        self.bytes.len() + COST_BESIDES
+    }
+
     /// What goes over the wire.
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
@@ -194,6 +200,8 @@ fn read_frame<'a>(reader: &mut Reader<'a>, batch: &'a Bytes) -> Result<Frame<'a>
     Frame::read(reader.bytes(len)?, batch)
 }
 
+/// An entry in a queue and in the allocator.
+const COST_BESIDES: usize = 128;
 const VERSION: u8 = 1;
 /// Version and number of frames.
 const HEADER: usize = 5;

@@ -15,7 +15,7 @@ pub struct Sequence(pub u64);
 pub struct Window {
     /// In batches; at least one.
     pub batches: usize,
-    /// In bytes. A single batch may be larger.
+    /// In bytes, as [`Batch::cost`] counts them. A single batch may be larger.
     pub bytes: usize,
 }
 
@@ -29,7 +29,7 @@ pub struct Sender<T> {
     /// The last batch that was taken.
     taken: Sequence,
     sent: usize,
-    /// The sum of the sizes of those on their way, and of all.
+    /// The sum of [`Batch::cost`] of those on their way, and of all.
     sent_bytes: usize,
     queued_bytes: usize,
     window: Window,
@@ -84,7 +84,7 @@ impl<T> Sender<T> {
 
     /// Appends a batch; returns its number. `done` comes back when the batch was taken.
     pub fn enqueue(&mut self, batch: Batch, done: T) -> Sequence {
-        self.queued_bytes += batch.size();
+        self.queued_bytes += batch.cost();
         self.batches.push_back((batch, done));
         self.check();
         self.last()
@@ -98,7 +98,7 @@ impl<T> Sender<T> {
         self.handle_disconnected();
         let received = self.position(resume_after)?;
         self.sent = received;
-        self.sent_bytes = self.batches.iter().take(received).map(|(batch, _)| batch.size()).sum();
+        self.sent_bytes = self.batches.iter().take(received).map(|(batch, _)| batch.cost()).sum();
         self.is_connected = true;
         self.check();
         Ok(())
@@ -120,14 +120,14 @@ impl<T> Sender<T> {
         }
         let (batch, _) = self.batches.get(self.sent)?;
         self.sent += 1;
-        self.sent_bytes += batch.size();
+        self.sent_bytes += batch.cost();
         let transmit = (Sequence(self.taken.0 + self.sent as u64), batch.bytes().clone());
         self.check();
         Some(transmit)
     }
 
     /// The peer has taken everything up to `upto`; appends what belongs to the batches for which that is news to `done`,
-    /// oldest first, and returns their bytes.
+    /// oldest first, and returns what they cost.
     ///
     /// # Errors
     /// It was not sent on this connection.
@@ -139,7 +139,7 @@ impl<T> Sender<T> {
         if count > self.sent {
             return Err(ProtocolError::Invented(upto, Sequence(self.taken.0 + self.sent as u64)));
         }
-        let bytes = self.batches.iter().take(count).map(|(batch, _)| batch.size()).sum();
+        let bytes = self.batches.iter().take(count).map(|(batch, _)| batch.cost()).sum();
         done.extend(self.batches.drain(..count).map(|(_, done)| done));
         self.taken = upto;
         self.sent -= count;
@@ -155,7 +155,7 @@ impl<T> Sender<T> {
         Sequence(self.taken.0 + self.batches.len() as u64)
     }
 
-    /// The bytes of all batches that were not taken.
+    /// What all batches that were not taken cost.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
         self.queued_bytes
@@ -181,7 +181,7 @@ impl<T> Sender<T> {
         assert!(self.sent <= self.batches.len());
         assert!(self.is_connected || self.sent == 0);
         let bytes =
-            |count: usize| self.batches.iter().take(count).map(|(batch, _)| batch.size()).sum::<usize>();
+            |count: usize| self.batches.iter().take(count).map(|(batch, _)| batch.cost()).sum::<usize>();
         assert_eq!(self.sent_bytes, bytes(self.sent), "bytes on their way");
         assert_eq!(self.queued_bytes, bytes(usize::MAX), "bytes in the queue");
     }

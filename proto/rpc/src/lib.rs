@@ -24,3 +24,9 @@ pub mod membership {
 pub mod admin {
     include!("generated/flotilla.admin.v1.rs");
 }
+
+/// Lanes: ordered streams of batches from one member to another.
+#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, clippy::needless_pass_by_value)]
+pub mod lanes {
+    include!("generated/flotilla.lanes.v1.rs");
+}

@@ -8,7 +8,7 @@ use proptest::{collection::vec, prelude::*};
 use crate::{Arrival, Batch, BatchWriter, Frame, ProtocolError, Receiver, Sender, Sequence, Window};
 
 const UNTAKEN_MAX: u64 = 3;
-const WINDOW: Window = Window { batches: 4, bytes: 60 };
+const WINDOW: Window = Window { batches: 4, bytes: 400 };
 
 /// Both ends, what is on its way between them, and what should be and is received.
 #[derive(Debug)]
@@ -178,8 +178,8 @@ proptest! {
 
 #[test]
 fn the_window_bounds_what_is_on_its_way() {
-    let size = batch(1).size();
-    let mut sender = Sender::new(Window { batches: 10, bytes: 2 * size });
+    let cost = batch(1).cost();
+    let mut sender = Sender::new(Window { batches: 10, bytes: 2 * cost });
     for id in 1..=5 {
         sender.enqueue(batch(id), id);
     }
@@ -189,7 +189,7 @@ fn the_window_bounds_what_is_on_its_way() {
         std::iter::from_fn(|| sender.poll_transmit()).map(|(sequence, _)| sequence.0).collect();
     assert_eq!(sent, [1, 2]);
     let mut done = Vec::new();
-    assert_eq!(sender.handle_ack(Sequence(1), &mut done), Ok(size));
+    assert_eq!(sender.handle_ack(Sequence(1), &mut done), Ok(cost));
     assert_eq!(sender.poll_transmit().map(|(sequence, _)| sequence), Some(Sequence(3)));
     assert_eq!(sender.poll_transmit(), None);
     assert_eq!(done, [1]);
