@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -107,6 +107,7 @@ impl Broker {
             metrics: (0..workers).map(|_| Metrics::default()).collect(),
             sockets,
             stubs: Stubs::default(),
+            admin: OnceLock::new(),
             decongested: Notify::new(),
             config,
         });

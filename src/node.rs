@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
+    admin::AdminSource,
     clock::Clock,
     cluster::Cluster,
     config::Config,
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) sockets: Box<[SocketCount]>,
     /// What is left here of sessions that have gone to other nodes.
     pub(crate) stubs: Stubs,
+    /// What operators ask; set once the node is a part of a cluster.
+    pub(crate) admin: OnceLock<Arc<dyn AdminSource>>,
     /// Told when a worker that was congested is no longer.
     pub(crate) decongested: Notify,
 }

@@ -45,7 +45,7 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
     /// Makes this node the only one that serves a client: whoever else does has closed its connection when the future is
     /// ready, and its session is in the answer.
     ///
-    /// Whoever gets an answer calls [`Cluster::attached`] or [`Cluster::release`] with its epoch.
+    /// Whoever gets an answer calls [`Cluster::attached`] or [`Cluster::abandon`] with its tenure.
     ///
     /// # Errors
     /// The reason code of the CONNACK.
@@ -63,7 +63,10 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
     /// A will that the cluster asked for has been published here.
     fn will_published(&self, will: WillId);
 
-    /// The session of a claim is over, or the claim has come to nothing.
+    /// The claim has come to nothing: its connection gets no session.
+    fn abandon(&self, client_id: &ClientId, tenure: Tenure);
+
+    /// The session of a claim is over.
     fn release(&self, client_id: &ClientId, tenure: Tenure);
 
     /// The session of a client that another node has claimed with `epoch` has left this one; `None`: there was none.
@@ -203,6 +206,8 @@ impl Cluster for Alone {
 
     fn will_published(&self, _: WillId) {}
 
+    fn abandon(&self, _: &ClientId, _: Tenure) {}
+
     fn release(&self, _: &ClientId, _: Tenure) {}
 
     fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
@@ -275,6 +280,8 @@ pub(crate) mod tests {
         fn will_dropped(&self, _: &ClientId, _: Tenure) {}
 
         fn will_published(&self, _: WillId) {}
+
+        fn abandon(&self, _: &ClientId, _: Tenure) {}
 
         fn release(&self, _: &ClientId, _: Tenure) {}
 

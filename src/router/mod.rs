@@ -184,6 +184,22 @@ impl Router {
             && self.remote.is_current(generations.remote)
     }
 
+    /// Visits each filter that has subscribers here, and each group.
+    pub(crate) fn for_each_want(&self, visit: &mut dyn FnMut(&TopicFilter, RouteChange)) {
+        for partition in &self.partitions {
+            for (text, subscribers) in partition.tree.read().iter() {
+                if subscribers.has_direct()
+                    && let Ok(filter) = TopicFilter::parse(&text, u16::MAX)
+                {
+                    visit(&filter, RouteChange::First);
+                }
+                for group in subscribers.groups() {
+                    visit(group.filter(), RouteChange::Group);
+                }
+            }
+        }
+    }
+
     /// Filters with at least one subscriber.
     pub(crate) fn len(&self) -> usize {
         self.partitions.iter().map(|partition| partition.tree.read().len()).sum()

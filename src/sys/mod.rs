@@ -1,12 +1,15 @@
 //! `$SYS`: what the broker tells about itself.
 //!
 //! Two dialects at once: `$SYS/brokers/<node>/...` as EMQX has it, and `$SYS/broker/...` as Mosquitto has it. Every
-//! value comes from a counter that is really counted; what is not counted is not published.
+//! value comes from a counter that is really counted; what is not counted is not published. A member of a cluster tells of it
+//! below `$SYS/cluster`.
 
+mod cluster;
 mod events;
 mod load;
 mod tree;
 
+pub(crate) use cluster::publish_changes;
 pub(crate) use events::{ClientEvent, Subject};
 
 use std::{rc::Rc, sync::Arc};

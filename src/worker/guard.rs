@@ -91,6 +91,8 @@ mod tests {
 
         fn will_published(&self, _: WillId) {}
 
+        fn abandon(&self, _: &ClientId, _: Tenure) {}
+
         fn release(&self, _: &ClientId, _: Tenure) {}
 
         fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}

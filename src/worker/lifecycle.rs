@@ -59,7 +59,7 @@ impl Worker {
     pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
         if self.stopping.is_some() {
             self.node.sockets[usize::from(arrival.peer.listener)].leave();
-            self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.tenure);
+            self.node.cluster.abandon(&arrival.accepted.client_id, arrival.claimed.tenure);
             return None;
         }
         if self.is_fenced {
@@ -74,7 +74,6 @@ impl Worker {
             }
             Place::Worker(worker) => {
                 if arrival.hops >= HOPS_MAX {
-                    self.node.cluster.release(&arrival.accepted.client_id, arrival.claimed.tenure);
                     self.refuse_arrival(arrival, ReasonCode::ServerBusy);
                     return None;
                 }
@@ -85,7 +84,10 @@ impl Worker {
                         let adoption = Adoption { stream, peer, accepted, claimed, rest, hops: hops + 1 };
                         self.node.mailboxes[usize::from(worker)].send(Event::Adopt(Box::new(adoption)));
                     }
-                    Err(_) => self.node.sockets[usize::from(listener)].leave(),
+                    Err(_) => {
+                        self.node.sockets[usize::from(listener)].leave();
+                        self.node.cluster.abandon(&accepted.client_id, claimed.tenure);
+                    }
                 }
                 None
             }
@@ -94,6 +96,7 @@ impl Worker {
 
     /// Says in the CONNACK that a connection cannot be served, and closes it.
     fn refuse_arrival(&mut self, arrival: Arrival, reason: ReasonCode) {
+        self.node.cluster.abandon(&arrival.accepted.client_id, arrival.claimed.tenure);
         let refusal = Refusal { version: arrival.accepted.version, reason };
         let mut out = SendBuffer::new();
         refusal.write_connack(out.tail());

@@ -138,6 +138,7 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 
 /// Runs a worker until it is told to stop and its clients have been told.
 pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> io::Result<()> {
+    let tells_of_cluster = id == 0 && node.config.cluster.listen.is_some();
     let publishes_values = id == 0 && node.config.sys.interval.is_some();
     let cell = Rc::new(WorkerCell {
         worker: RefCell::new(Worker::new(node, id)),
@@ -155,6 +156,9 @@ pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Ac
         services.spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
         if publishes_values {
             services.spawn_local(sys::publish_regularly(Rc::clone(&cell)));
+        }
+        if tells_of_cluster {
+            services.spawn_local(sys::publish_changes(Rc::clone(&cell)));
         }
         tokio::select! {
             () = lifecycle::handle_events(&cell) => Ok(()),

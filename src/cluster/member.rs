@@ -1,0 +1,449 @@
+//! This node as a member of a cluster: the parts of `cluster` put together.
+//!
+//! A member lives on a runtime of its own, apart from the workers: Raft, the lanes, the registry. [`Member::open`] makes
+//! what a broker is started with, [`Member::join`] connects it to the broker and lets it find its cluster. From then on
+//! the node's life is that of its lease. When it begins, everything that this node has is told to the cluster anew, and
+//! only then may clients connect. When it is lost, they are disconnected at once: others serve them from here on.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use flotilla_lane::{Batch, LaneId};
+use flotilla_mqtt::{ReasonCode, session::ClientId, topic::TopicFilter};
+use flotilla_raft::meta::{Lease, Meta, Observer, ProposeError};
+use flotilla_registry::{Limits, Registry, Tenure, View, WillId};
+use flotilla_state::{
+    ClusterState, Command, ConnectionEpoch, Effects, Event as StateEvent, Fingerprint, LogIndex,
+    Member as Life, NodeId, Reply, ShardRing,
+};
+use parking_lot::RwLock;
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Receipt,
+    announcer::{Announcement, Announcer, Done, Wants},
+    barriers::Barriers,
+    claims::{Claims, Input},
+    early::EarlyMessages,
+    links::{Control, Links},
+    reports::{Report, Reports},
+    retained::Replicated,
+};
+use crate::{
+    node::Node,
+    router::{Members, RouteChange},
+    worker::Event,
+};
+
+/// This node as a member of a cluster.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(super) me: NodeId,
+    pub(super) state: Arc<RwLock<ClusterState>>,
+    pub(super) lease: Lease,
+    pub(super) meta: Meta,
+    pub(super) links: Arc<Links>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) barriers: Arc<Barriers>,
+    pub(super) announcer: Announcer,
+    pub(super) retained: Arc<Replicated>,
+    pub(super) early: Arc<EarlyMessages>,
+    pub(super) reports: Arc<Reports>,
+    pub(super) node: OnceLock<Arc<Node>>,
+    /// Whether everything that this node has is known to the cluster, so that it may serve.
+    is_up: AtomicBool,
+    /// Told when something of this has changed that operators look at.
+    changed: Notify,
+}
+
+/// How long one try of a proposal may take; it is tried again as long as this node is a member.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a node tells the others what it counts.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a node that has to wait for something without an event looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+impl Member {
+    /// Runs what a member does besides answering, for as long as the node lives.
+    pub(super) async fn announce_changes(self: Arc<Self>) {
+        let wants = NodeWants { member: &self };
+        loop {
+            let announcement = self.announcer.next(&wants).await;
+            let committed = self.propose_routes(&announcement).await;
+            self.announcer.settled(&announcement);
+            if let Some(index) = committed {
+                self.complete_announcement(announcement, index);
+            }
+        }
+    }
+
+    /// Proposes changes until they are committed; `None`: this node's life ended before.
+    async fn propose_routes(&self, announcement: &Announcement) -> Option<LogIndex> {
+        let me = (*self.meta.me().borrow())?;
+        if announcement.changes.is_empty() {
+            // Somebody waits for what is in the log already.
+            return Some(self.state.read().applied());
+        }
+        let command = Command::Routes { member: me, changes: announcement.changes.clone() };
+        loop {
+            match self.meta.propose(command.clone(), Instant::now() + PROPOSE_TIMEOUT).await {
+                Ok((index, Reply::Done)) => return Some(index),
+                Ok((_, reply)) => {
+                    tracing::debug!(?reply, "routes were not taken, this node's life has ended");
+                    return None;
+                }
+                // To add a route twice changes nothing.
+                Err(ProposeError::Refused(error)) => {
+                    tracing::error!(%error, "routes cannot be proposed");
+                    return None;
+                }
+                Err(error) => tracing::debug!(%error, "routes are not committed yet"),
+            }
+            if *self.meta.me().borrow() != Some(me) {
+                return None;
+            }
+        }
+    }
+
+    fn complete_announcement(&self, announcement: Announcement, index: LogIndex) {
+        let Some(node) = self.node.get() else { return };
+        let mut by_worker: Vec<Vec<Completion>> = vec![Vec::new(); node.mailboxes.len()];
+        for done in announcement.done {
+            match done {
+                Done::Session(completion) => by_worker[usize::from(completion.session.worker)].push(completion),
+                Done::Task(sender) => drop(sender.send(index)),
+            }
+        }
+        for (mailbox, completions) in node.mailboxes.iter().zip(by_worker) {
+            if !completions.is_empty() {
+                mailbox.send(Event::Completed(completions, ReasonCode::Success, index));
+            }
+        }
+    }
+
+    /// Lives each life of this node: tells the cluster what it has, then lets clients in.
+    pub(super) async fn live(self: Arc<Self>) {
+        let mut lives = self.meta.me();
+        let mut registry_runs = false;
+        loop {
+            let life = *lives.borrow_and_update();
+            if let Some(me) = life {
+                if !registry_runs {
+                    registry_runs = self.run_registry();
+                }
+                tokio::select! {
+                    () = self.begin(me) => {}
+                    changed = lives.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                }
+            }
+            if lives.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Starts the registry once it is known how many shards there are.
+    fn run_registry(self: &Arc<Self>) -> bool {
+        let Some(shards) = self.state.read().cluster().map(|cluster| cluster.shards) else { return false };
+        let Some(node) = self.node.get().cloned() else { return false };
+        let limits = Limits { claim_timeout: node.config.mqtt.connect_timeout, ..Limits::default() };
+        let registry = Registry::new(limits, ShardRing::new(shards));
+        let (claims, links) = (Arc::clone(&self.claims), Arc::clone(&self.links));
+        let barriers = Arc::clone(&self.barriers);
+        tokio::spawn(async move { claims.run(registry, node, links, barriers).await });
+        true
+    }
+
+    async fn begin(&self, me: Life) {
+        let Some(node) = self.node.get() else { return };
+        let wants = NodeWants { member: self };
+        let committed: oneshot::Receiver<LogIndex> = self.announcer.announce_all(&wants);
+        if committed.await.is_err() {
+            return;
+        }
+        while !self.retained.is_synced() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        while let Err(error) = self.meta.set_up().await {
+            tracing::debug!(%error, "this node is not up yet");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.is_up.store(true, Ordering::Release);
+        for mailbox in &node.mailboxes {
+            mailbox.send(Event::Admit);
+        }
+        tracing::info!(member = %me, "this node is up");
+        self.changed.notify_waiters();
+    }
+
+    /// Tells the others what this node counts.
+    pub(super) async fn report(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(REPORT_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = None;
+        loop {
+            ticks.tick().await;
+            let Some(node) = self.node.get() else { continue };
+            let totals = node.totals();
+            let report = Report { sessions: totals.sessions, connections: totals.connections };
+            let members = self.links.members();
+            // Nothing is said twice, so that an idle cluster is quiet.
+            let said = Some((report, members.clone()));
+            if said == last {
+                continue;
+            }
+            for member in members {
+                self.links.send_control(member, Control::Report, &report.encode());
+            }
+            last = said;
+        }
+    }
+
+    /// Whether this node serves clients.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_up.load(Ordering::Acquire) && self.lease.is_valid(Instant::now())
+    }
+
+    /// Waits until something has changed that operators look at.
+    pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.changed.notified()
+    }
+
+    fn view(state: &ClusterState) -> View {
+        let members = state.nodes().filter_map(flotilla_state::Node::member).collect();
+        View { index: state.applied(), members, placements: state.placements().to_vec() }
+    }
+
+    fn handle_event(&self, event: &StateEvent, state: &ClusterState) {
+        match event {
+            StateEvent::MemberJoined(member) if member.node != self.me => {
+                self.links.joined(*member);
+                self.retained.joined(*member);
+            }
+            StateEvent::MemberEnded(member, why) if member.node != self.me => {
+                tracing::info!(%member, ?why, "the life of a node has ended");
+                self.links.ended(*member);
+                self.retained.ended(*member);
+                self.barriers.handle_ended(*member);
+                self.reports.ended(*member);
+            }
+            StateEvent::Placed(shard) => self.retained.placed(*shard, state),
+            StateEvent::StatusChanged(member, status) => {
+                tracing::info!(%member, ?status, "a node has changed its status");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The observer that the meta group calls; it holds the member once there is one.
+#[derive(Debug, Default)]
+pub(super) struct Watcher(pub(super) OnceLock<Arc<Member>>);
+
+impl Observer for Watcher {
+    fn applied(&self, index: LogIndex, effects: &Effects, state: &ClusterState) {
+        let Some(member) = self.0.get() else { return };
+        let Some(node) = member.node.get() else { return };
+        node.router.remote().note_applied(index, effects);
+        member.barriers.note_applied(index);
+        let mut is_view_new = false;
+        for event in &effects.events {
+            member.handle_event(event, state);
+            is_view_new |= !matches!(event, StateEvent::RoutesChanged { .. } | StateEvent::RoutesReset(_));
+        }
+        if is_view_new {
+            member.claims.put(Input::View(Member::view(state)));
+            member.changed.notify_waiters();
+        }
+    }
+
+    fn restored(&self, state: &ClusterState) {
+        let Some(member) = self.0.get() else { return };
+        let Some(node) = member.node.get() else { return };
+        node.router.remote().note_restored(state.applied());
+        member.barriers.note_applied(state.applied());
+        let others = state.nodes().filter_map(flotilla_state::Node::member);
+        let others: Vec<Life> = others.filter(|other| other.node != member.me).collect();
+        for gone in member.links.members().into_iter().filter(|known| !others.contains(known)) {
+            member.retained.ended(gone);
+            member.barriers.handle_ended(gone);
+            member.reports.ended(gone);
+        }
+        member.links.replace(others.clone());
+        others.into_iter().for_each(|other| member.retained.joined(other));
+        (0..state.placements().len()).filter_map(|shard| u16::try_from(shard).ok()).for_each(|shard| {
+            member.retained.placed(flotilla_state::ShardId(shard), state);
+        });
+        member.claims.put(Input::View(Member::view(state)));
+        member.changed.notify_waiters();
+    }
+
+    fn lease_lost(&self) {
+        let Some(member) = self.0.get() else { return };
+        tracing::warn!("this node has lost its place in the cluster, its clients are disconnected");
+        member.is_up.store(false, Ordering::Release);
+        if let Some(node) = member.node.get() {
+            for mailbox in &node.mailboxes {
+                mailbox.send(Event::Fence(ReasonCode::ServerUnavailable));
+            }
+        }
+        member.links.fenced();
+        member.announcer.clear();
+        member.barriers.clear();
+        member.retained.fenced();
+        member.claims.put(Input::Fenced);
+        member.changed.notify_waiters();
+    }
+
+    fn admitted(&self, me: Life) {
+        let Some(member) = self.0.get() else { return };
+        tracing::info!(member = %me, "this node is a member of the cluster");
+        let state = member.state.read();
+        member.links.admitted(me);
+        member.retained.admitted(me, &state);
+        member.claims.put(Input::Admitted(me));
+        member.claims.put(Input::View(Member::view(&state)));
+    }
+}
+
+impl Cluster for Arc<Member> {
+    fn is_serving(&self) -> bool {
+        self.is_ready()
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
+        if !self.is_ready() {
+            return Box::pin(std::future::ready(Err(ReasonCode::ServerUnavailable)));
+        }
+        let (sender, answer) = oneshot::channel();
+        let client_id = claim.client_id.clone();
+        self.early.expect(&client_id);
+        self.claims.put(Input::Claim(claim, sender));
+        let mut pending = PendingClaim { member: self, client_id, answer: Some(answer) };
+        Box::pin(async move { pending.wait().await })
+    }
+
+    fn attached(&self, client_id: &ClientId, tenure: Tenure) {
+        self.early.done(client_id);
+        self.claims.put(Input::Attached(client_id.clone(), tenure));
+    }
+
+    fn will_delayed(&self, client_id: &ClientId, tenure: Tenure) {
+        self.claims.put(Input::WillDelayed(client_id.clone(), tenure));
+    }
+
+    fn will_dropped(&self, client_id: &ClientId, tenure: Tenure) {
+        self.claims.put(Input::WillDropped(client_id.clone(), tenure));
+    }
+
+    fn will_published(&self, will: WillId) {
+        self.claims.put(Input::WillPublished(will));
+    }
+
+    fn abandon(&self, client_id: &ClientId, tenure: Tenure) {
+        self.early.done(client_id);
+        self.release(client_id, tenure);
+    }
+
+    fn release(&self, client_id: &ClientId, tenure: Tenure) {
+        self.claims.put(Input::Release(client_id.clone(), tenure));
+    }
+
+    fn exported(&self, client_id: &ClientId, epoch: ConnectionEpoch, session: Option<Bytes>) {
+        self.claims.put(Input::Exported(client_id.clone(), epoch, session));
+    }
+
+    fn early(&self, client_id: &ClientId) -> Vec<Early> {
+        self.early.take(client_id)
+    }
+
+    fn settle(&self, client_id: &ClientId, epoch: ConnectionEpoch, routes_at: LogIndex) {
+        self.claims.put(Input::Settle(client_id.clone(), epoch, routes_at));
+    }
+
+    fn stub_ended(&self, client_id: &ClientId, epoch: ConnectionEpoch) {
+        self.claims.put(Input::StubEnded(client_id.clone(), epoch));
+    }
+
+    fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
+        self.announcer.announce(&NodeWants { member: self }, filter, change, done)
+    }
+
+    fn forward(&self, to: NodeId, lane: LaneId, batch: Batch, completions: Vec<Completion>) {
+        self.links.forward(to, lane, batch, completions);
+    }
+
+    fn is_congested(&self, to: NodeId) -> bool {
+        self.links.is_congested(to)
+    }
+}
+
+/// A claim that is waited for. Whoever gives up waiting may have been granted it at the same moment: then it is given back.
+struct PendingClaim<'a> {
+    member: &'a Arc<Member>,
+    client_id: ClientId,
+    answer: Option<oneshot::Receiver<Result<Claimed, ReasonCode>>>,
+}
+
+impl PendingClaim<'_> {
+    async fn wait(&mut self) -> Result<Claimed, ReasonCode> {
+        let Some(answer) = &mut self.answer else { return Err(ReasonCode::ServerUnavailable) };
+        let granted = answer.await.unwrap_or(Err(ReasonCode::ServerUnavailable));
+        if granted.is_ok() {
+            self.answer = None;
+        }
+        granted
+    }
+}
+
+impl Drop for PendingClaim<'_> {
+    fn drop(&mut self) {
+        let Some(mut answer) = self.answer.take() else { return };
+        answer.close();
+        match answer.try_recv() {
+            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, claimed.tenure),
+            _ => self.member.early.done(&self.client_id),
+        }
+    }
+}
+
+/// What the announcer asks of this node.
+struct NodeWants<'a> {
+    member: &'a Member,
+}
+
+impl Wants for NodeWants<'_> {
+    fn fingerprint(&self, filter: &str) -> Fingerprint {
+        self.member.state.read().routes().fingerprint(filter)
+    }
+
+    fn is_committed(&self, fingerprint: Fingerprint) -> bool {
+        self.member.state.read().routes().leads_to(fingerprint, self.member.me)
+    }
+
+    fn members(&self, filter: &str) -> Members {
+        let group = self.member.node.get().and_then(|node| {
+            let filter = TopicFilter::parse(filter, u16::MAX).ok()?;
+            node.router.group(&filter)
+        });
+        group.map(|group| group.members()).unwrap_or_default()
+    }
+
+    fn for_each(&self, visit: &mut dyn FnMut(&TopicFilter, RouteChange)) {
+        if let Some(node) = self.member.node.get() {
+            node.router.for_each_want(visit);
+        }
+    }
+}
