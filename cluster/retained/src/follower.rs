@@ -54,7 +54,7 @@ impl Replica {
     ) -> Result<(), HandleError> {
         match body {
             Body::Update { sequence, origin, request } => {
-                self.handle_update(from, shard, sequence, origin, request)
+                self.handle_update(from, shard, sequence, origin, &request)
             }
             Body::SyncPlan { differing, applied } => self.handle_plan(from, shard, differing, applied, now),
             Body::SyncPage { entries, rest } => {
@@ -98,7 +98,7 @@ impl Replica {
         shard: ShardId,
         sequence: u64,
         origin: Member,
-        request: Request,
+        request: &Request,
     ) -> Result<(), HandleError> {
         if self.content.shard_of(request.change.topic()) != shard {
             return Err(HandleError::Invalid("shard of a topic"));

@@ -50,7 +50,10 @@ impl Registrar {
     /// The next change that all other members have made.
     fn pop_done(&mut self) -> Option<InFlight> {
         let all = self.taken.values().min().copied().unwrap_or(self.sequence);
-        self.in_flight.pop_front_if(|first| first.sequence <= all)
+        if self.in_flight.front()?.sequence > all {
+            return None;
+        }
+        self.in_flight.pop_front()
     }
 
     pub(crate) fn check_invariants(&self, members: &BTreeSet<Member>) {
