@@ -119,8 +119,8 @@ impl Store {
                 break;
             }
             let Some(Reverse((at, topic))) = self.expiries.pop() else { break };
-            if self.topics.value(&topic).is_some_and(|message| message.expires_at == Some(at)) {
-                let message = self.remove(&topic).expect("it was there a line ago");
+            let is_due = self.topics.value(&topic).is_some_and(|message| message.expires_at == Some(at));
+            if is_due && let Some(message) = self.remove(&topic) {
                 removed(&message);
                 count += 1;
             }
