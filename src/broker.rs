@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
-    cluster::{Alone, Cluster},
+    cluster::{Alone, Candidate, Cluster, ClusterError, Seated},
     config::{Config, Listener},
     listener,
     metrics::Metrics,
@@ -35,11 +35,13 @@ pub struct BrokerHandle {
     node: Arc<Node>,
     listeners: Vec<(String, SocketAddr)>,
     workers: Vec<JoinHandle<io::Result<()>>>,
+    seated: Option<Seated>,
 }
 
 /// What a broker knows the rest of its cluster by.
 #[derive(Debug)]
 pub(crate) struct Seat {
+    pub(crate) clock: Clock,
     pub(crate) cluster: Box<dyn Cluster>,
     pub(crate) routes: RemoteRoutes,
     pub(crate) retained: Box<dyn Retained>,
@@ -61,6 +63,9 @@ pub enum StartError {
     /// No listener is enabled.
     #[error("no listener is enabled: there would be no way to connect")]
     NoListener,
+    /// The node cannot take part in a cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The system does not give us another thread, or what a thread needs.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -70,13 +75,20 @@ pub enum StartError {
 const STOP_POLL: Duration = Duration::from_millis(10);
 
 impl Broker {
-    /// Starts a broker and returns when it listens. Its threads are its own: no runtime is needed.
+    /// Starts a broker and returns when it listens. Its threads are its own: no runtime is needed. A member of a cluster
+    /// serves clients when it has found the cluster: see [`BrokerHandle::is_ready`].
     ///
     /// # Errors
     /// A listener cannot be opened, or the system is out of threads.
     pub fn start(config: Config) -> Result<BrokerHandle, StartError> {
-        let retained = Box::new(MemoryRetained::new(&config.retained));
-        Self::start_in(config, Seat { cluster: Box::new(Alone), routes: RemoteRoutes::none(), retained })
+        let Some(listen) = config.cluster.listen.clone() else {
+            let seat = Seat::alone(&config);
+            return Self::start_in(config, seat);
+        };
+        let (candidate, seat) = Candidate::open(&config, &listen)?;
+        let mut handle = Self::start_in(config, seat)?;
+        handle.seated = Some(candidate.join(&handle.node));
+        Ok(handle)
     }
 
     /// Starts a broker that takes a seat in a cluster.
@@ -98,7 +110,7 @@ impl Broker {
         let sockets = enabled.values().map(|listener| SocketCount::new(listener.max_connections)).collect();
         let node = Arc::new(Node {
             limits: Arc::new(config.limits()),
-            clock: Clock::start(),
+            clock: seat.clock,
             router: Router::new(workers, config.mqtt.overlap, config.shared.strategy).with_remote(seat.routes),
             registry: Registry::new(),
             retained: seat.retained,
@@ -111,7 +123,7 @@ impl Broker {
             decongested: Notify::new(),
             config,
         });
-        let mut handle = BrokerHandle { node, listeners, workers: Vec::new() };
+        let mut handle = BrokerHandle { node, listeners, workers: Vec::new(), seated: None };
         for (id, acceptors) in (0u16..).zip(acceptors) {
             let node = Arc::clone(&handle.node);
             let thread = thread::Builder::new().name(format!("worker-{id}"));
@@ -130,7 +142,27 @@ impl Broker {
     }
 }
 
+impl Seat {
+    /// That of a node without a cluster.
+    fn alone(config: &Config) -> Self {
+        let retained = Box::new(MemoryRetained::new(&config.retained));
+        Self { clock: Clock::start(), cluster: Box::new(Alone), routes: RemoteRoutes::none(), retained }
+    }
+}
+
 impl BrokerHandle {
+    /// Whether clients are served: a member of a cluster has to be admitted and to have caught up.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.seated.as_ref().is_none_or(|seated| seated.member().is_ready())
+    }
+
+    /// Whether the node has left its cluster for good, so that it has nothing to do any more.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.seated.as_ref().is_some_and(|seated| seated.member().has_left())
+    }
+
     /// What its workers share.
     #[cfg(test)]
     pub(crate) fn node(&self) -> &Node {
@@ -146,6 +178,9 @@ impl BrokerHandle {
     /// Stops: tells every client (0x8B to those that speak 5.0) and waits for them to read it, at most for `grace`.
     /// Returns whether all workers ended in time.
     pub fn stop(self, grace: Duration) -> bool {
+        if let Some(seated) = &self.seated {
+            seated.hand_over();
+        }
         for mailbox in &self.node.mailboxes {
             mailbox.send(Event::Stop(ReasonCode::ServerShuttingDown));
         }
@@ -153,7 +188,11 @@ impl BrokerHandle {
         while self.workers.iter().any(|worker| !worker.is_finished()) && Instant::now() < deadline {
             thread::sleep(STOP_POLL);
         }
-        self.workers.iter().all(JoinHandle::is_finished)
+        let in_time = self.workers.iter().all(JoinHandle::is_finished);
+        if let Some(seated) = self.seated {
+            seated.leave();
+        }
+        in_time
     }
 
     /// Whether a worker has ended on its own, which it does only when something is badly wrong.

@@ -26,3 +26,4 @@ pub mod telemetry;
 mod worker;
 
 pub use broker::{Broker, BrokerHandle, StartError};
+pub use cluster::ClusterError;

@@ -74,12 +74,13 @@ fn serve(config: Config, stop_with_stdin: bool) -> Result<Ending, Box<dyn std::e
     let (name, grace, auth) = (config.node.name.clone(), config.node.shutdown_grace, config.auth.clone());
     let broker = Broker::start(config)?;
     warn_of_open_doors(&auth, broker.listeners());
-    announce(broker.listeners(), &name);
-    Ok(runtime.block_on(run_until_stopped(broker, &mut signals, input.as_mut(), grace)))
+    announce_listeners(broker.listeners());
+    Ok(runtime.block_on(run_until_stopped(broker, &name, &mut signals, input.as_mut(), grace)))
 }
 
 async fn run_until_stopped(
     broker: BrokerHandle,
+    name: &str,
     signals: &mut Signals,
     input: Option<&mut oneshot::Receiver<()>>,
     grace: Duration,
@@ -92,6 +93,7 @@ async fn run_until_stopped(
     };
     tokio::pin!(input_ended);
     let mut health = time::interval(HEALTH_INTERVAL);
+    let mut is_announced = false;
     loop {
         tokio::select! {
             number = signals.next() => {
@@ -102,9 +104,19 @@ async fn run_until_stopped(
                 info!(grace = ?grace, "stopping, for standard input has ended");
                 break;
             }
-            _ = health.tick() => if broker.has_failed() {
-                error!("a worker ended on its own, which leaves its clients unserved");
-                return Ending::Failed;
+            _ = health.tick() => {
+                if broker.has_failed() {
+                    error!("a worker ended on its own, which leaves its clients unserved");
+                    return Ending::Failed;
+                }
+                if broker.has_left() {
+                    info!("this node has left its cluster, stopping");
+                    break;
+                }
+            }
+            () = time::sleep(READY_INTERVAL), if !is_announced => if broker.is_ready() {
+                announce_ready(name);
+                is_announced = true;
             },
         }
     }
@@ -146,11 +158,17 @@ fn watch_stdin() -> io::Result<oneshot::Receiver<()>> {
 }
 
 /// Says what listens where. Whoever started us may wait for these lines, but need not.
-fn announce(listeners: &[(String, SocketAddr)], node: &str) {
-    let lines =
-        listeners.iter().try_for_each(|(name, addr)| say(format_args!("listener {name}: mqtt on {addr}")));
-    let lines = lines.and_then(|()| say(format_args!("flotilla {VERSION} ready, node {node}")));
-    if let Err(error) = lines {
+fn announce_listeners(listeners: &[(String, SocketAddr)]) {
+    say_if_read(listeners.iter().try_for_each(|(name, addr)| say(format_args!("listener {name}: mqtt on {addr}"))));
+}
+
+/// Says that clients are served: at once, or when a member of a cluster has found it.
+fn announce_ready(node: &str) {
+    say_if_read(say(format_args!("flotilla {VERSION} ready, node {node}")));
+}
+
+fn say_if_read(said: io::Result<()>) {
+    if let Err(error) = said {
         debug!(%error, "nobody reads standard output");
     }
 }
@@ -178,5 +196,7 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// How soon a broker that has become ready says so.
+const READY_INTERVAL: Duration = Duration::from_millis(20);
 /// How often the workers are looked after.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);

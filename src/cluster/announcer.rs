@@ -152,11 +152,6 @@ impl Announcer {
             queue.settle(*fingerprint);
         }
     }
-
-    /// Changes that wait.
-    pub(super) fn len(&self) -> usize {
-        self.queue.lock().items.len()
-    }
 }
 
 impl Queue {

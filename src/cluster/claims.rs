@@ -16,7 +16,7 @@ use flotilla_state::{ConnectionEpoch, LogIndex, Member};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{BoxFuture, Claim, Claimed, barriers::Barriers, links::Links};
+use super::{Claim, Claimed, barriers::Barriers, links::Links};
 use crate::{
     node::Node,
     router::SessionRef,
@@ -70,13 +70,6 @@ impl Claims {
     pub(super) fn put(&self, input: Input) {
         self.inputs.lock().push_back(input);
         self.wake.notify_one();
-    }
-
-    /// Asks for a client identifier.
-    pub(super) fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
-        let (sender, answer) = oneshot::channel();
-        self.put(Input::Claim(claim, sender));
-        Box::pin(async move { answer.await.unwrap_or(Err(ReasonCode::ServerUnavailable)) })
     }
 
     /// Runs the registry, for ever.

@@ -48,6 +48,10 @@ pub(super) struct Inbox {
     pub(super) desks: [Mutex<Desk>; LANES as usize],
 }
 
+/// The inbox as the lanes call it.
+#[derive(Debug)]
+pub(super) struct Events(pub(super) Arc<Inbox>);
+
 /// Where one lane is worked off.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
@@ -197,16 +201,16 @@ impl Desk {
     }
 }
 
-impl LaneEvents for Arc<Inbox> {
+impl LaneEvents for Events {
     type Done = Vec<Completion>;
 
     fn taken(&self, _: Member, _: LaneId, done: Vec<Completion>) {
-        self.links.complete(done);
+        self.0.links.complete(done);
     }
 
     fn received(&self, from: Member, lane: LaneId, batch: LaneBatch, receipt: Receipt) {
-        let Some(node) = self.node.get() else { return };
-        self.handle(node, from, lane, &batch);
+        let Some(node) = self.0.node.get() else { return };
+        self.0.handle(node, from, lane, &batch);
         if node.mailboxes.iter().any(crate::worker::Mailbox::is_congested) {
             let node = Arc::clone(node);
             tokio::spawn(async move {
@@ -223,13 +227,13 @@ impl LaneEvents for Arc<Inbox> {
     }
 
     fn decongested(&self, _: Member) {
-        self.links.note_decongested();
-        if let Some(node) = self.node.get() {
+        self.0.links.note_decongested();
+        if let Some(node) = self.0.node.get() {
             node.note_decongested();
         }
     }
 
     fn may_acknowledge(&self) -> bool {
-        self.lease.is_valid(std::time::Instant::now())
+        self.0.lease.is_valid(std::time::Instant::now())
     }
 }

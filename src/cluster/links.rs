@@ -12,7 +12,7 @@ use flotilla_raft::lanes::{Lanes, Sent, Untaken};
 use flotilla_state::{LogIndex, Member, NodeId};
 use parking_lot::RwLock;
 
-use super::{Completion, inbox::Inbox};
+use super::{Completion, inbox::Events};
 use crate::{
     node::Node,
     worker::Event,
@@ -21,7 +21,7 @@ use crate::{
 /// The lanes to the other nodes, and who they are.
 #[derive(Debug)]
 pub(super) struct Links {
-    lanes: OnceLock<Lanes<Arc<Inbox>>>,
+    lanes: OnceLock<Lanes<Events>>,
     node: OnceLock<Arc<Node>>,
     /// The other nodes in their present lives.
     members: RwLock<Vec<Member>>,
@@ -55,7 +55,7 @@ impl Links {
     }
 
     /// Gives it what could not be made before it.
-    pub(super) fn connect(&self, lanes: Lanes<Arc<Inbox>>, node: Arc<Node>) {
+    pub(super) fn connect(&self, lanes: Lanes<Events>, node: Arc<Node>) {
         self.lanes.set(lanes).expect("it is connected once");
         self.node.set(node).expect("it is connected once");
     }
@@ -109,6 +109,11 @@ impl Links {
         if let Some(lanes) = self.lanes.get() {
             drop(lanes.fenced());
         }
+    }
+
+    /// Whether the other nodes have everything that was sent to them.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.lanes.get().is_none_or(|lanes| lanes.queued_bytes().iter().all(|(_, bytes)| *bytes == 0))
     }
 
     pub(super) fn is_congested(&self, to: NodeId) -> bool {

@@ -6,7 +6,6 @@
 //! only then may clients connect. When it is lost, they are disconnected at once: others serve them from here on.
 
 use std::{
-    future::Future,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +23,7 @@ use flotilla_state::{
     Member as Life, NodeId, Reply, ShardRing,
 };
 use parking_lot::RwLock;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     BoxFuture, Claim, Claimed, Cluster, Completion, Early, Receipt,
@@ -58,9 +57,9 @@ pub(crate) struct Member {
     pub(super) reports: Arc<Reports>,
     pub(super) node: OnceLock<Arc<Node>>,
     /// Whether everything that this node has is known to the cluster, so that it may serve.
-    is_up: AtomicBool,
-    /// Told when something of this has changed that operators look at.
-    changed: Notify,
+    pub(super) is_up: AtomicBool,
+    /// Whether this node has left the cluster for good.
+    pub(super) has_left: AtomicBool,
 }
 
 /// How long one try of a proposal may take; it is tried again as long as this node is a member.
@@ -71,8 +70,18 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Member {
-    /// Runs what a member does besides answering, for as long as the node lives.
-    pub(super) async fn announce_changes(self: Arc<Self>) {
+    /// Lets the node find its cluster, and does what a member does besides answering, for ever.
+    pub(super) async fn run(self: Arc<Self>) {
+        let Some(node) = self.node.get().cloned() else { return };
+        self.meta.run();
+        let (barriers, links) = (Arc::clone(&self.barriers), Arc::clone(&self.links));
+        tokio::spawn(async move { barriers.run(&node, &links).await });
+        tokio::spawn(Arc::clone(&self).announce_changes());
+        tokio::spawn(Arc::clone(&self).report());
+        self.live().await;
+    }
+
+    async fn announce_changes(self: Arc<Self>) {
         let wants = NodeWants { member: &self };
         loop {
             let announcement = self.announcer.next(&wants).await;
@@ -129,7 +138,7 @@ impl Member {
     }
 
     /// Lives each life of this node: tells the cluster what it has, then lets clients in.
-    pub(super) async fn live(self: Arc<Self>) {
+    async fn live(self: Arc<Self>) {
         let mut lives = self.meta.me();
         let mut registry_runs = false;
         loop {
@@ -176,7 +185,7 @@ impl Member {
         while !self.retained.is_synced() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        while let Err(error) = self.meta.set_up().await {
+        while let Err(error) = self.meta.set_up(Instant::now() + PROPOSE_TIMEOUT).await {
             tracing::debug!(%error, "this node is not up yet");
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -185,11 +194,10 @@ impl Member {
             mailbox.send(Event::Admit);
         }
         tracing::info!(member = %me, "this node is up");
-        self.changed.notify_waiters();
     }
 
     /// Tells the others what this node counts.
-    pub(super) async fn report(self: Arc<Self>) {
+    async fn report(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(REPORT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last = None;
@@ -216,9 +224,9 @@ impl Member {
         self.is_up.load(Ordering::Acquire) && self.lease.is_valid(Instant::now())
     }
 
-    /// Waits until something has changed that operators look at.
-    pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
-        self.changed.notified()
+    /// Whether this node has left the cluster for good.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Acquire)
     }
 
     fn view(state: &ClusterState) -> View {
@@ -252,6 +260,13 @@ impl Member {
 #[derive(Debug, Default)]
 pub(super) struct Watcher(pub(super) OnceLock<Arc<Member>>);
 
+impl Watcher {
+    /// Tells the member what was applied before it was there to be told.
+    pub(super) fn catch_up(&self, member: &Member) {
+        self.restored(&member.state.read());
+    }
+}
+
 impl Observer for Watcher {
     fn applied(&self, index: LogIndex, effects: &Effects, state: &ClusterState) {
         let Some(member) = self.0.get() else { return };
@@ -265,7 +280,6 @@ impl Observer for Watcher {
         }
         if is_view_new {
             member.claims.put(Input::View(Member::view(state)));
-            member.changed.notify_waiters();
         }
     }
 
@@ -287,7 +301,6 @@ impl Observer for Watcher {
             member.retained.placed(flotilla_state::ShardId(shard), state);
         });
         member.claims.put(Input::View(Member::view(state)));
-        member.changed.notify_waiters();
     }
 
     fn lease_lost(&self) {
@@ -304,7 +317,6 @@ impl Observer for Watcher {
         member.barriers.clear();
         member.retained.fenced();
         member.claims.put(Input::Fenced);
-        member.changed.notify_waiters();
     }
 
     fn admitted(&self, me: Life) {

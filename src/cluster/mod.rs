@@ -3,6 +3,7 @@
 //! A worker never waits for other nodes: what may take time is answered at once or later, through the [`Completion`] that
 //! went with it. [`Alone`] is a node without a cluster; `member` is one in it.
 
+mod admin;
 mod announcer;
 mod barriers;
 mod claims;
@@ -12,6 +13,7 @@ mod links;
 mod member;
 mod reports;
 mod retained;
+mod seat;
 
 use std::{
     future::Future,
@@ -34,6 +36,8 @@ use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 use tokio::sync::Notify;
 
 pub(crate) use early::Early;
+pub use seat::ClusterError;
+pub(crate) use seat::{Candidate, Seated};
 
 use crate::router::{RouteChange, SessionRef};
 
@@ -247,6 +251,7 @@ pub(crate) mod tests {
     use crate::{
         Broker, BrokerHandle,
         broker::Seat,
+        clock::Clock,
         config::Config,
         retained::MemoryRetained,
         router::RemoteRoutes,
@@ -334,7 +339,8 @@ pub(crate) mod tests {
             state.apply(LogIndex(index), command);
         }
         let routes = RemoteRoutes::of(Arc::new(RwLock::new(state)), NodeId(1));
-        Seat { cluster, routes, retained: Box::new(MemoryRetained::new(&config.retained)) }
+        let retained = Box::new(MemoryRetained::new(&config.retained));
+        Seat { clock: Clock::start(), cluster, routes, retained }
     }
 
     fn start(refuses: bool) -> (BrokerHandle, Receiver<Completion>, TcpStream) {

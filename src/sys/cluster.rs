@@ -47,6 +47,7 @@ fn values(status: &ClusterStatusReply) -> BTreeMap<String, String> {
     put("id", status.cluster_id.clone());
     put("leader", name_of(status.leader));
     put("term", status.term.to_string());
+    put("apply_lag", status.committed.saturating_sub(status.applied).to_string());
     put("quorum", status.quorum.to_string());
     put("partition_suspected", status.partition_suspected.to_string());
     put("ready", status.ready.to_string());

@@ -463,6 +463,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 Event::Redispatch(filter, message) => {
                     cell.with(|worker| worker.redispatch_lost(&filter, &message));
                 }
+                Event::Clients(query) => cell.with(|worker| worker.list_clients(query)),
                 Event::Fence(reason) => cell.with(|worker| worker.fence(reason)),
                 Event::Admit => cell.with(|worker| worker.is_fenced = false),
                 Event::Decongested => cell.with(Worker::end_congestion),

@@ -15,8 +15,9 @@ use flotilla_mqtt::{
 };
 use flotilla_registry::WillId;
 use flotilla_state::LogIndex;
+use flotilla_rpc::admin::Client;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::{Source, connection::Peer, transfer::Order};
 use crate::{
@@ -51,6 +52,8 @@ pub(crate) enum Event {
     Will(WillId, Arc<flotilla_mqtt::Message>),
     /// Give a message of a shared subscription, which another node did not take, to another member.
     Redispatch(Box<str>, Arc<flotilla_mqtt::Message>),
+    /// Tell of clients, for an operator.
+    Clients(ClientsQuery),
     /// This node has lost its place in the cluster: close every connection with this reason.
     Fence(ReasonCode),
     /// It has a place again.
@@ -59,6 +62,23 @@ pub(crate) enum Event {
     Decongested,
     /// Close every connection with this reason and end.
     Stop(ReasonCode),
+}
+
+/// A page of the clients of a worker, from a slot on.
+#[derive(Debug)]
+pub(crate) struct ClientsQuery {
+    /// Only client identifiers that begin so.
+    pub(crate) prefix: Arc<str>,
+    pub(crate) from_slot: u32,
+    pub(crate) answer: oneshot::Sender<ClientsPage>,
+}
+
+/// The answer to a [`ClientsQuery`].
+#[derive(Debug)]
+pub(crate) struct ClientsPage {
+    pub(crate) clients: Vec<Client>,
+    /// Where the next page begins.
+    pub(crate) next_slot: Option<u32>,
 }
 
 /// A connection on its way to the worker that has its session.
@@ -147,11 +167,11 @@ impl Mailbox {
 }
 
 impl Batch {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         message: &Transit<'_>,
         source: Source,

@@ -17,6 +17,7 @@ mod guard;
 mod lifecycle;
 mod link;
 mod mailbox;
+mod list;
 mod opening;
 mod publish;
 mod sessions;
@@ -26,7 +27,7 @@ mod transfer;
 
 pub(crate) use connection::Peer;
 pub(crate) use delivery::TRIES_MAX;
-pub(crate) use mailbox::{Batch, Event, Mailbox, Receivers};
+pub(crate) use mailbox::{Batch, ClientsPage, ClientsQuery, Event, Mailbox, Receivers};
 pub(crate) use opening::spawn as serve;
 pub(crate) use transfer::{Export, Order};
 
@@ -193,7 +194,7 @@ impl Worker {
             properties: Vec::new(),
             random: Random::new(),
             stopping: None,
-            is_fenced: false,
+            is_fenced: node.config.cluster.listen.is_some(),
             next_link: 0,
             closing: Vec::new(),
             closer: None,

@@ -124,6 +124,11 @@ impl Sessions {
         self.slots[slot as usize].epoch
     }
 
+    /// How many slots there are, taken or not.
+    pub(super) fn slots(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
     /// The slots that are taken.
     pub(super) fn occupied(&self) -> impl Iterator<Item = u32> + '_ {
         (0u32..).zip(&self.slots).filter(|(_, place)| place.entry.is_some()).map(|(slot, _)| slot)

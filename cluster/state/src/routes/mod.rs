@@ -86,6 +86,16 @@ impl Routes {
         self.exact.nodes(fingerprint).contains(&node)
     }
 
+    /// Visits each filter with wildcards and the nodes that want what matches it, in no particular order.
+    pub fn for_each_wildcard(&self, mut visit: impl FnMut(&str, &[NodeId])) {
+        self.wildcard.iter().for_each(|route| visit(&route.filter, &route.nodes));
+    }
+
+    /// Visits each shared subscription, in no particular order.
+    pub fn for_each_group(&self, visit: impl FnMut(&Arc<GroupRoute>)) {
+        self.groups.iter().for_each(visit);
+    }
+
     /// How many routes lead to a node.
     pub fn count(&self, node: NodeId) -> RouteCount {
         self.counts.get(&node).copied().unwrap_or_default()

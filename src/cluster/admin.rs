@@ -1,0 +1,232 @@
+//! What a member tells operators, and does for them.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use flotilla_mqtt::session::ClientId;
+use flotilla_raft::meta::{ChangeError, MetaStatus, ProposeError};
+use flotilla_rpc::admin::{Client, ClusterStatusReply, Node as NodeReply, Route, RouteTarget, Shard};
+use flotilla_state::{ClusterState, GroupRoute, Node, NodeId, Role, Status};
+use futures_util::stream;
+use tokio::sync::oneshot;
+
+use super::{member::Member, reports::Report};
+use crate::{
+    admin::{AdminError, AdminSource, BoxFuture, BoxStream},
+    worker::{ClientsPage, ClientsQuery, Event, Order},
+};
+
+/// How the source of a broker's [`crate::admin::server`] sees a member.
+#[derive(Debug)]
+pub(super) struct Overview(pub(super) Arc<Member>);
+
+impl Overview {
+    fn node(&self, node: &Node, state: &ClusterState, meta: &MetaStatus) -> NodeReply {
+        let routes = state.routes().count(node.id);
+        let report = node.member().and_then(|member| self.report(member));
+        let registrar_of =
+            state.placements().iter().filter(|placement| placement.registrar() == Some(node.id)).count();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        NodeReply {
+            id: node.id.0,
+            name: node.name.to_string(),
+            role: role_name(node.role).to_owned(),
+            status: status_name(node.status).to_owned(),
+            incarnation: node.incarnation.0,
+            address: node.address.to_string(),
+            client_addresses: node.client_addresses.iter().map(ToString::to_string).collect(),
+            version: node.version.to_string(),
+            voter: meta.group.voters.contains(&node.id.0),
+            leader: meta.leader == Some(node.id),
+            lag: meta.lag.get(&node.id).copied().flatten(),
+            exact_routes: count(routes.exact),
+            wildcard_routes: count(routes.wildcard),
+            shared_groups: count(routes.groups),
+            registrar_of: u32::try_from(registrar_of).unwrap_or(u32::MAX),
+            sessions: report.map(|report| report.sessions),
+            connections: report.map(|report| report.connections),
+        }
+    }
+
+    fn report(&self, member: flotilla_state::Member) -> Option<Report> {
+        if member.node != self.0.me {
+            return self.0.reports.of(member);
+        }
+        let totals = self.0.node.get()?.totals();
+        Some(Report { sessions: totals.sessions, connections: totals.connections })
+    }
+
+    fn not_ready_because(&self, meta: &MetaStatus) -> String {
+        if self.0.is_ready() {
+            return String::new();
+        }
+        match (meta.leader, *self.0.meta.me().borrow()) {
+            (None, _) => "no leader is known".to_owned(),
+            (_, None) => "this node is not admitted".to_owned(),
+            (_, Some(_)) => "this node has not caught up with the cluster".to_owned(),
+        }
+    }
+}
+
+impl AdminSource for Overview {
+    fn status(&self) -> ClusterStatusReply {
+        let meta = self.0.meta.status();
+        let state = self.0.state.read();
+        let cluster = state.cluster();
+        ClusterStatusReply {
+            cluster_name: cluster.map(|cluster| cluster.name.to_string()).unwrap_or_default(),
+            cluster_id: cluster.map(|cluster| format!("{:032x}", cluster.id)).unwrap_or_default(),
+            this_node: self.0.me.0,
+            leader: meta.leader.map_or(0, |leader| leader.0),
+            term: meta.group.term,
+            committed: meta.group.committed.unwrap_or(0),
+            applied: meta.group.applied.unwrap_or(0),
+            quorum: meta.quorum,
+            partition_suspected: meta.partition_suspected,
+            ready: self.0.is_ready(),
+            not_ready_because: self.not_ready_because(&meta),
+            shards: cluster.map_or(0, |cluster| cluster.shards.into()),
+            replicas: cluster.map_or(0, |cluster| cluster.replicas.into()),
+            nodes: state.nodes().map(|node| self.node(node, &state, &meta)).collect(),
+        }
+    }
+
+    fn shards(&self) -> Vec<Shard> {
+        let state = self.0.state.read();
+        let shard = |(number, placement): (u32, &flotilla_state::Placement)| Shard {
+            shard: number,
+            epoch: placement.epoch.0,
+            nodes: placement.nodes.iter().map(|node| node.0).collect(),
+        };
+        (0..).zip(state.placements()).map(shard).collect()
+    }
+
+    fn clients(&self, prefix: String) -> BoxStream<Client> {
+        let (member, prefix) = (Arc::clone(&self.0), Arc::<str>::from(prefix));
+        let pages = stream::unfold(Some((0, 0)), move |place| {
+            let (member, prefix) = (Arc::clone(&member), Arc::clone(&prefix));
+            async move {
+                let (worker, from_slot) = place?;
+                let node = member.node.get()?;
+                let (answer, page) = oneshot::channel();
+                let query = ClientsQuery { prefix, from_slot, answer };
+                node.mailboxes.get(worker)?.send(Event::Clients(query));
+                let ClientsPage { clients, next_slot } = page.await.ok()?;
+                let next = match next_slot {
+                    Some(slot) => (worker, slot),
+                    None => (worker + 1, 0),
+                };
+                Some((stream::iter(clients), Some(next)))
+            }
+        });
+        Box::pin(futures_util::StreamExt::flatten(pages))
+    }
+
+    fn kick(&self, client_id: String) -> BoxFuture<'_, Result<bool, AdminError>> {
+        Box::pin(async move {
+            let client_id = ClientId::new(&client_id);
+            let found = client_id.zip(self.0.node.get()).and_then(|(client_id, node)| {
+                let session = node.registry.find(&client_id)?;
+                let order = Order::Kick { client_id };
+                node.mailboxes[usize::from(session.worker)].send(Event::Transfer(order));
+                Some(())
+            });
+            Ok(found.is_some())
+        })
+    }
+
+    fn routes(&self, topic: Option<String>) -> BoxStream<Route> {
+        let state = self.0.state.read();
+        let routes = state.routes();
+        let mut found = Vec::new();
+        match topic {
+            Some(topic) => {
+                let mut nodes = Vec::new();
+                routes.matches(&topic, |node| nodes.push(node), |group| found.push(group_route(group)));
+                if !nodes.is_empty() {
+                    found.insert(0, Route { filter: String::new(), targets: targets(nodes) });
+                }
+            }
+            None => {
+                routes.for_each_wildcard(|filter, nodes| {
+                    let targets = targets(nodes.iter().copied());
+                    found.push(Route { filter: filter.to_owned(), targets });
+                });
+                routes.for_each_group(|group| found.push(group_route(group)));
+            }
+        }
+        Box::pin(stream::iter(found))
+    }
+
+    fn drain(&self) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(async {
+            match self.0.meta.drain(deadline()).await {
+                Ok(_) => Ok(()),
+                Err(ProposeError::Unknown(reason)) => Err(AdminError::Unknown(reason)),
+                Err(error) => Err(AdminError::Unavailable(error.to_string())),
+            }
+        })
+    }
+
+    fn leave(&self) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(async {
+            self.0.meta.leave(deadline()).await.map_err(refused)?;
+            self.0.has_left.store(true, Ordering::Release);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, node: String) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(async move {
+            let by_name = self.0.state.read().nodes().find(|known| *known.name == *node).map(|known| known.id);
+            let by_id = || u64::from_str_radix(&node, 16).ok().map(NodeId);
+            let by_id = || by_id().filter(|id| self.0.state.read().node(*id).is_some());
+            let Some(id) = by_name.or_else(by_id) else { return Err(AdminError::NotFound(format!("node {node}"))) };
+            self.0.meta.remove(id, deadline()).await.map_err(refused)
+        })
+    }
+}
+
+fn targets(nodes: impl IntoIterator<Item = NodeId>) -> Vec<RouteTarget> {
+    nodes.into_iter().map(|node| RouteTarget { node: node.0, online: 0, away: 0 }).collect()
+}
+
+fn group_route(group: &Arc<GroupRoute>) -> Route {
+    let target = |members: &flotilla_state::GroupMembers| RouteTarget {
+        node: members.node.0,
+        online: members.online,
+        away: members.away,
+    };
+    Route { filter: group.filter.to_string(), targets: group.members.iter().map(target).collect() }
+}
+
+fn refused(error: ChangeError) -> AdminError {
+    match error {
+        ChangeError::Refused(reason) => AdminError::Refused(reason),
+        ChangeError::Timeout(reason) => AdminError::Unknown(reason),
+        ChangeError::NotAdmitted => AdminError::Unavailable(error.to_string()),
+    }
+}
+
+/// How long an operator waits for a change of the cluster.
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Core => "core",
+        Role::Edge => "edge",
+    }
+}
+
+fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Joining => "joining",
+        Status::Up => "up",
+        Status::Draining => "draining",
+        Status::Down => "down",
+    }
+}

@@ -1,0 +1,288 @@
+//! How a node takes its seat in a cluster, and leaves it.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use flotilla_raft::{
+    lanes::{LaneOptions, Lanes, lane_channel},
+    meta::{Meta, MetaError, MetaOptions, Services, Storage},
+    peers::{Class, Discovery, Peers, Secret, ServeOptions, TcpConnector, serve},
+};
+use flotilla_state::{Command, NodeId, Role};
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, runtime::Runtime};
+
+use super::{
+    admin::Overview,
+    announcer::Announcer,
+    barriers::Barriers,
+    claims::Claims,
+    early::EarlyMessages,
+    inbox::{Events, Inbox},
+    links::Links,
+    member::{Member, Watcher},
+    reports::Reports,
+    retained::Replicated,
+};
+use crate::{
+    admin,
+    broker::Seat,
+    clock::Clock,
+    config::{self, Config},
+    node::Node,
+    router::RemoteRoutes,
+};
+
+/// A node that has opened what it needs for its cluster and is not connected to its broker yet.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    runtime: Runtime,
+    member: Arc<Member>,
+    watcher: Arc<Watcher>,
+    inbox: Arc<Inbox>,
+    lanes: Lanes<Events>,
+    services: Services,
+    listener: TcpListener,
+}
+
+/// A node in its cluster. Dropping it ends its part in the cluster at once.
+#[derive(Debug)]
+pub(crate) struct Seated {
+    runtime: Runtime,
+    member: Arc<Member>,
+}
+
+/// Why a node cannot take part in a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The address for other nodes cannot be had.
+    #[error("cluster.listen: cannot listen on {address}: {source}")]
+    Listen {
+        /// What the configuration asks for.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system does not give us threads, or what they need.
+    #[error("cannot start the threads of the cluster: {0}")]
+    Runtime(io::Error),
+    /// The node's own data, or the settings.
+    #[error("node.data_dir {}: {source}", dir.display())]
+    Meta {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        source: MetaError,
+    },
+}
+
+/// Threads for everything between nodes: Raft must go on while a lane is worked off.
+const THREADS: usize = 2;
+/// How long a stopping node tries to hand over, and then to send what it has.
+const HAND_OVER: Duration = Duration::from_secs(2);
+const SEND_ALL: Duration = Duration::from_secs(2);
+/// How often a stopping node looks whether everything is sent.
+const LOOK: Duration = Duration::from_millis(5);
+
+impl Candidate {
+    /// Opens the data directory and the port for other nodes. Nothing is said to anybody yet.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub(crate) fn open(config: &Config, listen: &config::NodeAddress) -> Result<(Self, Seat), ClusterError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("cluster")
+            .enable_all()
+            .build()
+            .map_err(ClusterError::Runtime)?;
+        let listener = runtime.block_on(bind(listen)).map_err(|source| ClusterError::Listen {
+            address: listen.to_string(),
+            source,
+        })?;
+        let watcher = Arc::new(Watcher::default());
+        let failed = |source| ClusterError::Meta { dir: config.node.data_dir.clone(), source };
+        let (meta, services) =
+            runtime.block_on(open_meta(config, listen, &listener, &watcher)).map_err(failed)?;
+        let (me, state, lease) = (meta.node(), meta.state(), meta.lease().clone());
+        let links = Arc::new(Links::new());
+        let (claims, barriers): (Arc<Claims>, Arc<Barriers>) = Default::default();
+        let (early, reports): (Arc<EarlyMessages>, Arc<Reports>) = Default::default();
+        let clock = Clock::start();
+        let retained = Arc::new(Replicated::new(&config.retained, Arc::clone(&links), clock));
+        let inbox = Arc::new(Inbox {
+            node: OnceLock::new(),
+            links: Arc::clone(&links),
+            claims: Arc::clone(&claims),
+            barriers: Arc::clone(&barriers),
+            retained: Arc::clone(&retained),
+            early: Arc::clone(&early),
+            reports: Arc::clone(&reports),
+            lease: lease.clone(),
+            desks: std::array::from_fn(|_| Mutex::default()),
+        });
+        let options = LaneOptions {
+            packet_bytes_max: usize::try_from(config.mqtt.max_packet_size.get()).unwrap_or(usize::MAX),
+            ..LaneOptions::default()
+        };
+        let channels = Arc::new(Channels(meta.peers().clone()));
+        let lanes = Lanes::new(options, channels, Arc::new(Events(Arc::clone(&inbox))), runtime.handle().clone());
+        let routes = RemoteRoutes::of(Arc::clone(&state), me);
+        let member = Arc::new(Member {
+            me,
+            state,
+            lease,
+            meta,
+            links,
+            claims,
+            barriers,
+            announcer: Announcer::default(),
+            retained: Arc::clone(&retained),
+            early,
+            reports,
+            node: OnceLock::new(),
+            is_up: false.into(),
+            has_left: false.into(),
+        });
+        let seat = Seat { clock, cluster: Box::new(Arc::clone(&member)), routes, retained: Box::new(retained) };
+        Ok((Self { runtime, member, watcher, inbox, lanes, services, listener }, seat))
+    }
+
+    /// Connects the node to its broker and lets it find its cluster.
+    pub(crate) fn join(self, node: &Arc<Node>) -> Seated {
+        let Self { runtime, member, watcher, inbox, lanes, services, listener } = self;
+        let connected = "a broker takes its seat once";
+        member.links.connect(lanes.clone(), Arc::clone(node));
+        member.retained.connect(Arc::clone(node));
+        inbox.node.set(Arc::clone(node)).expect(connected);
+        member.node.set(Arc::clone(node)).expect(connected);
+        watcher.0.set(Arc::clone(&member)).expect(connected);
+        let overview: Arc<dyn admin::AdminSource> = Arc::new(Overview(Arc::clone(&member)));
+        node.admin.set(Arc::clone(&overview)).expect(connected);
+        watcher.catch_up(&member);
+        let routes = services.routes().add_service(lanes.service()).add_service(admin::server(overview));
+        runtime.spawn(async move {
+            let served = serve(listener, routes, services.gate, ServeOptions::default(), std::future::pending());
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the port for other nodes is closed");
+            }
+        });
+        let started = Arc::clone(&member);
+        runtime.spawn(async move { started.run().await });
+        Seated { runtime, member }
+    }
+}
+
+impl Seated {
+    /// This node as a member.
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Before clients are disconnected: gives up what others wait for this node for.
+    pub(crate) fn hand_over(&self) {
+        let member = Arc::clone(&self.member);
+        self.runtime.block_on(async move {
+            let deadline = Instant::now() + HAND_OVER;
+            let handed_over = async {
+                if member.meta.me().borrow().is_some() {
+                    if let Err(error) = member.meta.drain(deadline).await {
+                        tracing::info!(%error, "cannot tell the cluster that this node stops");
+                    }
+                    member.meta.hand_over_leadership().await;
+                }
+            };
+            if tokio::time::timeout(HAND_OVER, handed_over).await.is_err() {
+                tracing::warn!("the leadership was not handed over in time");
+            }
+        });
+    }
+
+    /// After clients are disconnected: sends what is left, says goodbye, and ends.
+    pub(crate) fn leave(self) {
+        let Self { runtime, member } = self;
+        runtime.block_on(async {
+            let sent = async {
+                while !member.links.is_all_sent() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            if tokio::time::timeout(SEND_ALL, sent).await.is_err() {
+                tracing::warn!("not everything could be sent to the other nodes");
+            }
+            let me = *member.meta.me().borrow();
+            if let Some(me) = me {
+                // Nobody has to wait until the silence is long enough.
+                let goodbye = Command::NodeDown { member: me };
+                let deadline = Instant::now() + HAND_OVER / 2;
+                if let Err(error) = member.meta.propose(goodbye, deadline).await {
+                    tracing::debug!(%error, "the others will notice by themselves that this node is gone");
+                }
+            }
+            member.meta.shutdown().await;
+        });
+        runtime.shutdown_timeout(HAND_OVER);
+    }
+}
+
+async fn bind(listen: &config::NodeAddress) -> io::Result<TcpListener> {
+    let socket_addr = tokio::net::lookup_host((listen.host(), listen.port())).await?.next();
+    TcpListener::bind(socket_addr.ok_or(io::ErrorKind::AddrNotAvailable)?).await
+}
+
+async fn open_meta(
+    config: &Config,
+    listen: &config::NodeAddress,
+    listener: &TcpListener,
+    watcher: &Arc<Watcher>,
+) -> Result<(Meta, Services), MetaError> {
+    let Config { node, cluster, .. } = config;
+    let advertise = cluster.advertise.as_ref().unwrap_or(listen);
+    let mut options = MetaOptions::new(&node.name, &advertise.to_string());
+    options.cluster_name.clone_from(&cluster.name);
+    options.secret = cluster.secret.as_ref().map(|secret| Secret::new(secret.reveal().as_bytes()));
+    options.role = match node.role {
+        config::Role::Core => Role::Core,
+        config::Role::Edge => Role::Edge,
+    };
+    options.client_addresses =
+        config.listeners.values().filter(|listener| listener.enabled).map(|listener| listener.bind.to_string()).collect();
+    options.discovery = match &cluster.discovery {
+        config::Discovery::None => Discovery::None,
+        config::Discovery::Static(nodes) => Discovery::Static(nodes.iter().map(ToString::to_string).collect()),
+        config::Discovery::Dns(address) => {
+            Discovery::Dns { name: address.host().to_owned(), port: Some(address.port()) }
+        }
+        config::Discovery::Srv(name) => Discovery::Dns { name: name.clone(), port: None },
+    };
+    options.bootstrap_expect = cluster.bootstrap_expect;
+    options.node_down_after = cluster.node_down_after;
+    options.edge_forget_after = cluster.edge_forget_after;
+    options.shards = cluster.shards;
+    options.replicas = cluster.replicas;
+    let (dir, name, cluster_name) = (node.data_dir.clone(), node.name.clone(), cluster.name.clone());
+    let opened =
+        tokio::task::spawn_blocking(move || Storage::open(&dir, &name, &cluster_name, Default::default())).await;
+    let storage = opened.map_err(|error| MetaError::Io(io::Error::other(error)))??;
+    let connector = Arc::new(TcpConnector { source: source_of(listener)? });
+    Meta::open(options, storage, connector, Arc::clone(watcher) as _).await
+}
+
+/// Connections to other nodes come from the address that this node listens at, so that rules for addresses hold both ways.
+fn source_of(listener: &TcpListener) -> io::Result<Option<IpAddr>> {
+    Ok(Some(listener.local_addr()?.ip()).filter(|ip| !ip.is_unspecified()))
+}
+
+/// Lanes over the channels of the address book.
+struct Channels(Peers);
+
+impl flotilla_raft::lanes::Channels for Channels {
+    fn channel(&self, node: NodeId, _: flotilla_lane::LaneId) -> Option<flotilla_raft::lanes::LaneChannel> {
+        self.0.channel(node, Class::Lanes).map(lane_channel)
+    }
+}
