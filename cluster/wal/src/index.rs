@@ -136,10 +136,15 @@ impl Group {
         }
     }
 
+    /// Whether the oldest cached entry can be read from the disk, and is not the last.
+    fn is_evictable(&self) -> bool {
+        let oldest = self.slots.get(self.slots.len() - self.cache.len());
+        self.cache.len() > 1 && oldest.is_some_and(|slot| matches!(slot.place, Place::At { .. }))
+    }
+
     /// Forgets the bytes of the oldest cached entry, unless they are needed.
     fn evict(&mut self) -> Option<usize> {
-        let oldest = self.slots.get(self.slots.len() - self.cache.len())?;
-        if self.cache.len() < 2 || matches!(oldest.place, Place::Waiting(_)) {
+        if !self.is_evictable() {
             return None;
         }
         let bytes = self.cache.pop_front()?.len();
@@ -258,7 +263,8 @@ impl Index {
         }
         // A bit more than needed, so that not each entry looks at all groups.
         let enough = self.cache_bytes_max / 8 * 7;
-        let Some(largest) = self.groups.values_mut().max_by_key(|group| group.cache_bytes) else { return };
+        let evictable = self.groups.values_mut().filter(|group| group.is_evictable());
+        let Some(largest) = evictable.max_by_key(|group| group.cache_bytes) else { return };
         while self.cache_bytes > enough {
             let Some(bytes) = largest.evict() else { return };
             self.cache_bytes -= bytes;

@@ -633,6 +633,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct End {
     stop: u64,
     survives: Survives,
+    /// Whether each change of a name that was not flushed survives; repeated.
+    names: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -652,15 +654,20 @@ fn ends() -> impl Strategy<Value = End> {
         (0..=100_usize).prop_map(Survives::Rest),
         Just(Survives::Everything),
     ];
-    (0..200_u64, survives).prop_map(|(stop, survives)| End { stop, survives })
+    (0..200_u64, survives, any::<u8>()).prop_map(|(stop, survives, names)| End { stop, survives, names })
 }
 
 impl End {
     fn next_run(&self, files: &MemoryFiles) -> MemoryFiles {
+        let mut names = self.names;
+        let names = || {
+            names = names.rotate_left(1);
+            names & 1 == 1
+        };
         match self.survives {
-            Survives::Nothing => files.crash(|_| 0..0),
-            Survives::Beginning(percent) => files.crash(|length| 0..length * percent / 100),
-            Survives::Rest(percent) => files.crash(|length| length * percent / 100..length),
+            Survives::Nothing => files.crash_keeping(|_| 0..0, names),
+            Survives::Beginning(percent) => files.crash_keeping(|length| 0..length * percent / 100, names),
+            Survives::Rest(percent) => files.crash_keeping(|length| length * percent / 100..length, names),
             Survives::Everything => files.kill(),
         }
     }

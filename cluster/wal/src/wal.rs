@@ -23,7 +23,6 @@ use crate::{
 
 /// How the log is kept.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct WalOptions {
     /// Size of a segment; 16 MiB. A submission that does not fit gets a larger segment of its own.
     pub segment_bytes: u32,
