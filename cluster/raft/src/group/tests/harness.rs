@@ -161,7 +161,10 @@ impl Cluster {
                 let _ = tokio::time::timeout(Duration::from_millis(50), select_all(changes)).await;
             }
         };
-        Ok(tokio::time::timeout(DEADLINE, agreed).await.map_err(|_| "no leader was agreed on")?)
+        Ok(tokio::time::timeout(DEADLINE, agreed).await.map_err(|_| {
+            let statuses: Vec<GroupStatus> = groups.iter().map(Group::status).collect();
+            format!("no leader was agreed on: {statuses:#?}")
+        })?)
     }
 
     /// Sets a key, at whoever leads, as often as it takes; returns the index.
@@ -370,7 +373,6 @@ impl Transport for Link {
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>> {
         use futures_util::StreamExt;
-        *self.network.snapshots.lock() += 1;
         let damages = *self.network.damages_snapshots.lock();
         let chunks = chunks.enumerate().map(move |(at, chunk)| {
             let mut chunk: Vec<u8> = chunk?.into();
@@ -379,6 +381,11 @@ impl Transport for Link {
             }
             Ok(Bytes::from(chunk))
         });
-        self.call(to, ttl, move |group| async move { group.handle_snapshot(chunks).await }.boxed())
+        let network = Arc::clone(&self.network);
+        let handle = move |group: Group| {
+            *network.snapshots.lock() += 1;
+            async move { group.handle_snapshot(chunks).await }.boxed()
+        };
+        self.call(to, ttl, handle)
     }
 }
