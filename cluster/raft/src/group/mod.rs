@@ -148,9 +148,19 @@ impl Group {
         let raft = Raft::new(options.me, Arc::new(config), peers, log.clone(), machine)
             .await
             .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+        // Until its first turn the status would be that of an empty group.
+        raft.with_raft_state(|_| ()).await.map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
 
         let (sender, status) = watch::channel(current_status(&raft, &log, &failure));
-        let monitor = monitor(raft.clone(), log.clone(), failure.clone(), options.log_bytes_max, sender);
+        let monitor = Monitor {
+            me: options.me,
+            raft: raft.clone(),
+            log: log.clone(),
+            failure: failure.clone(),
+            status: sender,
+            snapshots: SnapshotTrigger::new(options.log_bytes_max),
+            handed_over_in: None,
+        };
         let inner = Inner {
             id: options.id,
             me: options.me,
@@ -160,7 +170,7 @@ impl Group {
             snapshots,
             failure,
             status,
-            monitor: tokio::spawn(monitor),
+            monitor: tokio::spawn(monitor.run()),
             receiving: Mutex::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -487,46 +497,69 @@ fn config(options: &GroupOptions) -> Result<Config, GroupError> {
     config.validate().map_err(|error| GroupError::Options(error.to_string()))
 }
 
-/// Keeps the status, makes snapshots when the log is long, and notes what is committed when the group is quiet.
-async fn monitor(
+/// Keeps the status, and does what openraft leaves undone: makes snapshots when the log is long, has a leader without a vote
+/// step down, and notes what is committed when the group is quiet.
+struct Monitor {
+    me: u64,
     raft: Raft,
     log: LogStore,
     failure: Failure,
-    log_bytes_max: u64,
     status: watch::Sender<GroupStatus>,
-) {
-    let mut metrics = raft.metrics();
-    let mut trigger = SnapshotTrigger::new(log_bytes_max);
-    loop {
-        metrics.borrow_and_update();
-        let mut now = current_status(&raft, &log, &failure);
-        now.millis_since_quorum_ack = None;
-        if now.role == Role::Stopped {
+    snapshots: SnapshotTrigger,
+    /// The term in which the leadership was handed over.
+    handed_over_in: Option<u64>,
+}
+
+impl Monitor {
+    async fn run(mut self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            metrics.borrow_and_update();
+            let mut now = current_status(&self.raft, &self.log, &self.failure);
+            now.millis_since_quorum_ack = None;
+            self.act(&now).await;
+            let ended = now.role == Role::Stopped;
             if let Some(failed) = &now.failed {
                 tracing::error!(error = %failed, "the Raft group has stopped");
             }
-            status.send_replace(now);
-            return;
-        }
-        if trigger.is_due(&now) && raft.trigger().snapshot().await.is_err() {
-            // It has stopped: the metrics tell why.
-            trigger.asked = None;
-        }
-        status.send_if_modified(|last| {
-            let changed = *last != now;
-            *last = now;
-            changed
-        });
-        tokio::select! {
-            changed = metrics.changed() => {
-                if changed.is_err() {
-                    status.send_modify(|last| last.role = Role::Stopped);
-                    return;
+            self.status.send_if_modified(|last| {
+                let changed = *last != now;
+                *last = now;
+                changed
+            });
+            if ended {
+                return;
+            }
+            tokio::select! {
+                changed = metrics.changed() => {
+                    if changed.is_err() {
+                        self.status.send_modify(|last| last.role = Role::Stopped);
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(QUIET), if self.log.has_unnoted_commit() => {
+                    // An error stops the group at its next write.
+                    let _ = self.log.note_committed().await;
                 }
             }
-            () = tokio::time::sleep(QUIET), if log.has_unnoted_commit() => {
-                // An error stops the group at its next write.
-                let _ = log.note_committed().await;
+        }
+    }
+
+    /// An error means that the group has stopped, which the status tells next.
+    async fn act(&mut self, now: &GroupStatus) {
+        if self.snapshots.is_due(now) {
+            let _ = self.raft.trigger().snapshot().await;
+        }
+        // openraft lets a leader lead on that has become a learner.
+        let leads_without_vote = now.role == Role::Leader
+            && !now.is_joint
+            && !now.voters.contains(&self.me)
+            && now.committed >= now.membership_at;
+        if leads_without_vote && self.handed_over_in != Some(now.term) {
+            self.handed_over_in = Some(now.term);
+            let next = now.voters.iter().max_by_key(|voter| now.replication.get(voter));
+            if let Some(next) = next {
+                let _ = self.raft.trigger().transfer_leader(*next).await;
             }
         }
     }
