@@ -112,7 +112,7 @@ fn wait_for_sled(dir: &Path) -> Result<(), KvError> {
         match file.try_lock() {
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(1))
+                thread::sleep(Duration::from_millis(1));
             }
             Err(TryLockError::WouldBlock) => return Err(KvError::Locked { dir: dir.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(error.into()),

@@ -135,3 +135,52 @@ impl Hasher for TheNumber {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn shards_of_keys_never_change() {
+        // A node that came to another shard than the others would ask the wrong registrar.
+        let ring = ShardRing::new(16);
+        let keys = ["", "a", "sensor-7", "plant/line-4/robot-2", "\u{1F600}"];
+        assert_eq!(keys.map(|key| ring.shard_of(key.as_bytes()).0), [10, 8, 5, 0, 15]);
+        assert_eq!(ShardRing::new(64).shard_of(b"sensor-7"), ShardId(36));
+        assert_eq!(ShardRing::new(1).shard_of(b"sensor-7"), ShardId(0));
+    }
+
+    #[test]
+    fn keys_are_spread_over_the_shards() {
+        for shards in [2, 8, 16, 64] {
+            let ring = ShardRing::new(shards);
+            let mut counts: BTreeMap<ShardId, u32> = BTreeMap::new();
+            for number in 0..2_000 * u32::from(shards) {
+                *counts.entry(ring.shard_of(format!("client-{number}").as_bytes())).or_default() += 1;
+            }
+            assert_eq!(counts.len(), usize::from(shards));
+            let (least, most) = (counts.values().min().unwrap(), counts.values().max().unwrap());
+            assert!(
+                *most < 2_600 && *least > 1_400,
+                "{shards} shards: {least} to {most} keys, 2000 on average"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shard_prefers_each_node_once() {
+        let nodes: Vec<_> = (0..7).map(NodeId).collect();
+        let ring = NodeRing::new(&nodes);
+        for shard in (0..50).map(ShardId) {
+            let mut preferred: Vec<_> = ring.preferences(shard).collect();
+            // Without its first choice, the rest is the same.
+            let others: Vec<_> = nodes.iter().copied().filter(|node| *node != preferred[0]).collect();
+            assert!(NodeRing::new(&others).preferences(shard).eq(preferred[1..].iter().copied()));
+            preferred.sort_unstable();
+            assert_eq!(preferred, nodes);
+        }
+        assert_eq!(NodeRing::new(&[]).preferences(ShardId(0)).next(), None);
+    }
+}

@@ -13,11 +13,17 @@
 //! Absent on purpose: compression, encryption, more than one writer, and a bound on the queue (see [`Wal::submit`]).
 
 mod files;
+mod index;
+mod layout;
 mod memory;
 mod record;
+mod recovery;
+#[cfg(test)]
+mod tests;
 mod wal;
+mod writer;
 
 pub use files::{DirectoryLock, DiskFiles, File, Files};
 pub use memory::MemoryFiles;
 pub use record::Record;
-pub use wal::{Flushing, GroupState, Wal, WalError, WalOptions, WalStatus};
+pub use wal::{Flushing, GroupState, SUBMISSION_BYTES_MAX, Wal, WalError, WalOptions, WalStatus};

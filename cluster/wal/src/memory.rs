@@ -30,10 +30,43 @@ struct Disk {
     names: BTreeMap<PathBuf, usize>,
     /// The names as the last `sync_dir` left them.
     durable_names: BTreeMap<PathBuf, usize>,
+    /// Changes of names since, oldest first.
+    name_changes: Vec<NameChange>,
     locked: bool,
     operations: u64,
     syncs: u64,
     faults: Faults,
+}
+
+#[derive(Debug, Clone)]
+enum NameChange {
+    Create(PathBuf, usize),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+impl NameChange {
+    fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Create(path, _) | Self::Rename(path, _) | Self::Remove(path) => path.parent(),
+        }
+    }
+
+    fn apply(self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::Create(path, inode) => {
+                names.insert(path, inode);
+            }
+            Self::Rename(from, to) => {
+                if let Some(inode) = names.remove(&from) {
+                    names.insert(to, inode);
+                }
+            }
+            Self::Remove(path) => {
+                names.remove(&path);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -92,9 +125,27 @@ impl MemoryFiles {
     /// length of the write. This run ends: all its operations fail from now on. The value returned is the next run, without
     /// faults.
     #[must_use]
-    pub fn crash(&self, mut survives: impl FnMut(usize) -> Range<usize>) -> Self {
+    pub fn crash(&self, survives: impl FnMut(usize) -> Range<usize>) -> Self {
+        self.crash_keeping(survives, || false)
+    }
+
+    /// Like [`MemoryFiles::crash`], but `name_survives` is asked of each change of a name that was not synced. A change of a
+    /// file that has no name without an earlier one is lost with that.
+    #[must_use]
+    pub fn crash_keeping(
+        &self,
+        mut survives: impl FnMut(usize) -> Range<usize>,
+        mut name_survives: impl FnMut() -> bool,
+    ) -> Self {
         let disk = &mut *self.disk.lock();
-        disk.names = disk.durable_names.clone();
+        let mut names = disk.durable_names.clone();
+        for change in std::mem::take(&mut disk.name_changes) {
+            if name_survives() {
+                change.apply(&mut names);
+            }
+        }
+        disk.durable_names.clone_from(&names);
+        disk.names = names;
         for inode in &mut disk.inodes {
             let mut bytes = inode.synced.clone();
             for (offset, written) in std::mem::take(&mut inode.unsynced) {
@@ -147,6 +198,7 @@ impl MemoryFiles {
             inodes: inodes.collect(),
             names: disk.names.clone(),
             durable_names: disk.durable_names.clone(),
+            name_changes: disk.name_changes.clone(),
             ..Disk::default()
         };
         Self { disk: Arc::new(Mutex::new(copy)), run: 0 }
@@ -186,6 +238,11 @@ impl Disk {
         }
     }
 
+    fn change_name(&mut self, change: NameChange) {
+        self.name_changes.push(change.clone());
+        change.apply(&mut self.names);
+    }
+
     fn inode(&self, path: &Path) -> io::Result<usize> {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -214,7 +271,7 @@ impl Files for MemoryFiles {
             }
             let inode = disk.inodes.len();
             disk.inodes.push(Inode::default());
-            disk.names.insert(path.to_owned(), inode);
+            disk.change_name(NameChange::Create(path.to_owned(), inode));
             Ok(Arc::new(MemoryFile { files: self.clone(), inode }) as Arc<dyn File>)
         })
     }
@@ -228,9 +285,8 @@ impl Files for MemoryFiles {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change(|disk| {
-            let inode = disk.inode(from)?;
-            disk.names.remove(from);
-            disk.names.insert(to.to_owned(), inode);
+            disk.inode(from)?;
+            disk.change_name(NameChange::Rename(from.to_owned(), to.to_owned()));
             Ok(())
         })
     }
@@ -238,17 +294,19 @@ impl Files for MemoryFiles {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.change(|disk| {
             disk.inode(path)?;
-            disk.names.remove(path);
+            disk.change_name(NameChange::Remove(path.to_owned()));
             Ok(())
         })
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.change(|disk| {
-            disk.durable_names.retain(|path, _| path.parent() != Some(dir));
-            for (path, &inode) in disk.names.iter().filter(|(path, _)| path.parent() == Some(dir)) {
-                disk.durable_names.insert(path.clone(), inode);
-            }
+            let (synced, others) = std::mem::take(&mut disk.name_changes)
+                .into_iter()
+                .partition(|change| change.dir() == Some(dir));
+            disk.name_changes = others;
+            let synced: Vec<NameChange> = synced;
+            synced.into_iter().for_each(|change| change.apply(&mut disk.durable_names));
             Ok(())
         })
     }

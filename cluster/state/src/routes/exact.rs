@@ -263,7 +263,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
+        #![proptest_config(ProptestConfig::with_cases(96))]
 
         #[test]
         fn table_agrees_with_a_plain_map(ops in prop::collection::vec(op(), 0..300)) {
