@@ -132,3 +132,42 @@ impl Reply {
         wire::Reply::decode_versioned(bytes)?.try_into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Incarnation;
+
+    #[test]
+    fn replies_keep_their_meaning() {
+        let invalid = [
+            Invalid::Shards,
+            Invalid::Replicas,
+            Invalid::Name,
+            Invalid::Address,
+            Invalid::ClientAddresses,
+            Invalid::Version,
+            Invalid::Changes,
+            Invalid::Wildcard,
+            Invalid::Group,
+        ];
+        let replies = [
+            Reply::Done,
+            Reply::Joined(Member { node: NodeId(u64::MAX), incarnation: Incarnation(1) }),
+            Reply::NameTaken,
+            Reply::OtherName,
+            Reply::Stale,
+            Reply::UnknownNode,
+            Reply::TooManyNodes,
+            Reply::NotCreated,
+            Reply::AlreadyCreated,
+        ];
+        for reply in replies.into_iter().chain(invalid.map(Reply::Invalid)) {
+            assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        }
+        assert_eq!(Reply::decode(b"\x08\x01"), Err(DecodeError::Field("reply")));
+        assert_eq!(Reply::decode(b"\x08\x01\x10\x02"), Err(DecodeError::Field("member")));
+        assert_eq!(Reply::decode(b"\x08\x01\x10\x0A"), Err(DecodeError::Field("invalid")));
+        assert_eq!(Reply::decode(b"\x08\x03\x10\x01"), Err(DecodeError::UnknownVersion(3)));
+    }
+}

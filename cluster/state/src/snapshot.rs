@@ -47,10 +47,10 @@ pub enum SnapshotError {
 impl ClusterState {
     /// A consistent copy of the state, as chunks of at most [`CHUNK_BYTES_MAX`] bytes.
     ///
-    /// The copy is made now, the bytes are made chunk by chunk. It copies the nodes and placements, and shares the routes: it
-    /// costs a thousand references for the exact routes, however many there are, and one for each wildcard filter, each
-    /// group and each distinct set of nodes. While the snapshot has not been written, a change of a route first copies the part
-    /// of the table that it is in, a thousandth.
+    /// The copy is made now, the bytes are made chunk by chunk. It copies the nodes and placements, and shares the routes: a
+    /// thousand references for the exact routes, however many there are, and one for each wildcard filter, each group and
+    /// each distinct set of nodes. As long as the snapshot has not got there, the first change of each of the thousand parts of
+    /// the table copies that part: a command with thousands of changes may copy all of it, 16 bytes a route.
     pub fn snapshot(&self) -> Snapshot {
         let header = wire::Header { applied: self.applied.0, cluster: self.cluster.as_ref().map(Into::into) };
         let nodes: Vec<wire::Node> = self.nodes.values().map(Into::into).collect();
@@ -276,5 +276,156 @@ impl SnapshotReader {
         let (applied, cluster) = self.header.ok_or(DecodeError::Field("header"))?;
         let routes = self.routes.finish(cluster.as_ref().map_or(0, |cluster| cluster.hash_seed));
         ClusterState::from_parts(applied, cluster, self.nodes, self.placements, routes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Command, GroupMembers, GroupRoute, Member, Reply, Role, RouteChange, limits, routes::WildcardRoute,
+    };
+
+    #[test]
+    fn a_whole_snapshot_is_the_state() {
+        let state = big_state();
+        let chunks: Vec<Bytes> = state.snapshot().collect();
+        assert!(chunks.len() > 3, "{}", chunks.len());
+        assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK_BYTES_MAX));
+        let restored = ClusterState::restore(chunks.iter().cloned()).unwrap();
+        assert_eq!(restored.routes().len(), state.routes().len());
+        assert!(restored.snapshot().eq(chunks));
+    }
+
+    #[test]
+    fn a_state_before_the_first_command_has_a_snapshot() {
+        let restored = ClusterState::restore(ClusterState::new().snapshot()).unwrap();
+        assert_eq!(restored.applied(), LogIndex(0));
+        assert!(restored.cluster().is_none());
+    }
+
+    #[test]
+    fn what_is_not_a_whole_snapshot_is_refused() {
+        let chunks: Vec<Bytes> = big_state().snapshot().collect();
+        let error = |numbers: &[usize]| {
+            let picked = numbers.iter().map(|number| chunks[*number].clone());
+            ClusterState::restore(picked).unwrap_err().to_string()
+        };
+        let all: Vec<usize> = (0..chunks.len()).collect();
+        for end in 0..all.len() {
+            assert_eq!(error(&all[..end]), format!("the snapshot ends after {end} chunks, without its end"));
+        }
+        let without = |left_out| all.iter().copied().filter(|number| *number != left_out).collect::<Vec<_>>();
+        assert_eq!(error(&without(2)), "the snapshot has other chunks than its end says");
+        assert!(error(&without(0)).starts_with("chunk 0 of the snapshot: the field `header`"));
+        let (twice, swapped) = ([&[0, 1, 1], &all[2..]].concat(), [&[0, 2, 1], &all[3..]].concat());
+        assert!(error(&twice).starts_with("chunk 2 of the snapshot: the field "), "{}", error(&twice));
+        assert!(error(&swapped).starts_with("chunk "), "{}", error(&swapped));
+        let longer = [&all[..], &[1]].concat();
+        assert_eq!(error(&longer), "the snapshot goes on behind its end");
+    }
+
+    #[test]
+    fn an_unknown_version_is_said_to_be_one() {
+        let chunk = wire::SnapshotChunk { version: 2, ..Default::default() };
+        let error = ClusterState::restore([chunk.encode_to_vec().into()]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "chunk 0 of the snapshot: format version 2 is not known; this program knows version 1"
+        );
+        let error = ClusterState::restore([Bytes::from_static(b"garbage")]).unwrap_err().to_string();
+        assert!(error.starts_with("chunk 0 of the snapshot: malformed: "), "{error}");
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        check_refused("placements", |chunk| {
+            chunk.placements.pop();
+        });
+        check_refused("placements", |chunk| chunk.placements[0].nodes[0] += 1);
+        check_refused("node", |chunk| chunk.nodes.push(chunk.nodes[0].clone()));
+        check_refused("node", |chunk| chunk.nodes[0].changed_at = 1 << 40);
+        check_refused("status", |chunk| chunk.nodes[0].status = 9);
+        check_refused("nodes", |chunk| chunk.sets[0].nodes.clear());
+        check_refused("routes", |chunk| chunk.sets[0].nodes[0] += 1);
+        check_refused("fingerprint", |chunk| chunk.fingerprint_sets[0] = 9);
+        check_refused("fingerprint", |chunk| chunk.fingerprints.reverse());
+        check_refused("fingerprint sets", |chunk| chunk.fingerprints.truncate(1));
+        check_refused("wildcard filter", |chunk| chunk.wildcards[0].filter = "a".into());
+        check_refused("group filter", |chunk| chunk.groups.push(chunk.groups[0].clone()));
+        check_refused("cluster", |chunk| {
+            chunk.placements.clear();
+            chunk.header.as_mut().unwrap().cluster = None;
+        });
+        check_refused("cluster id", |chunk| {
+            chunk.header.as_mut().unwrap().cluster.as_mut().unwrap().id.clear();
+        });
+    }
+
+    #[test]
+    fn the_largest_items_fit_into_a_chunk() {
+        let filter: Box<str> = "x".repeat(limits::FILTER_BYTES_MAX).into();
+        let nodes = (0..limits::NODES_MAX as u64).map(|id| NodeId(u64::MAX - id));
+        let check = |item: Item| assert!(item.bytes_max() < CHUNK_BYTES_MAX - 2 * CHUNK_OVERHEAD);
+        check(Item::Set(nodes.clone().collect::<Vec<_>>().as_slice().into()));
+        check(Item::Wildcard(
+            (&WildcardRoute { filter: filter.clone(), nodes: nodes.clone().collect() }).into(),
+        ));
+        let members = nodes.map(|node| GroupMembers { node, online: u32::MAX, away: u32::MAX });
+        check(Item::Group((&GroupRoute { filter, members: members.collect() }).into()));
+    }
+
+    /// Changes the first chunk of a small snapshot, and makes its end agree.
+    fn check_refused(field: &'static str, change: impl FnOnce(&mut wire::SnapshotChunk)) {
+        let chunks: Vec<Bytes> = small_state().snapshot().collect();
+        assert_eq!(chunks.len(), 2);
+        let mut first = wire::SnapshotChunk::decode(chunks[0].clone()).unwrap();
+        change(&mut first);
+        let first = Bytes::from(first.encode_to_vec());
+        let checksum = xxh3_64_with_seed(&first, 0);
+        let end = wire::SnapshotEnd { chunks: 1, checksum };
+        let last = wire::SnapshotChunk { version: wire::VERSION, end: Some(end), ..Default::default() };
+        let error = ClusterState::restore([first, last.encode_to_vec().into()]).unwrap_err();
+        let SnapshotError::Chunk { error, .. } = error else { panic!("{error}") };
+        assert_eq!(error, DecodeError::Field(field));
+    }
+
+    fn small_state() -> ClusterState {
+        let (mut state, member) = one_node();
+        let fingerprints = ["x", "y", "z"].map(|topic| state.routes().fingerprint(topic));
+        let mut changes: Vec<_> = fingerprints.into_iter().map(RouteChange::AddExact).collect();
+        changes.push(RouteChange::AddWildcard("a/#".into()));
+        changes.push(RouteChange::SetGroup { filter: "$share/g/a".into(), online: 1, away: 2 });
+        assert_eq!(state.apply(LogIndex(4), Command::Routes { member, changes }).reply, Reply::Done);
+        state
+    }
+
+    fn big_state() -> ClusterState {
+        let (mut state, member) = one_node();
+        for index in 4..30 {
+            let fingerprint = |number| state.routes().fingerprint(&format!("{index}/{number}"));
+            let mut changes: Vec<_> = (0..4_000).map(fingerprint).map(RouteChange::AddExact).collect();
+            changes.push(RouteChange::AddWildcard(format!("{}/{index}/#", "x".repeat(60_000)).into()));
+            state.apply(LogIndex(index), Command::Routes { member, changes });
+        }
+        state
+    }
+
+    fn one_node() -> (ClusterState, Member) {
+        let mut state = ClusterState::new();
+        let create =
+            Command::Create { cluster_id: 1, name: "c".into(), shards: 4, replicas: 1, hash_seed: 3 };
+        state.apply(LogIndex(1), create);
+        let join = Command::Join {
+            id: NodeId(1),
+            name: "a".into(),
+            role: Role::Core,
+            address: "127.0.0.1:7000".into(),
+            client_addresses: Vec::new(),
+            version: String::new().into(),
+        };
+        let Reply::Joined(member) = state.apply(LogIndex(2), join).reply else { panic!("it may join") };
+        state.apply(LogIndex(3), Command::SetStatus { member, status: crate::NewStatus::Up });
+        (state, member)
     }
 }

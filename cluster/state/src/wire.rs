@@ -16,7 +16,7 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) trait Versioned: prost::Message + Default {
     /// Reads a message and checks its version.
     fn decode_versioned(bytes: &[u8]) -> Result<Self, DecodeError> {
-        // The version first: the rest of another version may look like anything.
+        // The version first: the fields of another version may mean anything.
         let OnlyVersion { version } = prost::Message::decode(bytes)?;
         if version != VERSION {
             return Err(DecodeError::UnknownVersion(version));

@@ -182,7 +182,7 @@ impl Model {
                         NewStatus::Up => Status::Up,
                         NewStatus::Draining => Status::Draining,
                     };
-                    model.nodes.get_mut(&node).unwrap().status = wanted;
+                    model.nodes.get_mut(&node).expect("it is live").status = wanted;
                 });
                 (Command::SetStatus { member, status }, reply)
             }
@@ -190,7 +190,7 @@ impl Model {
                 let member = self.member(node, life);
                 let reply = self.with_live(member, |model| {
                     model.forget_routes(node);
-                    model.nodes.get_mut(&node).unwrap().status = Status::Down;
+                    model.nodes.get_mut(&node).expect("it is live").status = Status::Down;
                 });
                 (Command::NodeDown { member }, reply)
             }
@@ -286,7 +286,7 @@ impl Model {
     fn check(&self, state: &ClusterState) {
         assert_eq!(state.nodes().count(), self.nodes.len());
         for (&id, expected) in &self.nodes {
-            let node = state.node(NodeId(id)).unwrap();
+            let node = state.node(NodeId(id)).expect("it is known");
             let name = format!("node-{}", expected.name);
             assert_eq!(
                 (&*node.name, node.status, node.incarnation),
@@ -320,9 +320,10 @@ impl Model {
 
     fn groups_of(&self, topic: &str) -> Vec<GroupRoute> {
         let filters: BTreeSet<_> = self.groups.keys().map(|(filter, _)| filter).collect();
-        let matching =
-            filters.into_iter().filter(|filter| TopicFilter::parse(filter, 9).unwrap().matches(topic));
-        matching.map(|filter| self.group(filter).unwrap()).collect()
+        let matching = filters
+            .into_iter()
+            .filter(|filter| TopicFilter::parse(filter, 9).expect("it is valid").matches(topic));
+        matching.map(|filter| self.group(filter).expect("it is there")).collect()
     }
 
     fn group(&self, filter: &str) -> Option<GroupRoute> {

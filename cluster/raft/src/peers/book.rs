@@ -127,6 +127,13 @@ impl Peers {
         }
     }
 
+    /// Another node says where a node is reached: it counts while nothing better is known.
+    pub fn told_by_another(&self, node: NodeId, address: &str) {
+        if self.address(node).is_none() {
+            self.told(node, address);
+        }
+    }
+
     /// The committed address of a node.
     pub fn committed(&self, node: NodeId, address: &str) {
         let mut book = self.0.book.lock();

@@ -95,8 +95,10 @@ impl GroupRoutes {
     }
 
     /// Visits each group whose filter matches a topic name.
-    pub(super) fn for_each_match<'r>(&'r self, topic: &str, visit: impl FnMut(&'r Arc<GroupRoute>)) {
-        let mut visit = visit;
+    pub(super) fn for_each_match<'r>(&'r self, topic: &str, mut visit: impl FnMut(&'r Arc<GroupRoute>)) {
+        if self.len == 0 {
+            return;
+        }
         self.tree.for_each_match(topic, |groups| groups.iter().for_each(&mut visit));
     }
 

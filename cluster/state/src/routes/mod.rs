@@ -381,3 +381,45 @@ pub struct RouteCount {
     /// Of shared subscriptions.
     pub groups: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_never_change() {
+        // They are in the logs and snapshots of older versions.
+        assert_eq!(Fingerprint::new(0, "a").get(), 0xE6C6_32B6_1E96_4E1F);
+        assert_eq!(Fingerprint::new(7, "plant/line-4").get(), 0x0263_61A3_20E8_3373);
+        assert_eq!(Fingerprint::from_bits(0), None);
+    }
+
+    #[test]
+    fn the_sets_of_several_filters_are_merged() {
+        let mut routes = Routes::new(7);
+        let x = routes.fingerprint("a/x");
+        for (node, changes) in [
+            (4, vec![RouteChange::AddExact(x)]),
+            (2, vec![RouteChange::AddExact(x), RouteChange::AddWildcard("a/+".into())]),
+            (9, vec![RouteChange::AddWildcard("a/+".into()), RouteChange::AddWildcard("#".into())]),
+            (1, vec![RouteChange::AddWildcard("#".into())]),
+        ] {
+            routes.apply(NodeId(node), changes);
+        }
+        check(&routes, "a/x", &[1, 2, 4, 9]);
+        check(&routes, "a/y", &[1, 2, 9]);
+        check(&routes, "b", &[1, 9]);
+        check(&routes, "$SYS/b", &[]); // [MQTT-4.7.2-1]
+        assert!(routes.remove_node(NodeId(9)));
+        assert!(!routes.remove_node(NodeId(9)));
+        check(&routes, "a/x", &[1, 2, 4]);
+        check(&routes, "a/y", &[1, 2]);
+        assert_eq!(routes.len(), RouteCount { exact: 1, wildcard: 2, groups: 0 });
+    }
+
+    fn check(routes: &Routes, topic: &str, expected: &[u64]) {
+        let mut nodes = Vec::new();
+        routes.matches(topic, |node| nodes.push(node.0), |group| panic!("{group:?}"));
+        assert_eq!(nodes, expected, "{topic}");
+    }
+}

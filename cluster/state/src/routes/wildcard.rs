@@ -69,6 +69,9 @@ impl WildcardRoutes {
 
     /// Visits the nodes of each route that matches a topic name.
     pub(super) fn for_each_match<'r>(&'r self, topic: &str, mut visit: impl FnMut(&'r [NodeId])) {
+        if self.len() == 0 {
+            return;
+        }
         self.tree.for_each_match(topic, |route| visit(route.as_ref().map_or(&[], |route| &route.nodes)));
     }
 

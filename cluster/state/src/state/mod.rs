@@ -1,5 +1,8 @@
 //! The state, and what commands do to it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use crate::{
