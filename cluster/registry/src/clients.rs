@@ -483,13 +483,11 @@ impl Clients {
         epoch: ConnectionEpoch,
         wants_stub: bool,
     ) {
-        let Some(owned) = self.owned.get(client) else { return };
-        let export = owned.export.as_deref();
-        if !export.is_some_and(|export| export.epoch == epoch && matches!(export.stage, ExportStage::Sent)) {
-            return;
+        let export = self.owned.get(client).and_then(|owned| owned.export.as_deref());
+        if export.is_some_and(|export| export.epoch == epoch && matches!(export.stage, ExportStage::Sent)) {
+            context.output(Output::Taken { client: client.clone(), epoch });
+            self.remove_owned(context, client, false);
         }
-        context.output(Output::Taken { client: client.clone(), epoch });
-        self.remove_owned(context, client, false);
         if !wants_stub {
             self.handle_unstub(context, client, epoch);
         }
@@ -714,7 +712,20 @@ impl Clients {
         let Pending { request, clean_start, turn, mut will, stage, .. } = pending;
         let Stage::Ready { epoch, hand } = stage else { unreachable!("only what is ready is granted") };
         let tenure = Tenure { epoch, turn };
-        let before = self.owned.remove(client);
+        let mut before = self.owned.remove(client);
+        if !matches!(hand, Hand::Local { .. })
+            && let Some(before) = before.take()
+        {
+            // The client has been elsewhere: what is still here is only what this node has not been told of yet.
+            let taken = before.export.filter(|export| matches!(export.stage, ExportStage::Sent));
+            context.output(match taken {
+                Some(export) => Output::Taken { client: client.clone(), epoch: export.epoch },
+                None => Output::Discard { client: client.clone() },
+            });
+            if let Some(old) = before.will {
+                old.drop_everywhere(context, client, before.tenure);
+            }
+        }
         let mut owned =
             Owned { tenure, registered: true, importing: None, origin: None, will: None, export: None };
         let confirm = |origin: Option<Origin>| {

@@ -71,6 +71,8 @@ pub(crate) struct Report {
     pub(crate) term: ShardEpoch,
     pub(crate) entries: Vec<Entry>,
     pub(crate) orphans: Vec<SentOrphan>,
+    /// How far the sender had read the log: the wills of members that had ended by then are in it.
+    pub(crate) as_of: LogIndex,
     /// The sender was the registrar, and knew everything, up to this entry: which wills of members that had ended by then
     /// are left is for it to say. 0: never.
     pub(crate) authority: LogIndex,

@@ -45,9 +45,16 @@ struct Collecting {
     /// Members whose report is complete: before it, they have sent their wills.
     reported: BTreeSet<Member>,
     /// For a member that has ended before its report was complete: who has not yet said which of its wills it keeps.
-    vacated: BTreeMap<Member, BTreeSet<Member>>,
+    vacated: BTreeMap<Member, Vacated>,
     /// The highest of the reports.
     authority: LogIndex,
+}
+
+#[derive(Debug)]
+struct Vacated {
+    /// How far this node had read the log when it learnt that the member had ended.
+    at: LogIndex,
+    awaited: BTreeSet<Member>,
 }
 
 #[derive(Debug, Default)]
@@ -386,6 +393,9 @@ impl Office {
             if collecting.awaited.remove(&from) {
                 collecting.reported.insert(from);
             }
+            for vacated in collecting.vacated.values_mut().filter(|vacated| vacated.at <= report.as_of) {
+                vacated.awaited.remove(&from);
+            }
             self.complete(desk);
         }
     }
@@ -393,7 +403,7 @@ impl Office {
     /// Begins to grant claims when everything is known.
     fn complete(&mut self, desk: &mut Desk<'_, '_>) {
         let is_known = |collecting: &mut Collecting| {
-            collecting.awaited.is_empty() && collecting.vacated.values().all(BTreeSet::is_empty)
+            collecting.awaited.is_empty() && collecting.vacated.values().all(|vacated| vacated.awaited.is_empty())
         };
         let Some(collecting) = self.collecting.take_if(is_known) else { return };
         let clients: Vec<ClientId> = self.records.keys().cloned().collect();
@@ -493,9 +503,9 @@ impl Office {
     /// A member has named all wills of an ended owner that it keeps.
     pub(crate) fn handle_orphans_end(&mut self, desk: &mut Desk<'_, '_>, from: Member, owner: Member) {
         if let Some(collecting) = &mut self.collecting
-            && let Some(awaited) = collecting.vacated.get_mut(&owner)
+            && let Some(vacated) = collecting.vacated.get_mut(&owner)
         {
-            awaited.remove(&from);
+            vacated.awaited.remove(&from);
             self.complete(desk);
         }
     }
@@ -601,13 +611,16 @@ impl Office {
 impl Collecting {
     /// Waits no longer for members that have ended, but for what the others have of them.
     fn vacate(&mut self, context: &Context<'_>, ended: &[Member]) {
-        for others in self.vacated.values_mut() {
-            others.retain(|member| !ended.contains(member));
+        for vacated in self.vacated.values_mut() {
+            vacated.awaited.retain(|member| !ended.contains(member));
         }
+        let at = context.cluster.index();
         for member in ended {
             if self.awaited.remove(member) {
-                // What has joined since the term began may keep wills of it, too.
-                self.vacated.insert(*member, context.cluster.members().collect());
+                // Also who has joined since the term began may keep wills of it. Who learns of its end only as it joins
+                // reports so much.
+                let awaited = context.cluster.members().collect();
+                self.vacated.insert(*member, Vacated { at, awaited });
             }
         }
     }

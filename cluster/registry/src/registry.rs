@@ -353,9 +353,10 @@ impl Parts<'_> {
             let entries = entries.remove(&shard).unwrap_or_default();
             let orphans: Vec<SentOrphan> =
                 self.keeper.orphans(context.now, context.cluster, None, |of| of == shard).collect();
+            let as_of = context.cluster.index();
             let report = |entries, orphans, last| {
                 let authority = self.registrar.authority(shard);
-                Message::Report(Report { shard, term: term.epoch, entries, orphans, authority, last })
+                Message::Report(Report { shard, term: term.epoch, entries, orphans, as_of, authority, last })
             };
             for entries in entries.chunks(ENTRIES_MAX) {
                 context.send(term.registrar, report(entries.to_vec(), Vec::new(), false));

@@ -104,6 +104,8 @@ struct Item {
     /// The term of a registrar, where no epoch says it.
     #[prost(uint64, tag = "17")]
     term: u64,
+    #[prost(uint64, tag = "18")]
+    as_of: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -247,6 +249,7 @@ impl From<Message> for Item {
                 entries: report.entries.into_iter().map(Entry::from).collect(),
                 orphans: report.orphans.into_iter().map(Orphan::from).collect(),
                 index: report.authority.0,
+                as_of: report.as_of.0,
                 flag: report.last,
                 ..Self::default()
             },
@@ -305,6 +308,7 @@ impl TryFrom<Item> for Message {
                     entries: item.entries.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
                     orphans: item.orphans.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
                     authority: LogIndex(item.index),
+                    as_of: LogIndex(item.as_of),
                     last: item.flag,
                 }));
             }
