@@ -486,7 +486,8 @@ impl Clients {
         let export = self.owned.get(client).and_then(|owned| owned.export.as_deref());
         if export.is_some_and(|export| export.epoch == epoch && matches!(export.stage, ExportStage::Sent)) {
             context.output(Output::Taken { client: client.clone(), epoch });
-            self.remove_owned(context, client, false);
+            // A registrar that took office in between may know this node as the owner, if the new one has gone since.
+            self.remove_owned(context, client, true);
         }
         if !wants_stub {
             self.handle_unstub(context, client, epoch);

@@ -277,11 +277,12 @@ impl Registry {
         self.act(now, |parts, context| {
             parts.keeper.handle_ended(context.now, context.cluster.index(), ended);
             parts.registrar.handle_view(context, parts.keeper, ended);
-            parts.clients.handle_ended(context, ended);
-            told = parts.report(context, &reported);
             for owner in ended {
+                // Before anybody hears of a claim that goes on because of this end, which decides about the will.
                 parts.send_orphans(context, *owner);
             }
+            parts.clients.handle_ended(context, ended);
+            told = parts.report(context, &reported);
         });
         self.reported = told;
         self.release_held(now);

@@ -56,7 +56,16 @@ impl Oracle {
         self.sessions.remove(client);
     }
 
-    /// Imported or taken back.
+    /// Taken back. If the new owner had it for a moment before it ended, the registrar may have given the client away.
+    pub fn session_returns(&mut self, client: &ClientId, token: u64, owner: Member) {
+        let before = self.sessions.get(client).is_some_and(|session| session.may_be_lost);
+        self.session_moves(client, token, owner);
+        if let Some(session) = self.sessions.get_mut(client) {
+            session.may_be_lost = before;
+        }
+    }
+
+    /// Imported.
     pub fn session_moves(&mut self, client: &ClientId, token: u64, owner: Member) {
         match self.sessions.get_mut(client) {
             Some(session) if session.token == token => {

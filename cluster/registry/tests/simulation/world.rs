@@ -616,7 +616,7 @@ impl World {
                 let session = self.nodes[node].copies.remove(&key).expect("it was exported");
                 self.nodes[node].stubs.remove(&key);
                 let me = self.nodes[node].me.expect("it is a member");
-                self.oracle.session_moves(&client, session.token, me);
+                self.oracle.session_returns(&client, session.token, me);
                 let before = self.nodes[node].sessions.insert(client, session);
                 assert!(before.is_none(), "a session is taken back over another one");
             }
