@@ -2,6 +2,13 @@
 //!
 //! [`Registry`] is the state machine of one node.
 
+mod clients;
+mod context;
+mod keeper;
+mod message;
+mod office;
+mod own_will;
+mod registrar;
 mod registry;
 mod types;
 mod wire;

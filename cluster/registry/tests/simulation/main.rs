@@ -1,0 +1,210 @@
+//! A cluster of registries on a virtual clock and network, from a seed.
+//!
+//! `REGISTRY_SEED=7 cargo test -p flotilla-registry --test simulation` repeats a seed and shows what happens;
+//! `REGISTRY_SEEDS=100000` runs more of them.
+
+mod oracle;
+mod random;
+mod world;
+
+use random::Random;
+use world::{Connect, End, World};
+
+const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// Runs seeds; one that fails is named.
+fn for_seeds(name: &str, count: u64, run: impl Fn(u64, bool)) {
+    let one = std::env::var("REGISTRY_SEED").ok().and_then(|seed| seed.parse().ok());
+    if let Some(seed) = one {
+        return run(seed, true);
+    }
+    let count = std::env::var("REGISTRY_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(count);
+    for seed in 0..count {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, false)));
+        if let Err(panic) = outcome {
+            eprintln!("{name}: seed {seed} failed; repeat it with REGISTRY_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn some_connect(random: &mut Random) -> Connect {
+    Connect {
+        clean: random.percent(20),
+        persistent: random.percent(70),
+        will: random.percent(50).then(|| random.pick(&[0, 0, 200, 6_000]).expect("some")),
+    }
+}
+
+/// One thing that clients do.
+fn act(world: &mut World) {
+    let Some(node) = ({
+        let serving = world.serving();
+        world.random.pick(&serving)
+    }) else {
+        return;
+    };
+    let client = world.random.pick(&CLIENTS).expect("some");
+    match world.random.below(100) {
+        0..60 => {
+            let connect = some_connect(&mut world.random);
+            world.connect(node, client, connect);
+        }
+        60..75 => world.disconnect(node, client, true),
+        75..90 => world.disconnect(node, client, false),
+        90..95 => world.expire(node, client),
+        _ => world.cancel_one(node, client),
+    }
+}
+
+/// Heals, waits, and looks at what is left.
+fn finish(world: &mut World, check_wills: bool) {
+    let now = world.now;
+    world.run(now + 40_000);
+    assert_eq!(world.serving().len(), world.nodes_len());
+    world.check_sessions();
+    if check_wills {
+        world.oracle.check_wills();
+    }
+    world.end_all_sessions();
+    let now = world.now;
+    world.run(now + 20_000);
+    world.check_empty();
+}
+
+#[test]
+fn clients_come_and_go() {
+    for_seeds("clients_come_and_go", 1_000, |seed, trace| {
+        let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
+        world.trace = trace;
+        world.run(1_000);
+        for _ in 0..60 {
+            act(&mut world);
+            let pause =
+                if world.random.percent(70) { world.random.below(20) } else { world.random.below(800) };
+            let now = world.now;
+            world.run(now + pause);
+        }
+        finish(&mut world, true);
+        assert_eq!(world.refused, 0, "nobody was down");
+    });
+}
+
+#[test]
+fn registrars_change() {
+    for_seeds("registrars_change", 1_000, |seed, trace| {
+        let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
+        world.trace = trace;
+        world.run(1_000);
+        for _ in 0..60 {
+            act(&mut world);
+            if world.random.percent(15) {
+                world.replace_placements();
+            }
+            let pause =
+                if world.random.percent(70) { world.random.below(20) } else { world.random.below(800) };
+            let now = world.now;
+            world.run(now + pause);
+        }
+        finish(&mut world, true);
+    });
+}
+
+/// One node ends at a time, while clients connect and registrars change: wills are published exactly once.
+#[test]
+fn one_node_ends() {
+    for_seeds("one_node_ends", 1_500, |seed, trace| {
+        let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
+        world.trace = trace;
+        world.run(1_000);
+        for _ in 0..3 {
+            let end_at = world.random.below(40);
+            for step in 0..40 {
+                act(&mut world);
+                if world.random.percent(5) {
+                    world.replace_placements();
+                }
+                if step == end_at {
+                    end_one(&mut world);
+                }
+                let pause =
+                    if world.random.percent(80) { world.random.below(20) } else { world.random.below(500) };
+                let now = world.now;
+                world.run(now + pause);
+            }
+            let now = world.now;
+            world.run(now + 25_000);
+        }
+        finish(&mut world, true);
+    });
+}
+
+/// Nodes end and come back at any time. Wills may be published twice or not at all.
+#[test]
+fn many_nodes_end() {
+    for_seeds("many_nodes_end", 1_500, |seed, trace| {
+        let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
+        world.trace = trace;
+        world.run(1_000);
+        for _ in 0..120 {
+            act(&mut world);
+            if world.random.percent(5) {
+                world.replace_placements();
+            }
+            if world.random.percent(8) {
+                end_one(&mut world);
+            }
+            let pause =
+                if world.random.percent(80) { world.random.below(20) } else { world.random.below(800) };
+            let now = world.now;
+            world.run(now + pause);
+        }
+        finish(&mut world, false);
+    });
+}
+
+fn end_one(world: &mut World) {
+    let serving = world.serving();
+    let Some(node) = world.random.pick(&serving) else { return };
+    let how = if world.random.percent(50) { End::Crash } else { End::Fence };
+    let after = world.random.within(200, 4_000);
+    let is_declared = world.random.percent(70);
+    world.end(node, how, after, is_declared);
+}
+
+/// One client identifier, on all nodes, in a loop.
+#[test]
+fn a_storm_leaves_one_connection() {
+    for_seeds("a_storm_leaves_one_connection", 500, |seed, trace| {
+        let mut world = World::new(seed, 5);
+        world.trace = trace;
+        world.run(1_000);
+        for _ in 0..100 {
+            let node = usize::try_from(world.random.below(5)).expect("small");
+            let connect = Connect { clean: false, persistent: true, will: None };
+            world.connect(node, "storm", connect);
+            let pause = world.random.below(15);
+            let now = world.now;
+            world.run(now + pause);
+        }
+        let now = world.now;
+        world.run(now + 5_000);
+        // A session that cannot be imported goes back: its client is not served, and connects again.
+        if world.connections("storm") == 0 {
+            world.connect(0, "storm", Connect { clean: false, persistent: true, will: None });
+            let now = world.now;
+            world.run(now + 5_000);
+        }
+        finish_storm(&mut world);
+    });
+}
+
+fn finish_storm(world: &mut World) {
+    let connections = world.connections("storm");
+    assert!(connections <= 1, "{connections} connections");
+    world.check_sessions();
+    world.end_all_sessions();
+    let now = world.now;
+    world.run(now + 20_000);
+    world.check_empty();
+}

@@ -1,0 +1,168 @@
+//! What must have happened.
+
+use std::collections::BTreeMap;
+
+use flotilla_mqtt::session::ClientId;
+use flotilla_state::Member;
+
+/// How long after an event a node may die so that nobody can tell whether the others have heard of it.
+const GRACE: u64 = 1_500;
+
+/// Watches sessions and wills.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    sessions: BTreeMap<ClientId, Persistent>,
+    wills: BTreeMap<u64, Will>,
+    deaths: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Persistent {
+    token: u64,
+    owner: Member,
+    /// Its owner has ended: it may be gone.
+    may_be_lost: bool,
+}
+
+#[derive(Debug)]
+struct Will {
+    client: ClientId,
+    owner: Member,
+    delay: u64,
+    /// Its connection or its delay goes on.
+    is_active: bool,
+    /// When its owner ended while it was active.
+    orphaned_at: Option<u64>,
+    /// Since when it is due, or has been dropped.
+    closed_at: Option<u64>,
+    published: u32,
+    min: u32,
+    max: u32,
+}
+
+impl Oracle {
+    pub fn session_begins(&mut self, client: &ClientId, token: u64, owner: Member) {
+        self.sessions.insert(client.clone(), Persistent { token, owner, may_be_lost: false });
+    }
+
+    pub fn session_ends(&mut self, client: &ClientId, token: u64) {
+        if self.sessions.get(client).is_some_and(|session| session.token == token) {
+            self.sessions.remove(client);
+        }
+    }
+
+    /// The client starts clean.
+    pub fn session_discarded(&mut self, client: &ClientId) {
+        self.sessions.remove(client);
+    }
+
+    /// Taken back. If the new owner had it for a moment before it ended, the registrar may have given the client away.
+    pub fn session_returns(&mut self, client: &ClientId, token: u64, owner: Member) {
+        let before = self.sessions.get(client).is_some_and(|session| session.may_be_lost);
+        self.session_moves(client, token, owner);
+        if let Some(session) = self.sessions.get_mut(client) {
+            session.may_be_lost = before;
+        }
+    }
+
+    /// Imported.
+    pub fn session_moves(&mut self, client: &ClientId, token: u64, owner: Member) {
+        match self.sessions.get_mut(client) {
+            Some(session) if session.token == token => {
+                session.owner = owner;
+                session.may_be_lost = false;
+            }
+            Some(session) => {
+                // A copy of an older session came back. The newer one must have been lost with its owner.
+                assert!(session.may_be_lost, "an old session of {client} came back over {session:?}");
+                self.session_begins(client, token, owner);
+            }
+            None => self.session_begins(client, token, owner),
+        }
+    }
+
+    /// A client begins anew although it did not ask to.
+    pub fn session_missing(&mut self, client: &ClientId) {
+        if let Some(session) = self.sessions.remove(client) {
+            assert!(session.may_be_lost, "the session of {client} is lost: {session:?}");
+        }
+    }
+
+    pub fn will_begins(&mut self, no: u64, client: &ClientId, owner: Member, delay: u64) {
+        let will = Will {
+            client: client.clone(),
+            owner,
+            delay,
+            is_active: true,
+            orphaned_at: None,
+            closed_at: None,
+            published: 0,
+            min: 0,
+            max: 0,
+        };
+        self.wills.insert(no, will);
+    }
+
+    /// Its owner publishes it.
+    pub fn will_published_by_owner(&mut self, now: u64, no: u64) {
+        self.will_dropped(now, no);
+        let will = self.wills.get_mut(&no).expect("it has begun");
+        (will.min, will.max) = (1, 1);
+        will.published += 1;
+    }
+
+    pub fn will_dropped(&mut self, now: u64, no: u64) {
+        let will = self.wills.get_mut(&no).expect("it has begun");
+        will.is_active = false;
+        will.closed_at = Some(now);
+    }
+
+    /// A registrar publishes it. It may be the will of a CONNECT that its client does not know to be granted.
+    pub fn will_published(&mut self, no: u64) {
+        if let Some(will) = self.wills.get_mut(&no) {
+            will.published += 1;
+        }
+    }
+
+    pub fn member_ended(&mut self, now: u64, member: Member) {
+        self.deaths.push(now);
+        for session in self.sessions.values_mut() {
+            session.may_be_lost |= session.owner == member;
+        }
+        for will in self.wills.values_mut().filter(|will| will.owner == member) {
+            if will.is_active {
+                will.is_active = false;
+                will.orphaned_at = Some(now);
+                (will.min, will.max) = (1, 1);
+            } else if will.closed_at.is_some_and(|at| at + GRACE > now) {
+                will.max += 1;
+            }
+        }
+    }
+
+    pub fn claimed(&mut self, now: u64, client: &ClientId, clean: bool) {
+        for will in self.wills.values_mut().filter(|will| will.client == *client) {
+            if let Some(at) = will.orphaned_at
+                && will.delay > 0
+                && !clean
+                && now < at + will.delay + GRACE * 3
+            {
+                will.min = 0;
+                if now + GRACE < at + will.delay {
+                    will.max = will.max.min(will.published);
+                }
+            }
+        }
+    }
+
+    /// All delays are over.
+    pub fn check_wills(&self) {
+        for (no, will) in &self.wills {
+            assert!(
+                (will.min..=will.max).contains(&will.published),
+                "will {no} was published {} times: {will:?}",
+                will.published
+            );
+        }
+    }
+}
