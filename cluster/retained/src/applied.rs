@@ -26,8 +26,10 @@ impl Applied {
     /// Adds a request, and forgets those before `lowest`, which have been answered.
     pub(crate) fn record(&mut self, origin: Member, number: u64, lowest: u64) {
         let numbers = self.0.entry(origin).or_default();
-        *numbers = numbers.split_off(&lowest.min(number));
         numbers.insert(number);
+        while numbers.first().is_some_and(|first| *first < lowest && *first < number) {
+            numbers.pop_first();
+        }
     }
 
     pub(crate) fn known(&self, origin: Member, number: u64) -> Known {

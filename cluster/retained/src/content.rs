@@ -361,8 +361,8 @@ pub(crate) const BUCKETS: usize = 256;
 const BUCKET_SEED: u64 = 0xB0C4_E75E;
 /// Odd, so that it loses nothing of the epoch.
 const EPOCH_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-/// Entries in one page. Few in tests, so that there are many pages.
-const PAGE_ENTRIES: usize = if cfg!(test) { 2 } else { 512 };
+/// Entries in one page. One in tests, so that there are many pages.
+const PAGE_ENTRIES: usize = if cfg!(test) { 1 } else { 512 };
 /// A page that has reached this many bytes of messages is full.
 const PAGE_BYTES: usize = 128 << 10;
 /// Larger stores are not looked through after each change: a debug build would do little else.

@@ -33,6 +33,8 @@ mod replica;
 #[cfg(test)]
 mod simulation;
 mod store;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use content::ShardOf;

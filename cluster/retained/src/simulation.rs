@@ -17,11 +17,11 @@ use proptest::prelude::*;
 use crate::{Answer, Limits, Outcome, Replica, RequestId};
 
 /// Simulations in one run of the test.
-const CASES: u32 = 64;
-const SHARDS: u16 = 3;
-const TOPICS: usize = 9;
+const CASES: u32 = 48;
+const SHARDS: u16 = 2;
+const TOPICS: usize = 12;
 /// Below `TOPICS`, so that some changes are refused.
-const MESSAGES_MAX: usize = 7;
+const MESSAGES_MAX: usize = 9;
 
 /// An entry of the log; its index is its place, from 1.
 #[derive(Debug, Clone, Copy)]

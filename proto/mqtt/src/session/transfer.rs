@@ -76,9 +76,8 @@ impl Session {
     /// [`Session::take_report`] says.
     pub fn export(&mut self, now: Timestamp) -> Bytes {
         debug_assert!(!self.is_connected(), "the last connection was ended");
-        self.epoch = self.epoch.wrapping_add(1);
         if let Some(inbound) = &mut self.inbound {
-            inbound.forget_storing();
+            inbound.forget_storing(); // The epoch moved on with the end of the connection: no ticket is known now.
         }
         self.check_invariants();
         Exporter::default().export(self, now).encode_to_vec().into()

@@ -63,6 +63,19 @@ fn what_is_in_flight_is_sent_again_and_the_queue_follows() {
 }
 
 #[test]
+fn messages_of_qos_0_that_wait_move_too() {
+    let mut rig = Rig::with(Limits { queue_qos0: true, ..limits() }, &connect(V5));
+    rig.lose();
+    rig.send("a", QoS::AtMostOnce);
+    rig.send("b", QoS::AtLeastOnce);
+    rig.move_to(ELSEWHERE);
+    rig.session.connect(rig.now, accept(&connect(V5), &rig.limits).expect("accepted"));
+    rig.send("c", QoS::AtMostOnce); // It does not overtake.
+    rig.session.resume(rig.now, &mut rig.out);
+    rig.expect_sent(&["publish0 'a'", "publish1 'b' 1", "publish0 'c'"]);
+}
+
+#[test]
 fn subscriptions_and_the_protocol_move() {
     let mut rig = rich();
     let before: Vec<_> = rig.session.subscriptions().cloned().collect();
@@ -82,6 +95,8 @@ fn a_message_of_qos_2_from_the_client_is_taken_once() {
     rig.expect_sent(&["pubrec 3"]);
     moved(&mut rig);
     rig.stored(held_up, ReasonCode::Success); // It means nothing any more.
+    rig.take(Packet::PubRel(ack(5))); // Too early: the client has no PUBREC for it.
+    rig.expect_sent(&["pubcomp 5 PacketIdentifierNotFound"]);
     rig.take(Packet::Publish(publish("up", qos2(5))));
     rig.take(Packet::PubRel(ack(3)));
     rig.take(Packet::PubRel(ack(5)));
