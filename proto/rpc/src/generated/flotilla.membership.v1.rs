@@ -69,6 +69,9 @@ pub struct FoundingMember {
 pub struct GrantRequest {
     #[prost(message, optional, tag = "1")]
     pub attempt: ::core::option::Option<Attempt>,
+    /// The node that is meant. Another one at its address refuses.
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GrantReply {

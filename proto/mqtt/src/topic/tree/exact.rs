@@ -58,6 +58,10 @@ impl<V> ExactFilters<V> {
         self.entries.iter().map(|entry| (&*entry.filter, &entry.value))
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.iter().map(|entry| &entry.value)
+    }
+
     fn insert(&mut self, filter: &str, value: V) -> usize {
         let index = self.entries.len();
         self.table.insert(self.table.hash(filter), id(index));

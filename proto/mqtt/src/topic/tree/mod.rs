@@ -78,6 +78,11 @@ impl<V> FilterTree<V> {
         self.exact.iter().map(|(filter, value)| (filter.to_owned(), value)).chain(self.wildcard.iter())
     }
 
+    /// All values, in no particular order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.exact.values().chain(self.wildcard.values())
+    }
+
     #[cfg(test)]
     fn check_invariants(&self) {
         self.exact.check_invariants();

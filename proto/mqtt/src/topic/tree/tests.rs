@@ -45,6 +45,7 @@ proptest! {
         }
         let listed: BTreeMap<_, _> = tree.iter().map(|(filter, value)| (filter, *value)).collect();
         prop_assert_eq!(&listed, &model);
+        prop_assert_eq!(sorted(tree.values().copied()), sorted(model.values().copied()));
         for filter in model.keys() {
             tree.remove(filter);
         }

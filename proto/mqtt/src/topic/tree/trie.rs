@@ -143,6 +143,14 @@ impl<V> Trie<V> {
         })
     }
 
+    /// All values.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.nodes.ids().flat_map(|id| {
+            let node = &self.nodes[id];
+            node.here.as_deref().into_iter().chain(node.below.as_deref())
+        })
+    }
+
     /// The text of the filter whose value a node holds.
     fn filter(&self, mut id: NodeId, end: End) -> String {
         let mut labels = Vec::new();

@@ -1,0 +1,600 @@
+//! One Raft group, whatever it replicates.
+//!
+//! [`Group`] is the handle. It is built around openraft with what that library leaves to its user: the log in the
+//! write-ahead log of the node, the snapshot files, the messages between nodes, and the settings that are not optional.
+//!
+//! Invariants:
+//! - Nothing is answered before it is on the disk, and in the order in which it was asked for: votes, entries, truncations.
+//! - The log is cut only where a snapshot that is on the disk replaces it.
+//! - Bytes of the disk or of a peer that do not decode are an error. A group that meets such bytes of its own, or a command
+//!   that its state machine refuses, stops and says why in [`GroupStatus::failed`].
+//!
+//! Absent on purpose: reads through the leader (every member has the state), and retries of proposals (callers know
+//! whether a command may be applied twice).
+
+mod error;
+mod log;
+mod machine;
+mod network;
+mod ports;
+mod snapshot;
+mod status;
+#[cfg(test)]
+mod tests;
+mod types;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_wal::{Files, Wal};
+use futures_util::{Stream, StreamExt};
+use openraft::async_runtime::WatchReceiver;
+use openraft::error::{
+    ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError,
+};
+use openraft::{ChangeMembers, Config, EmptyNode, Instant, SnapshotPolicy};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use log::LogStore;
+use machine::{Failure, Machine};
+use network::Peers;
+use snapshot::SnapshotStore;
+use types::{Command, Raft, Snapshot, Types, blocking};
+
+pub use error::{Corrupt, DecodeError, GroupError, ProposeError, SnapshotError, Unreachable};
+pub use ports::{GroupId, StateMachine, Transport};
+pub use status::{GroupStatus, Role};
+
+/// The greatest chunk of a snapshot between nodes.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
+
+/// The greatest command. One entry must fit a message between nodes.
+pub const COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// What a group is started with.
+pub struct GroupOptions {
+    /// Names the group within the node and the cluster.
+    pub id: GroupId,
+    /// This node.
+    pub me: u64,
+    /// The interval of heartbeats of the leader.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing from the leader stands for election after a time drawn from this range.
+    pub election: Range<Duration>,
+    /// A snapshot is made, and the log cut, when the log exceeds this. See [`GroupOptions::LOG_BYTES_MAX`].
+    pub log_bytes_max: u64,
+    /// Entries before the snapshot that are kept for followers that are a little behind.
+    pub log_entries_kept: u64,
+    /// How long sending and installing a snapshot may take.
+    pub snapshot_timeout: Duration,
+    /// The folder of the snapshot of this group, of nothing else. It is made where it is missing.
+    pub snapshot_dir: PathBuf,
+    /// Where that folder is: the disk, or its twin of a test.
+    pub files: Arc<dyn Files>,
+    /// The write-ahead log of the node.
+    pub wal: Wal,
+    /// What is replicated.
+    pub state_machine: Box<dyn StateMachine>,
+    /// The way to the other nodes.
+    pub transport: Arc<dyn Transport>,
+}
+
+impl GroupOptions {
+    /// The default of `heartbeat`.
+    pub const HEARTBEAT: Duration = Duration::from_millis(300);
+    /// The default of `election`.
+    pub const ELECTION: Range<Duration> = Duration::from_millis(1_500)..Duration::from_millis(3_000);
+    /// The default of `log_bytes_max`.
+    pub const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+    /// The default of `log_entries_kept`.
+    pub const LOG_ENTRIES_KEPT: u64 = 256;
+    /// The default of `snapshot_timeout`.
+    pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
+}
+
+/// A member's handle of a Raft group. Clones share it; the group ends with the last of them, or by [`Group::shutdown`].
+#[derive(Clone)]
+pub struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: GroupId,
+    me: u64,
+    election: Range<Duration>,
+    raft: Raft,
+    log: LogStore,
+    snapshots: Arc<SnapshotStore>,
+    failure: Failure,
+    status: watch::Receiver<GroupStatus>,
+    monitor: JoinHandle<()>,
+    /// Held while a snapshot is received: one at a time, so that the disk holds at most three.
+    receiving: Mutex<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.monitor.abort();
+    }
+}
+
+impl Group {
+    /// Opens the group: restores the state machine from the snapshot and the log, and takes part from then on.
+    ///
+    /// # Errors
+    /// The options are not usable, or what the disk holds is damaged.
+    pub async fn start(options: GroupOptions) -> Result<Self, GroupError> {
+        let config = config(&options)?;
+        let failure = Failure::default();
+        let log = LogStore::open(options.wal, options.id)?;
+        let (dir, files) = (options.snapshot_dir, options.files);
+        let snapshots = Arc::new(blocking(move || SnapshotStore::open(dir, files)).await?);
+        snapshots.require(log.purged())?;
+
+        let machine = Machine::new(options.state_machine, Arc::clone(&snapshots), failure.clone());
+        let peers = Peers {
+            transport: options.transport,
+            group: options.id,
+            append_ttl: options.election.start,
+            failure: failure.clone(),
+        };
+        let raft = Raft::new(options.me, Arc::new(config), peers, log.clone(), machine)
+            .await
+            .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+
+        let (sender, status) = watch::channel(current_status(&raft, &log, &failure));
+        let monitor = monitor(raft.clone(), log.clone(), failure.clone(), options.log_bytes_max, sender);
+        let inner = Inner {
+            id: options.id,
+            me: options.me,
+            election: options.election,
+            raft,
+            log,
+            snapshots,
+            failure,
+            status,
+            monitor: tokio::spawn(monitor),
+            receiving: Mutex::new(()),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Which group this is.
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Whether this node belongs to a group: it has taken part in an election, or has a part of the log.
+    pub async fn is_initialized(&self) -> bool {
+        self.inner.raft.is_initialized().await.unwrap_or(true) // A group that has stopped is not to be made anew.
+    }
+
+    /// Whether this node has neither voted nor any part of the log, so that nothing is lost if it joins another group.
+    pub fn is_pristine(&self) -> bool {
+        self.inner.log.is_pristine() && self.inner.snapshots.current().is_none()
+    }
+
+    /// Makes a group of a pristine node and others like it. Called on one or on all of them, with the same voters.
+    ///
+    /// # Errors
+    /// [`GroupError::Initialized`] when it is one already.
+    pub async fn initialize(&self, voters: BTreeSet<u64>) -> Result<(), GroupError> {
+        self.inner.raft.initialize(voters).await.map_err(|error| match error {
+            RaftError::APIError(InitializeError::NotAllowed(_)) => GroupError::Initialized,
+            RaftError::APIError(error @ InitializeError::NotInMembers(_)) => {
+                GroupError::Membership(error.to_string())
+            }
+            RaftError::Fatal(fatal) => self.stopped(&fatal),
+        })
+    }
+
+    /// Proposes a command; returns its index and the answer of the state machine, after this node has applied it.
+    ///
+    /// There is no deadline: a leader without a quorum waits until it hears of another leader.
+    ///
+    /// # Cancel safety
+    /// A command whose future is dropped may still be committed.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: some of them leave the fate of the command unknown.
+    pub async fn propose(&self, command: Bytes) -> Result<(u64, Bytes), ProposeError> {
+        let (bytes, limit) = (command.len(), COMMAND_BYTES_MAX);
+        if bytes > limit {
+            return Err(ProposeError::TooLarge { bytes, limit });
+        }
+        match self.inner.raft.client_write(Command(command)).await {
+            Ok(response) => Ok((response.log_id.index(), response.data)),
+            Err(RaftError::APIError(error)) => Err(match error {
+                ClientWriteError::ForwardToLeader(forward) => {
+                    ProposeError::NotLeader { leader: forward.leader_id }
+                }
+                ClientWriteError::LogEntryDiscarded(forward) => {
+                    ProposeError::Unknown { leader: forward.leader_id }
+                }
+                // Commands have neither; should they come to have, then nothing is known of their fate.
+                ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
+                    ProposeError::Unknown { leader: None }
+                }
+            }),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(reason(&self.inner.failure, &fatal))),
+        }
+    }
+
+    /// Adds a member without a vote; done when the change is committed, not when the member has caught up. Adding a member
+    /// again changes nothing. As with [`Group::propose`] there is no deadline.
+    ///
+    /// # Errors
+    /// This node does not lead, or another change is under way.
+    pub async fn add_learner(&self, node: u64) -> Result<(), GroupError> {
+        let status = self.leading()?;
+        if status.learners.contains(&node) || status.voters.contains(&node) {
+            return Ok(());
+        }
+        let result = self.inner.raft.add_learner(node, EmptyNode {}, false).await;
+        self.membership_changed(result.map(drop))
+    }
+
+    /// Makes these, and no others, the voters. New ones must be learners; former ones become learners. Ends an interrupted
+    /// change, too. As with [`Group::propose`] there is no deadline.
+    ///
+    /// # Errors
+    /// This node does not lead, a voter is no member, or another change is under way.
+    pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), GroupError> {
+        let status = self.leading()?;
+        if status.voters == voters && !status.is_joint {
+            return Ok(());
+        }
+        let result = self.inner.raft.change_membership(voters, true).await;
+        self.membership_changed(result.map(drop))
+    }
+
+    /// Takes a learner out of the group. Nothing changes when it is no member. As with [`Group::propose`] there is no deadline.
+    ///
+    /// # Errors
+    /// This node does not lead, the member is a voter, or another change is under way.
+    pub async fn remove_learner(&self, node: u64) -> Result<(), GroupError> {
+        let status = self.leading()?;
+        if status.voters.contains(&node) {
+            return Err(GroupError::Membership(format!("node {node} votes")));
+        }
+        if !status.learners.contains(&node) {
+            return Ok(());
+        }
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+        let result = self.inner.raft.change_membership(change, true).await;
+        self.membership_changed(result.map(drop))
+    }
+
+    /// Hands the leadership to a voter, and waits until it leads.
+    ///
+    /// The leader takes no commands from then on. Should the other one fail to take over, then nobody leads until the next
+    /// election.
+    ///
+    /// # Errors
+    /// This node does not lead, `to` is no voter or does not answer, or it did not take over within an election timeout.
+    pub async fn transfer_leadership(&self, to: u64) -> Result<(), GroupError> {
+        let status = self.leading()?;
+        if to == self.inner.me {
+            return Ok(());
+        }
+        if !status.voters.contains(&to) {
+            return Err(GroupError::Transfer(format!("node {to} does not vote")));
+        }
+        if !self.has_answered_lately(to) {
+            return Err(GroupError::Transfer(format!("node {to} does not answer")));
+        }
+        self.inner.raft.trigger().transfer_leader(to).await.map_err(|fatal| self.stopped(&fatal))?;
+
+        let mut watch = self.watch();
+        let taken = watch.wait_for(|status| {
+            status.leader.is_some_and(|leader| leader != self.inner.me) || status.role == Role::Stopped
+        });
+        match tokio::time::timeout(self.inner.election.end, taken).await {
+            Ok(Ok(status)) if status.leader == Some(to) => Ok(()),
+            Ok(Ok(status)) => Err(GroupError::Transfer(match status.leader {
+                Some(other) => format!("node {other} leads instead of node {to}"),
+                None => "the group has stopped".to_owned(),
+            })),
+            Ok(Err(_)) => Err(GroupError::Transfer("the group has stopped".to_owned())),
+            Err(_) => Err(GroupError::Transfer(format!("node {to} did not take over in time"))),
+        }
+    }
+
+    /// How the group is doing now.
+    pub fn status(&self) -> GroupStatus {
+        current_status(&self.inner.raft, &self.inner.log, &self.inner.failure)
+    }
+
+    /// Tells changes of [`Group::status`].
+    pub fn watch(&self) -> watch::Receiver<GroupStatus> {
+        self.inner.status.clone()
+    }
+
+    /// Makes a snapshot now, whatever the length of the log, and cuts the log. Returns before it is done:
+    /// [`GroupStatus::snapshot`] tells.
+    ///
+    /// # Errors
+    /// The group has stopped.
+    pub async fn make_snapshot(&self) -> Result<(), GroupError> {
+        self.inner.raft.trigger().snapshot().await.map_err(|fatal| self.stopped(&fatal))
+    }
+
+    /// Answers a [`Transport::append`] of a peer.
+    ///
+    /// # Errors
+    /// The request is not understood, or the group has stopped.
+    pub async fn handle_append(&self, request: Bytes) -> Result<Bytes, GroupError> {
+        let request = wire::decode_append_request(request)?;
+        let reply = self.inner.raft.append_entries(request).await.map_err(|error| self.failed(error))?;
+        Ok(wire::encode_append_reply(&reply))
+    }
+
+    /// Answers a [`Transport::vote`] of a peer.
+    ///
+    /// # Errors
+    /// The request is not understood, or the group has stopped.
+    pub async fn handle_vote(&self, request: Bytes) -> Result<Bytes, GroupError> {
+        let request = wire::decode_vote_request(request)?;
+        let reply = self.inner.raft.vote(request).await.map_err(|error| self.failed(error))?;
+        Ok(wire::encode_vote_reply(&reply))
+    }
+
+    /// Answers a [`Transport::pre_vote`] of a peer.
+    ///
+    /// # Errors
+    /// The request is not understood, or the group has stopped.
+    pub async fn handle_pre_vote(&self, request: Bytes) -> Result<Bytes, GroupError> {
+        let request = wire::decode_vote_request(request)?;
+        let reply = self.inner.raft.pre_vote(request).await.map_err(|error| self.failed(error))?;
+        Ok(wire::encode_vote_reply(&reply))
+    }
+
+    /// Answers a [`Transport::transfer`] of a peer.
+    ///
+    /// # Errors
+    /// The request is not understood, or the group has stopped.
+    pub async fn handle_transfer(&self, request: Bytes) -> Result<Bytes, GroupError> {
+        let request = wire::decode_transfer_request(request)?;
+        let reply =
+            self.inner.raft.handle_transfer_leader(request).await.map_err(|fatal| self.stopped(&fatal))?;
+        Ok(wire::encode_transfer_reply(&reply))
+    }
+
+    /// Answers a [`Transport::snapshot`] of a peer: the snapshot goes to a file, is verified, and only then replaces the state.
+    ///
+    /// # Errors
+    /// What came is not a whole snapshot or stopped coming, the disk failed, or the group has stopped.
+    pub async fn handle_snapshot<S>(&self, chunks: S) -> Result<Bytes, GroupError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send,
+    {
+        let _alone = self.inner.receiving.try_lock().map_err(|_| received("another one is under way"))?;
+        let mut chunks = std::pin::pin!(chunks);
+        let head = next_chunk(&mut chunks).await?.ok_or_else(|| received("nothing came"))?;
+        let head = wire::decode_snapshot_head(head)?;
+
+        let store = Arc::clone(&self.inner.snapshots);
+        let file_bytes = head.file_bytes;
+        let mut receiving = blocking(move || store.receive(file_bytes)).await?;
+        while let Some(chunk) = next_chunk(&mut chunks).await? {
+            receiving = blocking(move || receiving.push(&chunk).map(|()| receiving)).await?;
+        }
+        let meta = head.meta.clone();
+        let snapshot = blocking(move || receiving.finish(&meta)).await?;
+
+        let snapshot = Snapshot { meta: head.meta, snapshot };
+        let reply = self
+            .inner
+            .raft
+            .install_full_snapshot(head.vote, snapshot)
+            .await
+            .map_err(|fatal| self.stopped(&fatal))?;
+        Ok(wire::encode_snapshot_reply(&reply))
+    }
+
+    /// Stops the group, and waits until it has stopped. The write-ahead log stays open for other groups.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.log.note_committed().await {
+            // The group has lost its log, and has said so already.
+            tracing::debug!(error = %error, group = %self.inner.id, "cannot note what is committed");
+        }
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(error = %error, group = %self.inner.id, "the Raft group did not stop as it should");
+        }
+    }
+
+    /// The status, on the leader.
+    fn leading(&self) -> Result<GroupStatus, GroupError> {
+        let status = self.status();
+        match status.role {
+            Role::Leader => Ok(status),
+            Role::Stopped => Err(GroupError::Stopped(status.failed.unwrap_or_else(|| STOPPED.to_owned()))),
+            Role::Learner | Role::Follower | Role::Candidate => {
+                Err(GroupError::NotLeader { leader: status.leader })
+            }
+        }
+    }
+
+    /// On the leader: whether the member was heard of within an election timeout.
+    fn has_answered_lately(&self, node: u64) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .heartbeat
+            .as_ref()
+            .and_then(|heard| heard.get(&node).copied().flatten())
+            .is_some_and(|heard| heard.elapsed() < self.inner.election.start)
+    }
+
+    fn membership_changed(
+        &self,
+        result: Result<(), RaftError<Types, ClientWriteError<Types>>>,
+    ) -> Result<(), GroupError> {
+        result.map_err(|error| match error {
+            RaftError::APIError(
+                ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, .. })
+                | ClientWriteError::LogEntryDiscarded(ForwardToLeader { leader_id, .. }),
+            ) => GroupError::NotLeader { leader: leader_id },
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                error @ (ChangeMembershipError::InProgress(_)
+                | ChangeMembershipError::UncommittedLeaderLog(_)),
+            )) => GroupError::Busy(error.to_string()),
+            RaftError::APIError(error) => GroupError::Membership(error.to_string()),
+            RaftError::Fatal(fatal) => self.stopped(&fatal),
+        })
+    }
+
+    fn failed(&self, error: RaftError<Types>) -> GroupError {
+        match error {
+            RaftError::Fatal(fatal) => self.stopped(&fatal),
+        }
+    }
+
+    fn stopped(&self, fatal: &Fatal<Types>) -> GroupError {
+        GroupError::Stopped(reason(&self.inner.failure, fatal))
+    }
+}
+
+/// The settings of openraft.
+fn config(options: &GroupOptions) -> Result<Config, GroupError> {
+    let millis = |duration: Duration| {
+        u64::try_from(duration.as_millis()).map_err(|_| GroupError::Options("a time is too long".into()))
+    };
+    let config = Config {
+        cluster_name: format!("group {}", options.id),
+        heartbeat_interval: millis(options.heartbeat)?,
+        election_timeout_min: millis(options.election.start)?,
+        election_timeout_max: millis(options.election.end)?,
+        install_snapshot_timeout: millis(options.snapshot_timeout)?,
+        // By the bytes of the log: see `monitor`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: options.log_entries_kept,
+        // A member that comes back after a partition or with an old log must not depose a leader that the others hear.
+        enable_pre_vote: Some(true),
+        // A leader that resumes its term after a power cut would give the ids of lost entries, which followers may hold, to others.
+        enable_leader_restore: Some(false),
+        // A member that lost its disk comes back under another number.
+        allow_log_reversion: Some(false),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| GroupError::Options(error.to_string()))
+}
+
+/// Keeps the status, makes snapshots when the log is long, and notes what is committed when the group is quiet.
+async fn monitor(
+    raft: Raft,
+    log: LogStore,
+    failure: Failure,
+    log_bytes_max: u64,
+    status: watch::Sender<GroupStatus>,
+) {
+    let mut metrics = raft.metrics();
+    let mut trigger = SnapshotTrigger::new(log_bytes_max);
+    loop {
+        metrics.borrow_and_update();
+        let mut now = current_status(&raft, &log, &failure);
+        now.millis_since_quorum_ack = None;
+        if now.role == Role::Stopped {
+            if let Some(failed) = &now.failed {
+                tracing::error!(error = %failed, "the Raft group has stopped");
+            }
+            status.send_replace(now);
+            return;
+        }
+        if trigger.is_due(&now) && raft.trigger().snapshot().await.is_err() {
+            // It has stopped: the metrics tell why.
+            trigger.asked = None;
+        }
+        status.send_if_modified(|last| {
+            let changed = *last != now;
+            *last = now;
+            changed
+        });
+        tokio::select! {
+            changed = metrics.changed() => {
+                if changed.is_err() {
+                    status.send_modify(|last| last.role = Role::Stopped);
+                    return;
+                }
+            }
+            () = tokio::time::sleep(QUIET), if log.has_unnoted_commit() => {
+                // An error stops the group at its next write.
+                let _ = log.note_committed().await;
+            }
+        }
+    }
+}
+
+/// Decides when the log is long enough for a snapshot.
+struct SnapshotTrigger {
+    log_bytes_max: u64,
+    /// The length that the log cannot be cut below, as far as seen: entries are kept, and a follower may still need others.
+    kept: u64,
+    /// A snapshot up to this entry, or beyond, was asked for.
+    asked: Option<u64>,
+}
+
+impl SnapshotTrigger {
+    fn new(log_bytes_max: u64) -> Self {
+        Self { log_bytes_max, kept: 0, asked: None }
+    }
+
+    fn is_due(&mut self, status: &GroupStatus) -> bool {
+        if self.asked.is_some() && status.snapshot >= self.asked {
+            self.asked = None;
+            self.kept = status.log_bytes;
+        }
+        self.kept = self.kept.min(status.log_bytes);
+        // Without the second term, a log that cannot be cut would get a snapshot with every entry.
+        let limit = self.log_bytes_max.max(self.kept.saturating_add(self.log_bytes_max / 2));
+        let due = self.asked.is_none() && status.log_bytes > limit && status.applied > status.snapshot;
+        if due {
+            self.asked = status.applied;
+        }
+        due
+    }
+}
+
+fn current_status(raft: &Raft, log: &LogStore, failure: &Failure) -> GroupStatus {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    GroupStatus::new(&metrics, log.bytes(), |fatal| reason(failure, fatal))
+}
+
+/// Why the group has stopped.
+fn reason(failure: &Failure, fatal: &Fatal<Types>) -> String {
+    match (failure.reason(), fatal) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, Fatal::Stopped) => STOPPED.to_owned(),
+        (None, fatal) => fatal.to_string(),
+    }
+}
+
+async fn next_chunk<S>(chunks: &mut std::pin::Pin<&mut S>) -> Result<Option<Bytes>, GroupError>
+where
+    S: Stream<Item = io::Result<Bytes>>,
+{
+    match tokio::time::timeout(SNAPSHOT_CHUNK_PAUSE_MAX, chunks.next()).await {
+        Ok(chunk) => Ok(chunk.transpose().map_err(|error| received(&error.to_string()))?),
+        Err(_) => Err(received("it stopped coming")),
+    }
+}
+
+fn received(reason: &str) -> GroupError {
+    SnapshotError::Received(reason.to_owned()).into()
+}
+
+const STOPPED: &str = "on request";
+
+/// A group that writes nothing for so long notes what is committed.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A snapshot that pauses for longer is given up, so that another can come.
+const SNAPSHOT_CHUNK_PAUSE_MAX: Duration = Duration::from_secs(10);

@@ -1,0 +1,72 @@
+//! What openraft is built with, and its types by name.
+
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::EmptyNode;
+use openraft::alias::{EntryOf, LeaderIdOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
+
+use super::machine::Machine;
+use super::snapshot::SnapshotFile;
+
+/// The runtime: in simulations, election timeouts come from a seed that the test sets.
+#[cfg(not(feature = "simulation"))]
+pub(super) type Runtime = openraft_rt_tokio::TokioRuntime;
+#[cfg(feature = "simulation")]
+pub(super) type Runtime = openraft_rt::deterministic_rng::DeterministicRng<openraft_rt_tokio::TokioRuntime>;
+
+openraft::declare_raft_types!(
+    /// A node is only its number here: addresses are kept elsewhere, for they change without a change of the membership.
+    pub(super) Types:
+        D = Command,
+        R = Bytes,
+        NodeId = u64,
+        Node = EmptyNode,
+        AsyncRuntime = Runtime,
+);
+
+pub(super) type Raft = openraft::Raft<Types, Machine>;
+pub(super) type Entry = EntryOf<Types>;
+pub(super) type LogId = LogIdOf<Types>;
+pub(super) type LeaderId = LeaderIdOf<Types>;
+pub(super) type Vote = VoteOf<Types>;
+pub(super) type Membership = openraft::Membership<u64, EmptyNode>;
+pub(super) type StoredMembership = StoredMembershipOf<Types>;
+pub(super) type SnapshotMeta = SnapshotMetaOf<Types>;
+pub(super) type Snapshot = SnapshotOf<Types, SnapshotFile>;
+
+/// A command of the state machine. What it says is not for logs.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Command(pub(super) Bytes);
+
+impl fmt::Debug for Command {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} bytes", self.0.len())
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, formatter)
+    }
+}
+
+/// Runs what waits for the disk beside the runtime. A simulation has one thread and one order of events: there it runs at once.
+#[cfg(not(feature = "simulation"))]
+pub(super) async fn blocking<T, F>(work: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await, // The runtime ends, and this future with it.
+        },
+    }
+}
+#[cfg(feature = "simulation")]
+pub(super) async fn blocking<T, F: FnOnce() -> T>(work: F) -> T {
+    work()
+}

@@ -1,0 +1,285 @@
+//! Being a member: asks for admission, keeps the lease alive, and fences the node when it cannot.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flotilla_rpc::membership::{self as rpc, join_reply, lease_reply};
+use flotilla_state::{Incarnation, Member, NodeId};
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+use tracing::{debug, error, info, warn};
+
+use super::{Shared, client};
+use crate::peers::{Class, PeerChannel};
+
+/// Runs until the node stops.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let stop = shared.stop.clone();
+    stop.run_until_cancelled(live(&shared)).await;
+    // Whatever happens next, this node does not act as a member any more.
+    shared.fence();
+}
+
+async fn live(shared: &Arc<Shared>) {
+    loop {
+        let member = shared.seek_admission().await;
+        shared.keep_lease(member).await;
+        shared.fence();
+    }
+}
+
+/// What became of a heartbeat.
+enum Renewal {
+    /// Answered; the promise counts from this time.
+    Held(Instant),
+    Ended,
+    Unanswered,
+}
+
+impl Shared {
+    /// Ends the life of this node, if it leads one.
+    pub(super) fn fence(&self) {
+        self.lease.end();
+        self.local.update(|bound| bound.incarnation = None);
+        if self.me.send_replace(None).is_some() {
+            self.observer.lease_lost();
+        }
+    }
+
+    /// Asks for admission until it is given.
+    async fn seek_admission(self: &Arc<Self>) -> Member {
+        let mut said = String::new();
+        loop {
+            self.may_join().await;
+            match self.ask_to_join().await {
+                Ok(member) => return member,
+                // The same reason is told once.
+                Err(reason) if reason != said => {
+                    info!(%reason, "not admitted to the cluster yet");
+                    said = reason;
+                }
+                Err(_) => {}
+            }
+            sleep(self.options.retry).await;
+        }
+    }
+
+    /// Waits until the node knows which cluster it belongs to, and for ever once it leaves or was removed.
+    async fn may_join(&self) {
+        while *self.leaving.borrow() || self.local.cluster_id().is_none() {
+            sleep(self.options.retry / 2).await;
+        }
+    }
+
+    async fn ask_to_join(self: &Arc<Self>) -> Result<Member, String> {
+        let mut reason = "no leader is known".to_owned();
+        for _ in 0..HOPS_MAX {
+            let outcome = match self.way_to_leader(Class::Admin) {
+                None => break,
+                Some(Way::Here) => Arc::clone(self).admit(self.node_info()).await,
+                Some(Way::There(channel)) => {
+                    let request = rpc::JoinRequest { node: Some(self.node_info().encode()) };
+                    let mut client = client(channel);
+                    let call = timeout(self.timing.node_down_after * 2, client.join(request));
+                    match flatten(call.await) {
+                        Ok(reply) => reply.into_inner().outcome.ok_or("an empty answer")?,
+                        Err(status) => {
+                            // Somebody else may know better by the next time.
+                            *self.hint.lock() = None;
+                            return Err(status.message().to_owned());
+                        }
+                    }
+                }
+            };
+            match outcome {
+                join_reply::Outcome::Admitted(incarnation) => {
+                    let incarnation = Incarnation(incarnation);
+                    return Ok(Member { node: self.local.node(), incarnation });
+                }
+                join_reply::Outcome::NotLeader(other) => {
+                    reason = "the leader is not known".to_owned();
+                    if !self.follow(other) {
+                        break;
+                    }
+                }
+                join_reply::Outcome::Wait(why) => return Err(why),
+                join_reply::Outcome::Refused(why) => {
+                    error!(reason = %why, "the cluster does not admit this node");
+                    return Err(why);
+                }
+            }
+        }
+        Err(reason)
+    }
+
+    /// Keeps the lease until it lapses, or the life of the node ends otherwise.
+    async fn keep_lease(self: &Arc<Self>, member: Member) {
+        // Nothing is promised before the first answer to a heartbeat, and nothing is admitted before this node itself has seen
+        // its admission in the log.
+        let mut admitted = false;
+        let began = Instant::now();
+        loop {
+            let beat = Instant::now();
+            match self.heartbeat(member).await {
+                Renewal::Held(from) => {
+                    let (now, until) = (Instant::now(), from + self.timing.node_down_after);
+                    if admitted && !self.lease.extend(now, until) {
+                        warn!(member = %member, "the lease has lapsed");
+                        return;
+                    }
+                    if !admitted && until > now && self.state.read().is_live(member) {
+                        admitted = true;
+                        self.lease.begin(until);
+                        self.begin_life(member);
+                    }
+                }
+                Renewal::Ended => {
+                    warn!(member = %member, "this life of the node has ended");
+                    return;
+                }
+                Renewal::Unanswered if admitted => {}
+                Renewal::Unanswered if began.elapsed() > self.timing.node_down_after => return,
+                Renewal::Unanswered => {}
+            }
+            let pause = if admitted { self.timing.interval() } else { self.timing.interval() / 4 };
+            if !self.wait_within_life(member, admitted, pause.saturating_sub(beat.elapsed())).await {
+                return;
+            }
+        }
+    }
+
+    fn begin_life(&self, member: Member) {
+        info!(member = %member, "admitted to the cluster");
+        self.local.update(|bound| bound.incarnation = Some(member.incarnation));
+        self.me.send_replace(Some(member));
+        self.observer.admitted(member);
+    }
+
+    /// Waits for the next heartbeat; false as soon as the lease has lapsed, or this node has applied the end of its life.
+    async fn wait_within_life(&self, member: Member, admitted: bool, pause: Duration) -> bool {
+        let next = Instant::now() + pause;
+        let mut progress = self.progress.clone();
+        let mut leaving = self.leaving.subscribe();
+        loop {
+            let now = Instant::now();
+            progress.borrow_and_update();
+            if *leaving.borrow_and_update() {
+                return false;
+            }
+            if admitted {
+                let is_live = self.state.read().is_live(member);
+                if !is_live || !self.lease.is_valid(now) {
+                    warn!(member = %member, is_live, "this node is no member any more");
+                    if progress.borrow().removed == Some(member) {
+                        warn!(
+                            "this node was removed from the cluster; it asks for admission when it starts again"
+                        );
+                        self.leaving.send_replace(true);
+                    }
+                    return false;
+                }
+            }
+            if now >= next {
+                return true;
+            }
+            let lease = if admitted { self.lease.remaining(now) } else { pause };
+            let wait = next.saturating_duration_since(now).min(lease).max(Duration::from_millis(1));
+            tokio::select! {
+                () = sleep(wait) => {}
+                _ = progress.changed(), if admitted => {}
+                _ = leaving.changed() => {}
+            }
+        }
+    }
+
+    async fn heartbeat(self: &Arc<Self>, member: Member) -> Renewal {
+        let status = self.group.status();
+        let Some(leader) = status.leader.map(NodeId) else { return Renewal::Unanswered };
+        if leader == self.local.node() {
+            // A quorum's confirmation of the leader is what keeps its own lease.
+            let sent = status.millis_since_quorum_ack.map(Duration::from_millis);
+            let sent = sent.and_then(|age| Instant::now().checked_sub(age));
+            return match (self.renew(member, &self.options.advertise), sent) {
+                (lease_reply::Outcome::Held(_), Some(sent)) => Renewal::Held(sent),
+                (lease_reply::Outcome::Ended(_), _) => Renewal::Ended,
+                _ => Renewal::Unanswered,
+            };
+        }
+        let Some(channel) = self.peers.channel(leader, Class::Raft) else { return Renewal::Unanswered };
+        let address = self.options.advertise.clone();
+        let request = rpc::LeaseRequest { node: member.node.0, incarnation: member.incarnation.0, address };
+        let sent = Instant::now();
+        // Lapses before the lease does, so that the end of the lease is noticed in time.
+        let limit = (self.timing.interval() * 2).min(self.lease_left(sent));
+        let outcome = match flatten(timeout(limit, client(channel).lease(request)).await) {
+            Ok(reply) => reply.into_inner().outcome,
+            Err(status) => {
+                debug!(leader = %leader, reason = status.message(), "a heartbeat was not answered");
+                None
+            }
+        };
+        match outcome {
+            Some(lease_reply::Outcome::Held(_)) => {
+                self.peers.heard(leader);
+                Renewal::Held(sent)
+            }
+            Some(lease_reply::Outcome::Ended(_)) => Renewal::Ended,
+            Some(lease_reply::Outcome::NotLeader(_) | lease_reply::Outcome::Uncertain(_)) | None => {
+                Renewal::Unanswered
+            }
+        }
+    }
+
+    /// How long the lease is valid yet; `node_down_after` while there is none.
+    fn lease_left(&self, now: Instant) -> Duration {
+        match self.lease.remaining(now) {
+            Duration::ZERO => self.timing.node_down_after,
+            left => left,
+        }
+    }
+}
+
+/// Where the leader may be.
+pub(super) enum Way {
+    /// It is this node.
+    Here,
+    There(PeerChannel),
+}
+
+impl Shared {
+    /// The way to the leader, or to somebody who may know it.
+    pub(super) fn way_to_leader(&self, class: Class) -> Option<Way> {
+        if let Some(leader) = self.group.status().leader.map(NodeId) {
+            if leader == self.local.node() {
+                return Some(Way::Here);
+            }
+            if let Some(channel) = self.peers.channel(leader, class) {
+                return Some(Way::There(channel));
+            }
+        }
+        let hint = self.hint.lock().clone()?;
+        Some(Way::There(self.peers.channel_to(&hint)))
+    }
+
+    /// Goes on to the leader that another node has named; false when it has named none.
+    pub(super) fn follow(&self, other: rpc::NotLeader) -> bool {
+        if other.leader == 0 || NodeId(other.leader) == self.local.node() {
+            return false;
+        }
+        self.peers.told_by_another(NodeId(other.leader), &other.leader_address);
+        *self.hint.lock() = Some(other.leader_address);
+        true
+    }
+}
+
+/// One error for both: no answer in time, and an answer that is an error.
+pub(super) fn flatten<T>(
+    outcome: Result<Result<T, Status>, tokio::time::error::Elapsed>,
+) -> Result<T, Status> {
+    outcome.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+}
+
+/// So many nodes are asked in a row for the leader.
+const HOPS_MAX: usize = 3;

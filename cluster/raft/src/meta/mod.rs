@@ -1,0 +1,378 @@
+//! The meta group: how a node becomes a member of the cluster, remains one, and changes what all of them agree on.
+//!
+//! [`Meta::open`] opens the group and its services, [`Meta::run`] starts the tasks: founding or finding a cluster
+//! (`founding`), being a member (`member`), and, while this node leads, looking after the others (`leader`).
+//!
+//! # Invariants
+//!
+//! - Exactly one cluster is founded, see `bootstrap`.
+//! - A node acts as a member only while its [`Lease`] is valid, and the lease ends before the leader can declare the node down.
+//!   When it has lapsed the node is admitted anew, in a new incarnation, or not at all.
+//! - A node that has lost its log does not start under its old identity, so it cannot vote twice.
+//! - A command enters the log only if it decodes. The outcome of a proposal is told as unknown when it is.
+
+mod admission;
+mod bootstrap;
+mod founding;
+mod leader;
+mod lease;
+mod machine;
+mod member;
+mod options;
+mod propose;
+mod service;
+mod status;
+#[cfg(test)]
+mod tests;
+mod voters;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flotilla_rpc::membership::{membership_client::MembershipClient, membership_server::MembershipServer};
+use flotilla_state::{ClusterState, Command, LogIndex, Member, NewStatus, NodeId, Reply};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+pub use lease::Lease;
+pub use machine::Observer;
+pub use options::{MetaError, MetaOptions, Storage};
+pub use propose::ProposeError;
+pub use status::{ChangeError, MetaStatus};
+
+use self::{
+    bootstrap::Attempt,
+    lease::{LeaseTable, Timing},
+    machine::{Machine, Progress},
+    service::MembershipService,
+    wire::NodeInfo,
+};
+use crate::{
+    group::{Group, GroupId, GroupOptions},
+    peers::{
+        ClusterId, Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, PeerChannel, Peers, PeersOptions,
+        RaftService, RaftTransport, Resolver,
+    },
+};
+
+/// The meta group as this node takes part in it. Clones share it.
+#[derive(Clone)]
+pub struct Meta(Arc<Shared>);
+
+/// What the meta group serves on the cluster port, behind [`Services::gate`].
+pub struct Services {
+    /// Raft, for every group of the node.
+    pub raft: RaftService,
+    /// What every request must pass.
+    pub gate: Gate,
+    membership: MembershipService,
+}
+
+impl Services {
+    /// Both services; others are added to what comes out.
+    pub fn routes(&self) -> Routes {
+        let membership = MembershipServer::new(self.membership.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Routes::new(membership).add_service(self.raft.clone().into_server())
+    }
+}
+
+pub(crate) struct Shared {
+    options: MetaOptions,
+    timing: Timing,
+    identity: Arc<Identity>,
+    local: Local,
+    peers: Peers,
+    resolver: Resolver,
+    group: Group,
+    state: Arc<RwLock<ClusterState>>,
+    progress: watch::Receiver<Progress>,
+    observer: Arc<dyn machine::Observer>,
+    lease: Lease,
+    me: watch::Sender<Option<Member>>,
+    /// As the leader: when each member was heard of.
+    leases: Mutex<LeaseTable>,
+    /// As the leader: nodes that asked to join, or were removed, and when. Their places in the group are left alone.
+    spared: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Held while the members of the group are changed.
+    changing: tokio::sync::Mutex<()>,
+    /// The attempt that the node is bound to, as others are told.
+    attempt: RwLock<Option<Attempt>>,
+    founding: mpsc::Sender<founding::Input>,
+    founding_inputs: Mutex<Option<mpsc::Receiver<founding::Input>>>,
+    /// The address of somebody who may know the leader.
+    hint: Mutex<Option<String>>,
+    proposals: Semaphore,
+    /// The node leaves, or has left: it does not ask for admission again.
+    leaving: watch::Sender<bool>,
+    stop: CancellationToken,
+}
+
+impl Meta {
+    /// Opens the meta group of a node. Nothing is sent before [`Meta::run`].
+    ///
+    /// # Errors
+    /// The options contradict each other, or what the disk holds does not fit.
+    pub async fn open(
+        options: MetaOptions,
+        storage: Storage,
+        connector: Arc<dyn Connector>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<(Self, Services), MetaError> {
+        let resolver = Resolver::new(options.discovery.clone())?;
+        Self::open_with(options, storage, connector, observer, resolver).await
+    }
+
+    async fn open_with(
+        options: MetaOptions,
+        storage: Storage,
+        connector: Arc<dyn Connector>,
+        observer: Arc<dyn Observer>,
+        resolver: Resolver,
+    ) -> Result<(Self, Services), MetaError> {
+        options.check()?;
+        let Storage { identity, wal, files, dir } = storage;
+        let node = identity.node();
+        let attempt = identity
+            .attempt()
+            .map(|bytes| wire::attempt_from_bytes(&bytes))
+            .transpose()
+            .map_err(crate::peers::IdentityError::Damaged)?;
+        let local = Local::new(node, &options.cluster_name, options.secret.clone());
+        local.update(|bound| {
+            bound.cluster = identity.cluster_id();
+            bound.attempt = attempt.as_ref().map(|attempt| attempt.cluster_id);
+        });
+        let timing = Timing { node_down_after: options.node_down_after };
+        let peers_options = PeersOptions {
+            connect_timeout: timing.interval().max(Duration::from_millis(100)),
+            keep_alive: timing.node_down_after,
+        };
+        let peers = Peers::new(local.clone(), peers_options, connector);
+        let state = Arc::new(RwLock::new(ClusterState::new()));
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let machine = Machine {
+            me: node,
+            state: Arc::clone(&state),
+            peers: peers.clone(),
+            observer: Arc::clone(&observer),
+            progress: progress_sender,
+        };
+        let group = Group::start(GroupOptions {
+            id: GroupId(0),
+            me: node.0,
+            heartbeat: options.heartbeat,
+            election: options.election.clone(),
+            log_bytes_max: GroupOptions::LOG_BYTES_MAX,
+            log_entries_kept: GroupOptions::LOG_ENTRIES_KEPT,
+            snapshot_timeout: GroupOptions::SNAPSHOT_TIMEOUT,
+            snapshot_dir: dir.join("meta"),
+            files,
+            wal,
+            state_machine: Box::new(machine),
+            transport: Arc::new(RaftTransport::new(peers.clone())),
+        })
+        .await?;
+        if identity.has_log() && group.is_pristine() {
+            return Err(MetaError::LogLost);
+        }
+        let raft = RaftService::new(node);
+        raft.add(group.clone());
+        let (founding, founding_inputs) = mpsc::channel(FOUNDING_INPUTS_MAX);
+        let proposals = Semaphore::new(options.proposals_max.max(1));
+        let shared = Arc::new(Shared {
+            options,
+            timing,
+            identity: Arc::new(identity),
+            local: local.clone(),
+            peers,
+            resolver,
+            group,
+            state,
+            progress,
+            observer,
+            lease: Lease::new(Instant::now()),
+            me: watch::Sender::new(None),
+            leases: Mutex::default(),
+            spared: Mutex::default(),
+            changing: tokio::sync::Mutex::new(()),
+            attempt: RwLock::new(attempt),
+            founding,
+            founding_inputs: Mutex::new(Some(founding_inputs)),
+            hint: Mutex::new(None),
+            proposals,
+            leaving: watch::Sender::new(false),
+            stop: CancellationToken::new(),
+        });
+        let membership = MembershipService::new(Arc::clone(&shared));
+        Ok((Self(shared), Services { raft, gate: Gate::new(local), membership }))
+    }
+
+    /// Starts the tasks of the node. To be called once, when the services are served.
+    pub fn run(&self) {
+        let Some(inputs) = self.0.founding_inputs.lock().take() else { return };
+        tokio::spawn(founding::run(Arc::clone(&self.0), inputs));
+        tokio::spawn(member::run(Arc::clone(&self.0)));
+        tokio::spawn(leader::run(Arc::clone(&self.0)));
+    }
+
+    /// The life that this node leads; none while it is not admitted, or not any more.
+    pub fn me(&self) -> watch::Receiver<Option<Member>> {
+        self.0.me.subscribe()
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.0.local.node()
+    }
+
+    /// The right of this node to act as a member.
+    pub fn lease(&self) -> &Lease {
+        &self.0.lease
+    }
+
+    /// What the cluster agrees on, as far as this node has applied it.
+    pub fn state(&self) -> Arc<RwLock<ClusterState>> {
+        Arc::clone(&self.0.state)
+    }
+
+    /// The Raft group itself, for what this handle does not offer.
+    pub fn group(&self) -> &Group {
+        &self.0.group
+    }
+
+    /// The other nodes.
+    pub fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// Proposes a command at whoever leads, again and again until `deadline` as long as it is known not to have been taken.
+    /// Returns the index at which it was applied, and the answer. This node may apply it a moment later.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; [`ProposeError::Unknown`] means that it may have been committed, or be yet.
+    pub async fn propose(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<(LogIndex, Reply), ProposeError> {
+        self.0.propose(command.encode(), deadline).await
+    }
+
+    /// Tells the cluster that this member serves.
+    ///
+    /// # Errors
+    /// See [`Meta::propose`]; [`ProposeError::NotAdmitted`] while the node is no member.
+    pub async fn set_up(&self, deadline: Instant) -> Result<Reply, ProposeError> {
+        self.0.set_status(NewStatus::Up, deadline).await
+    }
+
+    /// Tells the cluster that this member is about to stop or to leave.
+    ///
+    /// # Errors
+    /// As for [`Meta::set_up`].
+    pub async fn drain(&self, deadline: Instant) -> Result<Reply, ProposeError> {
+        self.0.set_status(NewStatus::Draining, deadline).await
+    }
+
+    /// Leaves the cluster for good: gives up the leadership and the vote, and is forgotten by the others. The node is no member
+    /// afterwards and does not ask to be one before its next start.
+    ///
+    /// # Errors
+    /// The others did not agree until `deadline`, or this is the last voter. After [`ChangeError::Timeout`] the node stays a
+    /// member if it still is one.
+    pub async fn leave(&self, deadline: Instant) -> Result<(), ChangeError> {
+        self.0.leave(deadline).await
+    }
+
+    /// Takes a node out of the cluster, dead or not.
+    ///
+    /// # Errors
+    /// There is no such node, or no quorum until `deadline`.
+    pub async fn remove(&self, node: NodeId, deadline: Instant) -> Result<(), ChangeError> {
+        self.0.remove(node, deadline).await
+    }
+
+    /// Gives the leadership to another voter, if this node leads and there is one. For a node that is about to stop.
+    pub async fn hand_over_leadership(&self) -> bool {
+        self.0.hand_over_leadership().await
+    }
+
+    /// How the group is doing.
+    pub fn status(&self) -> MetaStatus {
+        self.0.status()
+    }
+
+    /// Stops the tasks and the group. The leadership should be handed over before.
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        self.0.group.shutdown().await;
+        self.0.lease.end();
+    }
+}
+
+impl Shared {
+    fn node_info(&self) -> NodeInfo {
+        NodeInfo {
+            id: self.local.node(),
+            name: self.options.name.clone(),
+            role: self.options.role,
+            address: self.options.advertise.clone(),
+            client_addresses: self.options.client_addresses.clone(),
+            version: self.options.version.clone(),
+        }
+    }
+
+    /// The cluster, once it has been created as far as this node knows.
+    fn created(&self) -> Option<ClusterId> {
+        self.state.read().cluster().map(|cluster| ClusterId(cluster.id))
+    }
+
+    /// Whether this node leads and a quorum has confirmed it so lately that its promises hold.
+    fn is_certain_leader(&self) -> bool {
+        let status = self.group.status();
+        status.role == crate::group::Role::Leader
+            && status
+                .millis_since_quorum_ack
+                .is_some_and(|millis| Duration::from_millis(millis) < self.timing.margin())
+    }
+
+    /// The leader and its address, as far as they are known; zero and empty otherwise.
+    fn leader(&self) -> (u64, String) {
+        let Some(leader) = self.group.status().leader else { return (0, String::new()) };
+        let address = if NodeId(leader) == self.local.node() {
+            Some(self.options.advertise.clone())
+        } else {
+            self.peers.address(NodeId(leader))
+        };
+        address.map_or((0, String::new()), |address| (leader, address))
+    }
+}
+
+fn client(channel: PeerChannel) -> MembershipClient<PeerChannel> {
+    MembershipClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+impl std::fmt::Debug for Meta {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Meta").field("peers", &self.0.peers).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Services").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+/// Answers and requests that wait for the task that founds or finds a cluster.
+const FOUNDING_INPUTS_MAX: usize = 256;

@@ -1,0 +1,240 @@
+//! Whole nodes: membership over real sockets.
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use flotilla_state::{Command, Reply, Role, Status};
+
+use self::harness::{Cluster, Life, NODE_DOWN_AFTER, TestResult};
+use super::{ChangeError, MetaError, ProposeError};
+use crate::peers::Refusal;
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_node_is_a_cluster_of_one() -> TestResult {
+    let mut cluster = Cluster::new(1, 1).await?;
+    cluster.start(0).await?;
+    cluster.all_admitted().await?;
+    let meta = cluster.meta(0);
+    assert_eq!(meta.set_up(soon()).await?, Reply::Done);
+    assert!(meta.status().quorum && !meta.status().partition_suspected);
+    assert!(matches!(meta.leave(soon()).await, Err(ChangeError::Refused(_))));
+    // The lease of an idle leader does not lapse.
+    tokio::time::sleep(NODE_DOWN_AFTER * 2).await;
+    assert!(cluster.is_admitted(0));
+    assert_eq!(cluster.lives(0).len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_forms_in_any_order_and_with_one_late() -> TestResult {
+    let mut cluster = Cluster::new(3, 3).await?;
+    cluster.start(2).await?;
+    cluster.start(0).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(cluster.running_nodes().into_iter().all(|node| cluster.meta(node).group().is_pristine()));
+    cluster.start(1).await?;
+    cluster.all_admitted().await?;
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_core_nodes_join_as_learners_and_get_votes() -> TestResult {
+    let mut cluster = Cluster::new(5, 3).await?;
+    for node in [0, 2, 4] {
+        cluster.start(node).await?;
+    }
+    cluster.all_admitted().await?;
+    for node in [1, 3] {
+        cluster.start(node).await?;
+    }
+    cluster.all_admitted().await?;
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_declared_down_and_comes_back_at_another_address() -> TestResult {
+    let mut cluster = Cluster::running(3).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let (node, before) = (cluster.meta(leader).node(), cluster.lives(leader));
+    cluster.stop(leader).await;
+    let others = cluster.running_nodes();
+    let is_down = || {
+        others.iter().all(|other| {
+            let state = cluster.meta(*other).state();
+            let state = state.read();
+            state.node(node).is_some_and(|node| node.status == Status::Down)
+        })
+    };
+    cluster.wait("the leader is down", is_down).await?;
+    assert!(others.iter().all(|other| cluster.is_admitted(*other) && cluster.lives(*other).len() == 1));
+
+    cluster.relocate(leader).await?;
+    cluster.start(leader).await?;
+    cluster.all_admitted().await?;
+    assert_eq!(cluster.meta(leader).node(), node);
+    assert_ne!(cluster.lives(leader), before, "a new incarnation");
+    let address = cluster.nodes[leader].address.to_string();
+    let known =
+        || others.iter().all(|other| cluster.meta(*other).peers().address(node) == Some(address.clone()));
+    cluster.wait("the others know the new address", known).await?;
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_comes_back_with_all_its_addresses_changed() -> TestResult {
+    let mut cluster = Cluster::running(3).await?;
+    for node in 0..3 {
+        cluster.stop(node).await;
+        cluster.relocate(node).await?;
+    }
+    for node in 0..3 {
+        cluster.start(node).await?;
+    }
+    cluster.all_admitted().await?;
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_its_disk_is_replaced() -> TestResult {
+    let mut cluster = Cluster::running(3).await?;
+    let lost = cluster.meta(1).node();
+    cluster.stop(1).await;
+    cluster.wipe(1)?;
+    cluster.start(1).await?;
+    cluster.all_admitted().await?;
+    assert_ne!(cluster.meta(1).node(), lost);
+    cluster.all_vote().await?;
+    let forgotten =
+        || cluster.running_nodes().iter().all(|node| cluster.meta(*node).state().read().node(lost).is_none());
+    cluster.wait("the lost node is forgotten", forgotten).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused_and_counted() -> TestResult {
+    let mut cluster = Cluster::running(3).await?;
+    let (red, thief) = (cluster.add("red").await?, cluster.add("thief").await?);
+    cluster.nodes[red].cluster_name = "red".to_owned();
+    cluster.nodes[thief].secret = "guessed".to_owned();
+    cluster.expect = 5;
+    cluster.start(red).await?;
+    cluster.start(thief).await?;
+    let refused = || cluster.refused(0, Refusal::ClusterName) > 0 && cluster.refused(0, Refusal::Secret) > 0;
+    cluster.wait("strangers are refused", refused).await?;
+    assert!(!cluster.is_admitted(red) && !cluster.is_admitted(thief));
+    assert_eq!(cluster.meta(0).state().read().nodes().count(), 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_serves_one_node_of_one_cluster() -> TestResult {
+    let mut cluster = Cluster::running(1).await?;
+    assert!(matches!(cluster.nodes[0].open_storage(), Err(MetaError::Identity(_))), "in use");
+    cluster.stop(0).await;
+    cluster.nodes[0].cluster_name = "red".to_owned();
+    let refused = cluster.start(0).await.expect_err("another cluster's data");
+    assert!(refused.to_string().contains("belongs to cluster \"blue\""), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_leaves() -> TestResult {
+    let mut cluster = Cluster::running(3).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let node = cluster.meta(leader).node();
+    cluster.meta(leader).leave(soon()).await?;
+    assert!(!cluster.is_admitted(leader));
+    assert!(matches!(cluster.lives(leader)[..], [Life::Admitted(_), Life::Lost(_)]));
+    cluster.stop(leader).await;
+    cluster.all_vote().await?;
+    let others = cluster.running_nodes();
+    assert!(others.iter().all(|other| cluster.lives(*other).len() == 1), "the others serve all the time");
+    let meta = cluster.meta(others[0]);
+    assert!(meta.state().read().node(node).is_none());
+    // It may come back.
+    cluster.start(leader).await?;
+    cluster.all_admitted().await?;
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_is_removed() -> TestResult {
+    let mut cluster = Cluster::running(3).await?;
+    let dead = cluster.meta(2).node();
+    cluster.stop(2).await;
+    cluster.meta(0).remove(dead, soon()).await?;
+    cluster.all_vote().await?;
+    assert!(matches!(cluster.meta(1).remove(dead, soon()).await, Err(ChangeError::Refused(_))));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_fences_itself_and_comes_back_in_a_new_life() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    let member = *cluster.meta(leader).me().borrow();
+    let member = member.ok_or("not admitted")?;
+    cluster.cut(&[leader], &others, true);
+
+    let is_down = || others.iter().all(|node| !cluster.meta(*node).state().read().is_live(member));
+    cluster.wait("the old leader is down", is_down).await?;
+    assert!(!cluster.is_admitted(leader), "it was fenced before");
+    let Life::Lost(fenced) = *cluster.lives(leader).last().ok_or("no life")? else {
+        return Err("not fenced".into());
+    };
+    assert!(fenced < Instant::now());
+    assert!(others.iter().all(|node| cluster.is_admitted(*node) && cluster.lives(*node).len() == 1));
+    let status = cluster.meta(leader).status();
+    assert!(!status.quorum && status.partition_suspected);
+    // Nothing is proposed on the wrong side.
+    let command = Command::NodeDown { member };
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let refused = cluster.meta(leader).propose(command.clone(), deadline).await;
+    assert!(matches!(refused, Err(ProposeError::NoLeader | ProposeError::Unknown(_))), "{refused:?}");
+
+    cluster.cut(&[leader], &others, false);
+    cluster.all_admitted().await?;
+    let lives = cluster.lives(leader);
+    let [Life::Admitted(first), Life::Lost(_), Life::Admitted(second)] = lives[..] else {
+        return Err(format!("{lives:?}").into());
+    };
+    assert!(first.node == second.node && first.incarnation < second.incarnation);
+    let (_, reply) = cluster.meta(leader).propose(command, soon()).await?;
+    assert_eq!(reply, Reply::Stale, "the old life is void");
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_node_learns_and_is_forgotten() -> TestResult {
+    let mut cluster = Cluster::running(1).await?;
+    let edge = cluster.add("edge").await?;
+    cluster.expect = 2;
+    cluster.nodes[edge].role = Role::Edge;
+    cluster.start(edge).await?;
+    cluster.all_admitted().await?;
+    let node = cluster.meta(edge).node();
+    assert_eq!(cluster.meta(edge).set_up(soon()).await?, Reply::Done);
+    assert_eq!(cluster.voters(0).len(), 1);
+    cluster.stop(edge).await;
+    let forgotten = || {
+        let status = cluster.meta(0).status();
+        cluster.meta(0).state().read().node(node).is_none() && !status.group.learners.contains(&node.0)
+    };
+    cluster.wait("the edge node is forgotten", forgotten).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leadership_is_handed_over() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    assert!(cluster.meta(leader).hand_over_leadership().await);
+    let handed = || cluster.leader().is_some_and(|new| new != leader);
+    cluster.wait("another node leads", handed).await?;
+    assert!((0..3).all(|node| cluster.lives(node).len() == 1));
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Finding addresses of other nodes before anything is known of them.
+
+use std::{sync::Arc, time::Duration};
+
+use hickory_resolver::{
+    TokioResolver,
+    net::NetError,
+    proto::rr::{RData, RecordType},
+};
+use tokio::time::timeout;
+
+/// Where to look for other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Discovery {
+    /// Nowhere: a cluster of one, unless others come.
+    #[default]
+    None,
+    /// These addresses, each `host:port`.
+    Static(Vec<String>),
+    /// The addresses behind a name (A and AAAA), all with one port; with no port the targets of its SRV records.
+    Dns {
+        /// The name.
+        name: String,
+        /// The port, or none for SRV records.
+        port: Option<u16>,
+    },
+}
+
+/// Why no addresses were found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DiscoveryError {
+    /// The settings of the system are not usable.
+    #[error("the DNS settings of the system cannot be read: {0}")]
+    System(String),
+    /// The name servers said so, or nothing.
+    #[error("DNS look-up of {name}: {reason}")]
+    Lookup {
+        /// What was looked up.
+        name: String,
+        /// What came of it.
+        reason: String,
+    },
+}
+
+/// Looks for nodes.
+#[derive(Clone)]
+pub struct Resolver {
+    discovery: Discovery,
+    dns: Option<Arc<TokioResolver>>,
+}
+
+impl Resolver {
+    /// With the DNS settings of the system, which are read only if `discovery` is DNS.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn new(discovery: Discovery) -> Result<Self, DiscoveryError> {
+        let system = |error: NetError| DiscoveryError::System(error.to_string());
+        let dns = match &discovery {
+            Discovery::Dns { .. } => {
+                let mut builder = TokioResolver::builder_tokio().map_err(system)?;
+                // What is asked again is to be answered anew: pods come and go faster than negative answers expire.
+                builder.options_mut().cache_size = 0;
+                Some(Arc::new(builder.build().map_err(system)?))
+            }
+            Discovery::None | Discovery::Static(_) => None,
+        };
+        Ok(Self { discovery, dns })
+    }
+
+    /// With a resolver of the caller's own.
+    pub fn with_dns(discovery: Discovery, dns: TokioResolver) -> Self {
+        Self { discovery, dns: Some(Arc::new(dns)) }
+    }
+
+    /// The addresses of now, sorted, each once, at most 256.
+    ///
+    /// # Errors
+    /// DNS did not answer, or knows nothing of the name.
+    pub async fn find(&self) -> Result<Vec<String>, DiscoveryError> {
+        let mut found = match (&self.discovery, &self.dns) {
+            (Discovery::Dns { name, port }, Some(dns)) => {
+                let lookup = async {
+                    match port {
+                        Some(port) => by_address(dns, name, *port).await,
+                        None => by_service(dns, name).await,
+                    }
+                };
+                let reason = match timeout(LOOKUP_TIMEOUT, lookup).await {
+                    Ok(Ok(found)) => return Ok(found),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "no answer in time".to_owned(),
+                };
+                return Err(DiscoveryError::Lookup { name: name.clone(), reason });
+            }
+            (Discovery::Static(addresses), _) => addresses.clone(),
+            (Discovery::None | Discovery::Dns { .. }, _) => Vec::new(),
+        };
+        tidy(&mut found);
+        Ok(found)
+    }
+}
+
+async fn by_address(dns: &TokioResolver, name: &str, port: u16) -> Result<Vec<String>, NetError> {
+    let mut found: Vec<String> = dns
+        .lookup_ip(name)
+        .await?
+        .iter()
+        .map(|address| std::net::SocketAddr::from((address, port)).to_string())
+        .collect();
+    tidy(&mut found);
+    Ok(found)
+}
+
+/// The targets stay names: they are resolved when they are connected to.
+async fn by_service(dns: &TokioResolver, name: &str) -> Result<Vec<String>, NetError> {
+    let answer = dns.lookup(name, RecordType::SRV).await?;
+    let mut found: Vec<String> = answer
+        .answers()
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::SRV(srv) => Some(format!("{}:{}", srv.target.to_utf8().trim_end_matches('.'), srv.port)),
+            _ => None,
+        })
+        .collect();
+    tidy(&mut found);
+    Ok(found)
+}
+
+fn tidy(found: &mut Vec<String>) {
+    found.sort();
+    found.dedup();
+    found.truncate(FOUND_MAX);
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Resolver").field("discovery", &self.discovery).finish_non_exhaustive()
+    }
+}
+
+const FOUND_MAX: usize = 256;
+
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);

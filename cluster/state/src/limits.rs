@@ -1,0 +1,20 @@
+//! The bounds of the state. What is beyond them is refused by `apply`, on every node alike.
+
+/// How many shards a cluster may have.
+pub const SHARDS_MAX: u16 = 1024;
+/// How many nodes may hold one shard.
+pub const REPLICAS_MAX: u8 = 7;
+/// How many nodes a cluster may know, with those that are down.
+pub const NODES_MAX: usize = 4096;
+/// How many bytes the name of a node or of a cluster may have; it has one at least.
+pub const NAME_BYTES_MAX: usize = 255;
+/// How many bytes an address may have; it has one at least.
+pub const ADDRESS_BYTES_MAX: usize = 512;
+/// How many client addresses a node may have.
+pub const CLIENT_ADDRESSES_MAX: usize = 32;
+/// How many bytes the version of a node's program may have.
+pub const VERSION_BYTES_MAX: usize = 128;
+/// How many changes one [`Command::Routes`](crate::Command::Routes) may carry.
+pub const CHANGES_MAX: usize = 4096;
+/// How many bytes a topic filter may have, with its share prefix.
+pub const FILTER_BYTES_MAX: usize = 65_535;
