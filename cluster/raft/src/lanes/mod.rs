@@ -157,6 +157,8 @@ impl<E: LaneEvents> Lanes<E> {
     }
 
     /// This node lives as `me` from now on. Ends a life before it: see [`Lanes::fenced`].
+    ///
+    /// A life that was ended is never given again: what came in it is forgotten, and its lanes could not go on.
     pub fn admitted(&self, me: Member) -> Vec<Untaken<E::Done>> {
         if self.0.table.read().me == Some(me) {
             return Vec::new();
