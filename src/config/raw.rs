@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     ClientEvent, LogFormat, Overlap, Protocol, Role, SharedStrategy,
     value::{
-        BindAddress, Count, Factor, LogFilter, MemoryShare, NodeAddress, NodeName, OrNone, PlainFilter,
-        Secret, ServiceName, Size, SpanOf, Text, WholeSeconds,
+        BindAddress, ClusterName, Count, Factor, LogFilter, MemoryShare, NodeAddress, NodeName, OrNone,
+        PlainFilter, Secret, ServiceName, Size, SpanOf, Text, WholeSeconds,
     },
 };
 
@@ -84,7 +84,7 @@ impl Default for RawNode {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawCluster {
-    pub(super) name: NodeName,
+    pub(super) name: ClusterName,
     pub(super) listen: OrNone<NodeAddress>,
     pub(super) advertise: OrNone<NodeAddress>,
     pub(super) secret: OrNone<Secret>,
@@ -99,7 +99,7 @@ pub(super) struct RawCluster {
 impl Default for RawCluster {
     fn default() -> Self {
         Self {
-            name: NodeName("flotilla".to_owned()),
+            name: ClusterName("flotilla".to_owned()),
             listen: OrNone::None,
             advertise: OrNone::None,
             secret: OrNone::None,

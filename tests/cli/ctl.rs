@@ -215,8 +215,10 @@ fn serve(source: Fake) -> SocketAddr {
 
 /// What stands before every service of a node.
 fn check_secret(request: Request<()>) -> Result<Request<()>, Status> {
-    let told = request.metadata().get_bin("flotilla-secret-bin").and_then(|secret| secret.to_bytes().ok());
-    if told.is_some_and(|told| told == SECRET.as_bytes()) {
+    let told = |key| request.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let expected = ["1", "0000000000000000", "flotilla", &hex];
+    if ["flotilla-wire", "flotilla-from", "flotilla-cluster", "flotilla-secret"].map(told) == expected {
         return Ok(request);
     }
     Err(Status::unauthenticated("who are you?"))

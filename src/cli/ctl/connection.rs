@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::time;
 use tonic::{
     Request, Status,
-    metadata::{Binary, MetadataValue},
+    metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{self, Channel, Endpoint},
 };
@@ -18,19 +18,21 @@ use super::CtlError;
 /// What is told with every request.
 #[derive(Clone)]
 pub(super) struct Access {
-    cluster: MetadataValue<Binary>,
-    secret: Option<MetadataValue<Binary>>,
+    cluster: MetadataValue<Ascii>,
+    secret: Option<MetadataValue<Ascii>>,
 }
 
 impl Access {
     /// The cluster's name goes along so that no command reaches another cluster by mistake.
     pub(super) fn new(cluster: &Cluster) -> Self {
         let secret = cluster.secret.as_ref().map(|secret| {
-            let mut secret = MetadataValue::from_bytes(secret.reveal().as_bytes());
+            // The bytes of a secret need not be ASCII.
+            let hex: String = secret.reveal().bytes().map(|byte| format!("{byte:02x}")).collect();
+            let mut secret: MetadataValue<Ascii> = hex.parse().expect("digits are ASCII");
             secret.set_sensitive(true);
             secret
         });
-        Self { cluster: MetadataValue::from_bytes(cluster.name.as_bytes()), secret }
+        Self { cluster: cluster.name.parse().expect("a cluster's name is ASCII"), secret }
     }
 
     /// The node at this address. It is dialled with the first request.
@@ -47,9 +49,11 @@ impl Access {
 impl Interceptor for Access {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let metadata = request.metadata_mut();
-        metadata.insert_bin("flotilla-cluster-bin", self.cluster.clone());
+        metadata.insert("flotilla-wire", MetadataValue::from_static(WIRE_VERSION));
+        metadata.insert("flotilla-from", MetadataValue::from_static(OPERATOR));
+        metadata.insert("flotilla-cluster", self.cluster.clone());
         if let Some(secret) = &self.secret {
-            metadata.insert_bin("flotilla-secret-bin", secret.clone());
+            metadata.insert("flotilla-secret", secret.clone());
         }
         Ok(request)
     }
@@ -147,6 +151,12 @@ fn innermost(error: &dyn std::error::Error) -> String {
     }
     error.to_string()
 }
+
+/// What we say to nodes is of this version.
+const WIRE_VERSION: &str = "1";
+
+/// In the place of a node's identifier, which is never 0.
+const OPERATOR: &str = "0000000000000000";
 
 /// How long one of many nodes is waited for: less than the whole command may take, so that the others are heard.
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);

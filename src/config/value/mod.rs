@@ -140,6 +140,27 @@ impl Setting for NodeName {
     }
 }
 
+/// A cluster's name: it goes along with every request between nodes, where only ASCII can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClusterName(pub(super) String);
+
+impl Setting for ClusterName {
+    fn expected() -> String {
+        "a text of 1 to 64 letters, digits, \"-\", \"_\" or \".\"".to_owned()
+    }
+
+    fn read(value: &Value) -> Option<Self> {
+        let text = value.as_str()?;
+        let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let fits = (1..=64).contains(&text.len()) && text.chars().all(in_name);
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    fn write(&self) -> Value {
+        Value::from(self.0.as_str())
+    }
+}
+
 /// A level of the log, or a filter by module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LogFilter(pub(super) String);
@@ -214,6 +235,7 @@ serde_by_setting! {
     [T: Setting] OrNone<T>,
     [const MAX: usize] Text<MAX>,
     [] NodeName,
+    [] ClusterName,
     [] LogFilter,
     [] BindAddress,
     [] NodeAddress,
@@ -251,6 +273,16 @@ mod tests {
         }
         assert!(NodeName::read(&"n".repeat(255).into()).is_some());
         assert!(NodeName::read(&"n".repeat(256).into()).is_none());
+    }
+
+    #[test]
+    fn cluster_names_are_ascii() {
+        for name in ["flotilla", "eu-1.example.org", "a", &"n".repeat(64)] {
+            assert!(ClusterName::read(&name.into()).is_some(), "{name}");
+        }
+        for name in ["", "größe", "a b", "a/b", "a\n", &"n".repeat(65)] {
+            assert!(ClusterName::read(&name.into()).is_none(), "{name:?}");
+        }
     }
 
     #[test]
