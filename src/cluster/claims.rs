@@ -135,13 +135,13 @@ impl Driver {
                 self.registry.release(now, &client, tenure);
                 self.go_on(&client, tenure);
             }
-            Input::WillDelayed(client, tenure) => self.registry.handle_will_delayed(now, &client, tenure),
+            Input::WillDelayed(client, tenure) => self.registry.delay_will(now, &client, tenure),
             Input::WillDropped(client, tenure) => self.registry.keep_will(now, &client, tenure, None),
             Input::WillPublished(will) => self.registry.handle_published(now, will),
             Input::Exported(client, epoch, session) => {
                 self.registry.handle_exported(now, &client, epoch, session);
             }
-            Input::Settle(client, epoch, index) => self.registry.settle(&client, epoch, index),
+            Input::Settle(client, epoch, index) => self.registry.settle(now, &client, epoch, index),
             Input::StubEnded(client, epoch) => self.registry.handle_stub_ended(&client, epoch),
             Input::Message(from, bytes) => {
                 if let Err(error) = self.registry.handle_message(now, from, &bytes) {
