@@ -558,6 +558,28 @@ fn an_entry_that_changes_on_the_disk_is_not_given_out() {
     assert_eq!(wal.entries(1, 0..1, 100).unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
 
+#[test]
+fn a_panic_on_the_writers_thread_leaves_nobody_waiting() {
+    let files = MemoryFiles::new();
+    let options = WalOptions { flushing: Flushing::OnThread, ..options(4096) };
+    let wal = open(&files, &options);
+    let (sender, receiver) = mpsc::channel();
+    wal.submit(vec![vote(1, b"one")], move |_| {
+        // More is queued by the time of the panic.
+        receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        panic!("on purpose");
+    });
+    let (told, results) = mpsc::channel();
+    wal.submit(vec![vote(1, b"two")], move |result| told.send(result.is_err()).unwrap());
+    sender.send(()).unwrap();
+    // Told, or dropped where it was in the same batch.
+    assert_ne!(results.recv_timeout(Duration::from_secs(20)), Ok(false));
+    assert!(submit(&wal, vec![vote(1, b"three")]).is_err());
+    assert!(wal.status().failed.is_some());
+    wal.close();
+    assert!(open(&files, &options).group(1).vote.is_some());
+}
+
 /// Does something before the next read, as another thread might.
 type BeforeRead = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
@@ -674,13 +696,16 @@ fn what_is_truncated_while_it_is_brought_forward_stays_away() {
         writer.submit(vec![Record::TruncateFrom { group: 1, index: 5 }], |_| {});
         *also.lock() = true;
     }));
-    for index in 0..200 {
+    // Until the log is large enough that the first segment has to go.
+    let mut index = 0;
+    while !*truncated.lock() {
         submit(&wal, vec![entry(2, index, vec![9; 100])]).unwrap();
         if index > 0 {
             submit(&wal, vec![purged(2, index - 1)]).unwrap();
         }
+        index += 1;
+        assert!(index < 200);
     }
-    assert!(*truncated.lock());
     assert!(indexes(&wal, 1).is_empty());
     drop(wal);
     assert!(indexes(&open(&files.files.kill(), &options), 1).is_empty());
