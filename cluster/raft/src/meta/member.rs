@@ -199,8 +199,7 @@ impl Shared {
         let Some(leader) = status.leader.map(NodeId) else { return Renewal::Unanswered };
         if leader == self.local.node() {
             // A quorum's confirmation of the leader is what keeps its own lease.
-            let sent = status.millis_since_quorum_ack.map(Duration::from_millis);
-            let sent = sent.and_then(|age| Instant::now().checked_sub(age));
+            let sent = self.quorum_age(&status).and_then(|age| Instant::now().checked_sub(age));
             return match (self.renew(member, &self.options.advertise), sent) {
                 (lease_reply::Outcome::Held(_), Some(sent)) => Renewal::Held(sent),
                 (lease_reply::Outcome::Ended(_), _) => Renewal::Ended,

@@ -368,11 +368,6 @@ impl Bootstrap {
         self.actions.pop_front()
     }
 
-    /// The attempt that the node is bound to.
-    pub(crate) fn bound(&self) -> Option<&Attempt> {
-        self.bound.as_ref().map(|(attempt, _)| attempt)
-    }
-
     fn bind(&mut self, attempt: Option<Attempt>) {
         self.actions.push_back(Action::Keep(attempt.clone()));
         self.gathering = Gathering::default();
