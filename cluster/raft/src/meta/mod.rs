@@ -28,7 +28,7 @@ mod voters;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -104,6 +104,8 @@ pub(crate) struct Shared {
     leases: Mutex<LeaseTable>,
     /// As the leader: nodes that asked to join, or were removed, and when. Their places in the group are left alone.
     spared: Mutex<BTreeMap<NodeId, Instant>>,
+    /// As the leader: nodes whose admission is under way.
+    admitting: Mutex<BTreeSet<NodeId>>,
     /// Held while the members of the group are changed.
     changing: tokio::sync::Mutex<()>,
     /// The attempt that the node is bound to, as others are told.
@@ -184,9 +186,7 @@ impl Meta {
             transport: Arc::new(RaftTransport::new(peers.clone())),
         })
         .await?;
-        if identity.has_log() && group.is_pristine() {
-            return Err(MetaError::LogLost);
-        }
+        check_memory(&identity, &group)?;
         let raft = RaftService::new(node);
         raft.add(group.clone());
         let (founding, founding_inputs) = mpsc::channel(FOUNDING_INPUTS_MAX);
@@ -206,6 +206,7 @@ impl Meta {
             me: watch::Sender::new(None),
             leases: Mutex::default(),
             spared: Mutex::default(),
+            admitting: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             attempt: RwLock::new(attempt),
             founding,
@@ -375,6 +376,16 @@ impl Shared {
             self.peers.address(NodeId(leader))
         };
         address.map_or((0, String::new()), |address| (leader, address))
+    }
+}
+
+/// The identity and the log must be of one node: with either lost, it could vote twice.
+fn check_memory(identity: &Identity, group: &Group) -> Result<(), MetaError> {
+    let is_bound = identity.has_log() || identity.cluster_id().is_some() || identity.attempt().is_some();
+    match group.is_pristine() {
+        true if identity.has_log() => Err(MetaError::LogLost),
+        false if !is_bound => Err(MetaError::IdentityLost),
+        _ => Ok(()),
     }
 }
 

@@ -86,6 +86,16 @@ impl MetaOptions {
         if !(1..=super::voters::VOTERS_MAX).contains(&expect) {
             return refuse(format!("cluster.bootstrap_expect must be 1 to 7, not {expect}"));
         }
+        let reachable = match &self.discovery {
+            Discovery::None => 0,
+            Discovery::Static(addresses) => addresses.len(),
+            Discovery::Dns { .. } => usize::MAX - 1,
+        };
+        if self.role == Role::Core && expect > reachable + 1 {
+            return refuse(format!(
+                "cluster.bootstrap_expect = {expect} nodes cannot find each other: cluster.discovery names {reachable}"
+            ));
+        }
         if let Discovery::Static(addresses) = &self.discovery
             && self.role == Role::Core
             && expect * 2 <= addresses.len()
@@ -165,6 +175,12 @@ pub enum MetaError {
          that the node comes back as a new one"
     )]
     LogLost,
+    /// There is a log, and the identity that it belongs to is gone.
+    #[error(
+        "the identity of this node is gone, but its Raft log is there: remove the whole data directory, so that the node comes \
+         back as a new one"
+    )]
+    IdentityLost,
     /// The disk.
     #[error("the data directory: {0}")]
     Io(#[from] io::Error),

@@ -292,8 +292,7 @@ impl Node {
     }
 
     pub(super) fn open_storage(&self) -> Result<Storage, MetaError> {
-        let mut wal = WalOptions::default();
-        wal.segment_bytes = 1024 * 1024;
+        let wal = WalOptions { segment_bytes: 1024 * 1024, ..WalOptions::default() };
         Storage::open(&PathBuf::from(self.dir.path()), &self.name, &self.cluster_name, wal)
     }
 }
