@@ -25,8 +25,11 @@ use super::wire;
 
 const MAGIC: &[u8; 8] = b"FLOTSNAP";
 const VERSION: u32 = 1;
-const HEADER_BYTES: u64 = 12;
+const HEADER_BYTES: usize = 12;
 const RECORD_HEADER_BYTES: usize = 9;
+
+/// Where the records begin.
+const RECORDS_AT: u64 = HEADER_BYTES as u64;
 
 /// A longer record is damage: nothing is allocated on the word of a broken length.
 const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -171,7 +174,7 @@ impl SnapshotFile {
     fn open(path: PathBuf, file: Arc<dyn File>) -> Result<Self, SnapshotError> {
         let mut snapshot = Self { meta: SnapshotMeta::default(), bytes: 0, file, path, temporary: None };
         snapshot.bytes = snapshot.file.size().map_err(|error| snapshot.failed(error))?;
-        let mut header = [0; HEADER_BYTES as usize];
+        let mut header = [0; HEADER_BYTES];
         snapshot.read(&mut header, 0)?;
         let (magic, version) = header.split_at(MAGIC.len());
         if magic != MAGIC {
@@ -181,7 +184,7 @@ impl SnapshotFile {
         if version != VERSION {
             return Err(snapshot.damaged(&format!("format {version}, this flotilla reads {VERSION}")));
         }
-        match snapshot.record(HEADER_BYTES)? {
+        match snapshot.record(RECORDS_AT)? {
             (Kind::Meta, payload) => {
                 snapshot.meta = wire::decode_snapshot_meta(payload)
                     .map_err(|error| snapshot.damaged(&error.to_string()))?;
@@ -211,7 +214,7 @@ impl SnapshotFile {
 
     /// The chunks, verified one by one.
     pub(super) fn chunks(&self) -> Chunks {
-        Chunks { snapshot: self.clone(), offset: HEADER_BYTES, count: 0, state: ChunksState::Reading }
+        Chunks { snapshot: self.clone(), offset: RECORDS_AT, count: 0, state: ChunksState::Reading }
     }
 
     fn record(&self, offset: u64) -> Result<(Kind, Bytes), SnapshotError> {
@@ -280,7 +283,7 @@ impl Chunks {
     fn read(&mut self) -> Result<Option<Bytes>, SnapshotError> {
         loop {
             let (kind, payload) = self.snapshot.record(self.offset)?;
-            let first = self.offset == HEADER_BYTES;
+            let first = self.offset == RECORDS_AT;
             self.offset += (RECORD_HEADER_BYTES + payload.len()) as u64;
             match kind {
                 Kind::Meta if first => {}

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_rpc::raft as pb;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
@@ -329,10 +329,13 @@ fn store(message: &impl Message) -> Bytes {
     bytes.freeze()
 }
 
-fn load<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M> {
+fn load<M: Message + Default>(what: &'static str, mut bytes: Bytes) -> Result<M> {
     match bytes.first() {
         None => Err(malformed(what, "no bytes")),
-        Some(&STORED_VERSION) => decode(what, bytes.slice(1..)),
+        Some(&STORED_VERSION) => {
+            bytes.advance(1);
+            decode(what, bytes)
+        }
         Some(&version) => {
             Err(DecodeError::Version { what, version: version.into(), known: STORED_VERSION.into() })
         }
