@@ -151,7 +151,16 @@ impl Group {
         // Until its first turn the status would be that of an empty group.
         raft.with_raft_state(|_| ()).await.map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
 
-        let (sender, status) = watch::channel(current_status(&raft, &log, &failure));
+        let now = current_status(&raft, &log, &failure);
+        if now.voters == BTreeSet::from([options.me]) && !now.is_joint {
+            // There is nobody to wait for.
+            raft.trigger()
+                .elect(false)
+                .await
+                .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+        }
+
+        let (sender, status) = watch::channel(now);
         let monitor = Monitor {
             me: options.me,
             raft: raft.clone(),

@@ -241,8 +241,8 @@ pub(super) fn open_wal(files: &MemoryFiles) -> Result<Wal, WalError> {
 }
 
 /// Keys and values. A command is `key=value`; anything else is not understood.
-struct Machine {
-    state: Arc<Mutex<State>>,
+pub(super) struct Machine {
+    pub(super) state: Arc<Mutex<State>>,
 }
 
 impl Machine {
@@ -308,9 +308,9 @@ impl Network {
 }
 
 /// The network as one node uses it. A message on a cut link is lost without a word.
-struct Link {
-    from: u64,
-    network: Arc<Network>,
+pub(super) struct Link {
+    pub(super) from: u64,
+    pub(super) network: Arc<Network>,
 }
 
 impl Link {

@@ -1,5 +1,6 @@
 //! Whole groups in one process.
 
+mod disk;
 mod harness;
 
 use std::collections::BTreeSet;
@@ -39,9 +40,11 @@ async fn a_group_of_one_needs_nobody() -> TestResult {
     assert!(matches!(cluster.group(1).initialize(BTreeSet::from([1])).await, Err(GroupError::Initialized)));
 
     cluster.stop(1).await?;
+    let start = tokio::time::Instant::now();
     cluster.start(1).await?;
     assert_eq!(cluster.state(1).get("a").map(String::as_str), Some("1"));
     cluster.set("b", "2").await?;
+    assert!(start.elapsed() < Duration::from_millis(100), "it waited for an election: {:?}", start.elapsed());
     assert_eq!(cluster.settled().await?.len(), 2);
     Ok(())
 }
