@@ -122,6 +122,11 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.monitor.abort();
+        // openraft goes on without its handle.
+        let raft = self.raft.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { raft.shutdown().await.is_ok() });
+        }
     }
 }
 
@@ -162,6 +167,7 @@ impl Group {
 
         let (sender, status) = watch::channel(now);
         let monitor = Monitor {
+            group: options.id,
             me: options.me,
             raft: raft.clone(),
             log: log.clone(),
@@ -398,6 +404,11 @@ impl Group {
         let mut chunks = std::pin::pin!(chunks);
         let head = next_chunk(&mut chunks).await?.ok_or_else(|| received("nothing came"))?;
         let head = wire::decode_snapshot_head(head)?;
+        // openraft takes both for granted.
+        let last = head.meta.last_log_id.ok_or_else(|| received("it holds nothing"))?;
+        if !head.vote.committed || *last.committed_leader_id() > head.vote.leader_id {
+            return Err(received("it does not come from a leader, or is newer than that"));
+        }
 
         let store = Arc::clone(&self.inner.snapshots);
         let file_bytes = head.file_bytes;
@@ -509,6 +520,7 @@ fn config(options: &GroupOptions) -> Result<Config, GroupError> {
 /// Keeps the status, and does what openraft leaves undone: makes snapshots when the log is long, has a leader without a vote
 /// step down, and notes what is committed when the group is quiet.
 struct Monitor {
+    group: GroupId,
     me: u64,
     raft: Raft,
     log: LogStore,
@@ -522,6 +534,7 @@ struct Monitor {
 impl Monitor {
     async fn run(mut self) {
         let mut metrics = self.raft.metrics();
+        let mut note_at = None;
         loop {
             metrics.borrow_and_update();
             let mut now = current_status(&self.raft, &self.log, &self.failure);
@@ -529,7 +542,7 @@ impl Monitor {
             self.act(&now).await;
             let ended = now.role == Role::Stopped;
             if let Some(failed) = &now.failed {
-                tracing::error!(error = %failed, "the Raft group has stopped");
+                tracing::error!(error = %failed, group = %self.group, "the Raft group has stopped");
             }
             self.status.send_if_modified(|last| {
                 let changed = *last != now;
@@ -539,6 +552,12 @@ impl Monitor {
             if ended {
                 return;
             }
+            // The metrics change with every heartbeat, so the pause is counted from when there is something to note.
+            note_at = match note_at {
+                _ if !self.log.has_unnoted_commit() => None,
+                None => Some(tokio::time::Instant::now() + QUIET),
+                at => at,
+            };
             tokio::select! {
                 changed = metrics.changed() => {
                     if changed.is_err() {
@@ -546,7 +565,8 @@ impl Monitor {
                         return;
                     }
                 }
-                () = tokio::time::sleep(QUIET), if self.log.has_unnoted_commit() => {
+                () = until(note_at) => {
+                    note_at = None;
                     // An error stops the group at its next write.
                     let _ = self.log.note_committed().await;
                 }
@@ -619,6 +639,13 @@ fn reason(failure: &Failure, fatal: &Fatal<Types>) -> String {
     }
 }
 
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn next_chunk<S>(chunks: &mut std::pin::Pin<&mut S>) -> Result<Option<Bytes>, GroupError>
 where
     S: Stream<Item = io::Result<Bytes>>,
@@ -635,7 +662,7 @@ fn received(reason: &str) -> GroupError {
 
 const STOPPED: &str = "on request";
 
-/// A group that writes nothing for so long notes what is committed.
+/// What is committed is noted after so long, when nothing else was written that it could go with.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// A snapshot that pauses for longer is given up, so that another can come.

@@ -50,6 +50,39 @@ async fn a_group_of_one_needs_nobody() -> TestResult {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_group_ends_with_its_last_handle() -> TestResult {
+    let mut cluster = Cluster::new();
+    let group = cluster.try_start(1).await?;
+    group.initialize(BTreeSet::from([1])).await?;
+    group.propose(Bytes::from_static(b"a=1")).await?;
+    let state = std::sync::Arc::downgrade(&cluster.nodes[&1].state);
+    cluster.nodes.clear();
+    assert!(state.upgrade().is_some());
+    drop(group);
+    let ended = async {
+        while state.upgrade().is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(5), ended).await?)
+}
+
+/// What is committed is noted with the next write, or soon after the last one.
+#[tokio::test(start_paused = true)]
+async fn a_quiet_member_knows_its_state_after_a_power_cut() -> TestResult {
+    let mut cluster = Cluster::of_three().await?;
+    cluster.set("a", "1").await?;
+    let state = cluster.settled().await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for id in 1..=3 {
+        cluster.cut_power(id).await?;
+    }
+    cluster.start(1).await?;
+    assert_eq!(cluster.state(1), state);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn followers_refuse_commands_and_name_the_leader() -> TestResult {
     let cluster = Cluster::of_three().await?;
     let leader = cluster.leader().await?;
