@@ -222,6 +222,15 @@ mod tests {
                         prop_assert!(held[&kept].iter().all(|shard| held_before[&kept].contains(shard)));
                     }
                 }
+                if !nodes.is_empty() {
+                    let (each, one_more) = (shards / nodes.len(), shards % nodes.len());
+                    let could_stay = held_before.values().map(|held| held.len().min(each)).sum::<usize>()
+                        + held_before.values().filter(|held| held.len() > each).count().min(one_more);
+                    let stayed = before.iter().zip(&placements).filter(|(old, new)| {
+                        old.registrar().is_some() && old.registrar() == new.registrar()
+                    });
+                    prop_assert_eq!(stayed.count(), could_stay);
+                }
                 prop_assert_eq!(place(&mut placements, &nodes, replicas, LogIndex(index.0 + 1)), []);
             }
         }

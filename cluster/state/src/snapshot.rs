@@ -93,6 +93,14 @@ pub struct Snapshot {
     ended: bool,
 }
 
+// It is written by another thread than the one that applies commands.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    const fn is_shared<T: Send + Sync>() {}
+    is_send::<Snapshot>();
+    is_shared::<ClusterState>();
+};
+
 /// What chunks are filled with.
 enum Item {
     Node(wire::Node),

@@ -15,7 +15,9 @@
 mod error;
 mod log;
 mod machine;
+mod monitor;
 mod network;
+mod options;
 mod ports;
 mod snapshot;
 mod status;
@@ -27,28 +29,28 @@ mod wire;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_wal::{Files, Wal};
 use futures_util::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError,
 };
-use openraft::{ChangeMembers, Config, EmptyNode, Instant, SnapshotPolicy};
+use openraft::{ChangeMembers, EmptyNode, Instant};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 use log::LogStore;
 use machine::{Failure, Machine};
+use monitor::{Monitor, SnapshotTrigger};
 use network::Peers;
 use snapshot::SnapshotStore;
 use types::{Command, Raft, Snapshot, Types, blocking};
 
 pub use error::{Corrupt, DecodeError, GroupError, ProposeError, SnapshotError, Unreachable};
+pub use options::GroupOptions;
 pub use ports::{GroupId, StateMachine, Transport};
 pub use status::{GroupStatus, Role};
 
@@ -57,47 +59,6 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// The greatest command. One entry must fit a message between nodes.
 pub const COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
-
-/// What a group is started with.
-pub struct GroupOptions {
-    /// Names the group within the node and the cluster.
-    pub id: GroupId,
-    /// This node.
-    pub me: u64,
-    /// The interval of heartbeats of the leader.
-    pub heartbeat: Duration,
-    /// A follower that hears nothing from the leader stands for election after a time drawn from this range.
-    pub election: Range<Duration>,
-    /// A snapshot is made, and the log cut, when the log exceeds this. See [`GroupOptions::LOG_BYTES_MAX`].
-    pub log_bytes_max: u64,
-    /// Entries before the snapshot that are kept for followers that are a little behind.
-    pub log_entries_kept: u64,
-    /// How long sending and installing a snapshot may take.
-    pub snapshot_timeout: Duration,
-    /// The folder of the snapshot of this group, of nothing else. It is made where it is missing.
-    pub snapshot_dir: PathBuf,
-    /// Where that folder is: the disk, or its twin of a test.
-    pub files: Arc<dyn Files>,
-    /// The write-ahead log of the node.
-    pub wal: Wal,
-    /// What is replicated.
-    pub state_machine: Box<dyn StateMachine>,
-    /// The way to the other nodes.
-    pub transport: Arc<dyn Transport>,
-}
-
-impl GroupOptions {
-    /// The default of `heartbeat`.
-    pub const HEARTBEAT: Duration = Duration::from_millis(300);
-    /// The default of `election`.
-    pub const ELECTION: Range<Duration> = Duration::from_millis(1_500)..Duration::from_millis(3_000);
-    /// The default of `log_bytes_max`.
-    pub const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-    /// The default of `log_entries_kept`.
-    pub const LOG_ENTRIES_KEPT: u64 = 256;
-    /// The default of `snapshot_timeout`.
-    pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
-}
 
 /// A member's handle of a Raft group. Clones share it; the group ends with the last of them, or by [`Group::shutdown`].
 #[derive(Clone)]
@@ -122,6 +83,11 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.monitor.abort();
+        // openraft goes on without its handle.
+        let raft = self.raft.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { raft.shutdown().await.is_ok() });
+        }
     }
 }
 
@@ -131,7 +97,7 @@ impl Group {
     /// # Errors
     /// The options are not usable, or what the disk holds is damaged.
     pub async fn start(options: GroupOptions) -> Result<Self, GroupError> {
-        let config = config(&options)?;
+        let config = options.config()?;
         let failure = Failure::default();
         let log = LogStore::open(options.wal, options.id)?;
         let (dir, files) = (options.snapshot_dir, options.files);
@@ -148,9 +114,29 @@ impl Group {
         let raft = Raft::new(options.me, Arc::new(config), peers, log.clone(), machine)
             .await
             .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+        // Until its first turn the status would be that of an empty group.
+        raft.with_raft_state(|_| ()).await.map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
 
-        let (sender, status) = watch::channel(current_status(&raft, &log, &failure));
-        let monitor = monitor(raft.clone(), log.clone(), failure.clone(), options.log_bytes_max, sender);
+        let now = current_status(&raft, &log, &failure);
+        if now.voters == BTreeSet::from([options.me]) && !now.is_joint {
+            // There is nobody to wait for.
+            raft.trigger()
+                .elect(false)
+                .await
+                .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+        }
+
+        let (sender, status) = watch::channel(now);
+        let monitor = Monitor {
+            group: options.id,
+            me: options.me,
+            raft: raft.clone(),
+            log: log.clone(),
+            failure: failure.clone(),
+            status: sender,
+            snapshots: SnapshotTrigger::new(options.log_bytes_max),
+            handed_over_in: None,
+        };
         let inner = Inner {
             id: options.id,
             me: options.me,
@@ -160,7 +146,7 @@ impl Group {
             snapshots,
             failure,
             status,
-            monitor: tokio::spawn(monitor),
+            monitor: tokio::spawn(monitor.run()),
             receiving: Mutex::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -379,6 +365,11 @@ impl Group {
         let mut chunks = std::pin::pin!(chunks);
         let head = next_chunk(&mut chunks).await?.ok_or_else(|| received("nothing came"))?;
         let head = wire::decode_snapshot_head(head)?;
+        // openraft takes both for granted.
+        let last = head.meta.last_log_id.ok_or_else(|| received("it holds nothing"))?;
+        if !head.vote.committed || *last.committed_leader_id() > head.vote.leader_id {
+            return Err(received("it does not come from a leader, or is newer than that"));
+        }
 
         let store = Arc::clone(&self.inner.snapshots);
         let file_bytes = head.file_bytes;
@@ -462,106 +453,6 @@ impl Group {
     }
 }
 
-/// The settings of openraft.
-fn config(options: &GroupOptions) -> Result<Config, GroupError> {
-    let millis = |duration: Duration| {
-        u64::try_from(duration.as_millis()).map_err(|_| GroupError::Options("a time is too long".into()))
-    };
-    let config = Config {
-        cluster_name: format!("group {}", options.id),
-        heartbeat_interval: millis(options.heartbeat)?,
-        election_timeout_min: millis(options.election.start)?,
-        election_timeout_max: millis(options.election.end)?,
-        install_snapshot_timeout: millis(options.snapshot_timeout)?,
-        // By the bytes of the log: see `monitor`.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: options.log_entries_kept,
-        // A member that comes back after a partition or with an old log must not depose a leader that the others hear.
-        enable_pre_vote: Some(true),
-        // A leader that resumes its term after a power cut would give the ids of lost entries, which followers may hold, to others.
-        enable_leader_restore: Some(false),
-        // A member that lost its disk comes back under another number.
-        allow_log_reversion: Some(false),
-        ..Config::default()
-    };
-    config.validate().map_err(|error| GroupError::Options(error.to_string()))
-}
-
-/// Keeps the status, makes snapshots when the log is long, and notes what is committed when the group is quiet.
-async fn monitor(
-    raft: Raft,
-    log: LogStore,
-    failure: Failure,
-    log_bytes_max: u64,
-    status: watch::Sender<GroupStatus>,
-) {
-    let mut metrics = raft.metrics();
-    let mut trigger = SnapshotTrigger::new(log_bytes_max);
-    loop {
-        metrics.borrow_and_update();
-        let mut now = current_status(&raft, &log, &failure);
-        now.millis_since_quorum_ack = None;
-        if now.role == Role::Stopped {
-            if let Some(failed) = &now.failed {
-                tracing::error!(error = %failed, "the Raft group has stopped");
-            }
-            status.send_replace(now);
-            return;
-        }
-        if trigger.is_due(&now) && raft.trigger().snapshot().await.is_err() {
-            // It has stopped: the metrics tell why.
-            trigger.asked = None;
-        }
-        status.send_if_modified(|last| {
-            let changed = *last != now;
-            *last = now;
-            changed
-        });
-        tokio::select! {
-            changed = metrics.changed() => {
-                if changed.is_err() {
-                    status.send_modify(|last| last.role = Role::Stopped);
-                    return;
-                }
-            }
-            () = tokio::time::sleep(QUIET), if log.has_unnoted_commit() => {
-                // An error stops the group at its next write.
-                let _ = log.note_committed().await;
-            }
-        }
-    }
-}
-
-/// Decides when the log is long enough for a snapshot.
-struct SnapshotTrigger {
-    log_bytes_max: u64,
-    /// The length that the log cannot be cut below, as far as seen: entries are kept, and a follower may still need others.
-    kept: u64,
-    /// A snapshot up to this entry, or beyond, was asked for.
-    asked: Option<u64>,
-}
-
-impl SnapshotTrigger {
-    fn new(log_bytes_max: u64) -> Self {
-        Self { log_bytes_max, kept: 0, asked: None }
-    }
-
-    fn is_due(&mut self, status: &GroupStatus) -> bool {
-        if self.asked.is_some() && status.snapshot >= self.asked {
-            self.asked = None;
-            self.kept = status.log_bytes;
-        }
-        self.kept = self.kept.min(status.log_bytes);
-        // Without the second term, a log that cannot be cut would get a snapshot with every entry.
-        let limit = self.log_bytes_max.max(self.kept.saturating_add(self.log_bytes_max / 2));
-        let due = self.asked.is_none() && status.log_bytes > limit && status.applied > status.snapshot;
-        if due {
-            self.asked = status.applied;
-        }
-        due
-    }
-}
-
 fn current_status(raft: &Raft, log: &LogStore, failure: &Failure) -> GroupStatus {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
@@ -592,9 +483,6 @@ fn received(reason: &str) -> GroupError {
 }
 
 const STOPPED: &str = "on request";
-
-/// A group that writes nothing for so long notes what is committed.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// A snapshot that pauses for longer is given up, so that another can come.
 const SNAPSHOT_CHUNK_PAUSE_MAX: Duration = Duration::from_secs(10);

@@ -15,9 +15,34 @@ pub(super) struct Segment {
     /// How many slots are homes; behind them are some for keys that do not fit in front of them.
     homes: usize,
     len: usize,
+    slots: Box<[Slot]>,
+}
+
+/// A key with its value, side by side: a look-up in a big table waits for memory once. The key is in halves, so that a slot
+/// has 12 bytes and not 16.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    key_low: u32,
+    key_high: u32,
+    value: SetId,
+}
+
+const _: () = assert!(size_of::<Slot>() == 12);
+
+impl Slot {
+    fn new(key: u64, value: SetId) -> Self {
+        let half = |key: u64| u32::try_from(key & u64::from(u32::MAX)).expect("it is half of the key");
+        Self { key_low: half(key), key_high: half(key >> u32::BITS), value }
+    }
+
     /// 0 in a free slot.
-    keys: Box<[u64]>,
-    values: Box<[SetId]>,
+    fn key(self) -> u64 {
+        u64::from(self.key_high) << u32::BITS | u64::from(self.key_low)
+    }
+
+    fn is_free(self) -> bool {
+        self.key() == 0
+    }
 }
 
 /// A table grows by a quarter when more than nine tenths of its homes are taken.
@@ -36,7 +61,7 @@ const TAIL: usize = 16;
 
 impl Segment {
     pub(super) fn new(prefix_bits: u32) -> Self {
-        Self { prefix_bits, homes: 0, len: 0, keys: Box::default(), values: Box::default() }
+        Self { prefix_bits, homes: 0, len: 0, slots: Box::default() }
     }
 
     /// A segment with these entries, whose keys increase.
@@ -51,13 +76,14 @@ impl Segment {
     }
 
     pub(super) fn get(&self, key: u64) -> Option<SetId> {
-        self.find(key).ok().map(|slot| self.values[slot])
+        self.find(key).ok().map(|slot| self.slots[slot].value)
     }
 
     /// The slot of a key, or the one that it would have.
     pub(super) fn find(&self, key: u64) -> Result<usize, usize> {
         let home = self.home(key);
-        for (slot, &taken) in (home..).zip(&self.keys[home..]) {
+        for (slot, taken) in (home..).zip(&self.slots[home..]) {
+            let taken = taken.key();
             if taken == key {
                 return Ok(slot);
             }
@@ -65,16 +91,16 @@ impl Segment {
                 return Err(slot);
             }
         }
-        Err(self.keys.len())
+        Err(self.slots.len())
     }
 
     pub(super) fn value(&self, slot: usize) -> SetId {
-        self.values[slot]
+        self.slots[slot].value
     }
 
     /// Gives another value to a slot that is taken; returns the old one.
     pub(super) fn replace(&mut self, slot: usize, value: SetId) -> SetId {
-        std::mem::replace(&mut self.values[slot], value)
+        std::mem::replace(&mut self.slots[slot].value, value)
     }
 
     /// Inserts a key at the slot where `find` missed it.
@@ -85,25 +111,22 @@ impl Segment {
             self.rebuild((self.homes + self.homes / 4).max(HOMES_MIN), &entries);
             slot = self.find(key).expect_err("the key is not there");
         }
-        let run = self.keys[slot..].iter().position(|&key| key == 0);
-        let free = run.map_or(self.keys.len(), |run| slot + run);
-        if free == self.keys.len() {
-            self.resize(free + TAIL);
+        let run = self.slots[slot..].iter().position(|slot| slot.is_free());
+        let free = run.map_or(self.slots.len(), |run| slot + run);
+        if free == self.slots.len() {
+            self.lengthen(TAIL);
         }
-        self.keys.copy_within(slot..free, slot + 1);
-        self.values.copy_within(slot..free, slot + 1);
-        self.keys[slot] = key;
-        self.values[slot] = value;
+        self.slots.copy_within(slot..free, slot + 1);
+        self.slots[slot] = Slot::new(key, value);
         self.len += 1;
     }
 
     /// Removes the key of a slot; those behind it that are not at home move up.
     pub(super) fn remove(&mut self, slot: usize) {
-        let follows = |(slot, &key): (usize, &u64)| key != 0 && self.home(key) < slot;
-        let run = (slot + 1..).zip(&self.keys[slot + 1..]).take_while(|entry| follows(*entry)).count();
-        self.keys.copy_within(slot + 1..slot + 1 + run, slot);
-        self.values.copy_within(slot + 1..slot + 1 + run, slot);
-        self.keys[slot + run] = 0;
+        let follows = |(at, slot): &(usize, &Slot)| !slot.is_free() && self.home(slot.key()) < *at;
+        let run = (slot + 1..).zip(&self.slots[slot + 1..]).take_while(follows).count();
+        self.slots.copy_within(slot + 1..slot + 1 + run, slot);
+        self.slots[slot + run] = Slot::default();
         self.len -= 1;
         if is_sparse(self.len, self.homes) {
             let entries: Vec<_> = self.iter().collect();
@@ -120,7 +143,7 @@ impl Segment {
 
     /// All entries, sorted.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, SetId)> {
-        self.keys.iter().copied().zip(self.values.iter().copied()).filter(|(key, _)| *key != 0)
+        self.slots.iter().filter(|slot| !slot.is_free()).map(|slot| (slot.key(), slot.value))
     }
 
     fn rebuild(&mut self, homes: usize, entries: &[(u64, SetId)]) {
@@ -135,26 +158,21 @@ impl Segment {
             next = self.home(*key).max(next) + 1;
         }
         let slots = (self.homes + TAIL).max(next);
-        self.keys = vec![0; slots].into();
-        self.values = vec![SetId::default(); slots].into();
+        self.slots = vec![Slot::default(); slots].into();
         let mut next = 0;
         for (key, value) in entries {
             let slot = self.home(*key).max(next);
-            self.keys[slot] = *key;
-            self.values[slot] = *value;
+            self.slots[slot] = Slot::new(*key, *value);
             next = slot + 1;
         }
     }
 
-    fn resize(&mut self, slots: usize) {
-        let mut keys = std::mem::take(&mut self.keys).into_vec();
-        keys.reserve_exact(slots - keys.len());
-        keys.resize(slots, 0);
-        self.keys = keys.into();
-        let mut values = std::mem::take(&mut self.values).into_vec();
-        values.reserve_exact(slots - values.len());
-        values.resize(slots, SetId::default());
-        self.values = values.into();
+    /// Puts more slots behind the last one.
+    fn lengthen(&mut self, more: usize) {
+        let mut slots = std::mem::take(&mut self.slots).into_vec();
+        slots.reserve_exact(more);
+        slots.resize(slots.len() + more, Slot::default());
+        self.slots = slots.into();
     }
 
     fn home(&self, key: u64) -> usize {
@@ -167,13 +185,13 @@ impl Segment {
         assert_eq!(self.iter().count(), self.len);
         assert!(!is_crowded(self.len, self.homes));
         assert!(self.iter().is_sorted_by(|(left, _), (right, _)| left < right));
-        for (slot, &key) in self.keys.iter().enumerate().filter(|(_, key)| **key != 0) {
-            assert!(self.keys[self.home(key)..slot].iter().all(|&key| key != 0));
+        for (at, slot) in self.slots.iter().enumerate().filter(|(_, slot)| !slot.is_free()) {
+            assert!(self.slots[self.home(slot.key())..at].iter().all(|slot| !slot.is_free()));
         }
     }
 
     #[cfg(test)]
     pub(super) fn slots(&self) -> usize {
-        self.keys.len()
+        self.slots.len()
     }
 }
