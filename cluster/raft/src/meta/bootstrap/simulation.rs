@@ -1,4 +1,5 @@
-//! The founding of a cluster on a virtual network, from a seed: loss, delay, restarts, lost disks and late nodes.
+//! The founding of a cluster on a virtual network, from a seed: loss, delay, partitions, restarts, lost disks and late
+//! nodes.
 //!
 //! The Raft group is modelled coarsely: who is initialised sends entries to the other voters, a node takes them when it is
 //! bound to the attempt, and leads when a majority of the voters holds them.
@@ -62,6 +63,8 @@ struct World {
     sent: u64,
     loss: f64,
     delay_max: u64,
+    /// The side that each node is on; only nodes on the same side hear each other.
+    sides: u64,
     next_id: u64,
     created: BTreeSet<ClusterId>,
     initialized: BTreeSet<ClusterId>,
@@ -78,6 +81,7 @@ impl World {
             sent: 0,
             loss: 0.0,
             delay_max: 50,
+            sides: 0,
             next_id: 100,
             created: BTreeSet::new(),
             initialized: BTreeSet::new(),
@@ -131,7 +135,8 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: usize, process: Option<u64>, message: Message) {
-        if self.random.random_bool(self.loss) {
+        let is_cut = (self.sides >> from ^ self.sides >> to) & 1 == 1;
+        if is_cut || self.random.random_bool(self.loss) {
             return;
         }
         self.sent += 1;
@@ -291,6 +296,9 @@ fn run(seed: u64, nodes: usize, expect: usize, wipes: bool) {
     world.delay_max = [20, 500, 4_000][world.random.random_range(0..3)];
     let late = Duration::from_secs(world.random.random_range(0..40));
     while world.now < Duration::from_secs(30) {
+        if world.random.random_bool(0.003) {
+            world.sides = if world.sides == 0 { world.random.random() } else { 0 };
+        }
         for node in 0..nodes {
             let is_late = node == 0 && world.now < late;
             match &world.nodes[node].up {
@@ -312,7 +320,7 @@ fn run(seed: u64, nodes: usize, expect: usize, wipes: bool) {
         world.step();
         world.check(seed);
     }
-    (world.loss, world.delay_max) = (0.0, 50);
+    (world.loss, world.delay_max, world.sides) = (0.0, 50, 0);
     while world.now < Duration::from_secs(120) {
         for node in 0..nodes {
             if world.nodes[node].up.is_none() {
