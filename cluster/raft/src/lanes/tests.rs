@@ -1,6 +1,7 @@
 //! Lanes over real connections.
 
 mod harness;
+mod peers;
 
 use std::thread;
 

@@ -85,8 +85,9 @@ impl Founding {
     }
 
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), KvError> {
-        let step = self.shared.options.retry / 4;
         loop {
+            let settled = self.shared.me.borrow().is_some();
+            let step = if settled { self.shared.options.retry * 2 } else { self.shared.options.retry / 4 };
             self.learn().await?;
             self.discover();
             self.carry_out_all().await?;

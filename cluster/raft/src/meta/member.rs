@@ -12,7 +12,10 @@ use tonic::Status;
 use tracing::{debug, error, info, warn};
 
 use super::{Shared, client};
-use crate::peers::{Class, PeerChannel};
+use crate::{
+    group::Role,
+    peers::{Class, PeerChannel},
+};
 
 /// Runs until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -122,7 +125,7 @@ impl Shared {
         let began = Instant::now();
         loop {
             let beat = Instant::now();
-            match self.heartbeat(member).await {
+            match self.heartbeat(member, admitted).await {
                 Renewal::Held(from) => {
                     let (now, until) = (Instant::now(), from + self.timing.node_down_after);
                     if admitted && !self.lease.extend(now, until) {
@@ -194,13 +197,16 @@ impl Shared {
         }
     }
 
-    async fn heartbeat(self: &Arc<Self>, member: Member) -> Renewal {
+    async fn heartbeat(&self, member: Member, admitted: bool) -> Renewal {
         let status = self.group.status();
+        if status.role == Role::Stopped {
+            // A node that applies nothing more must not stay a member.
+            return Renewal::Unanswered;
+        }
         let Some(leader) = status.leader.map(NodeId) else { return Renewal::Unanswered };
         if leader == self.local.node() {
             // A quorum's confirmation of the leader is what keeps its own lease.
-            let sent = status.millis_since_quorum_ack.map(Duration::from_millis);
-            let sent = sent.and_then(|age| Instant::now().checked_sub(age));
+            let sent = self.quorum_age(&status).and_then(|age| Instant::now().checked_sub(age));
             return match (self.renew(member, &self.options.advertise), sent) {
                 (lease_reply::Outcome::Held(_), Some(sent)) => Renewal::Held(sent),
                 (lease_reply::Outcome::Ended(_), _) => Renewal::Ended,
@@ -211,8 +217,9 @@ impl Shared {
         let address = self.options.advertise.clone();
         let request = rpc::LeaseRequest { node: member.node.0, incarnation: member.incarnation.0, address };
         let sent = Instant::now();
-        // Lapses before the lease does, so that the end of the lease is noticed in time.
-        let limit = (self.timing.interval() * 2).min(self.lease_left(sent));
+        // Not longer than the lease, so that its end is noticed in time.
+        let left = if admitted { self.lease.remaining(sent) } else { self.timing.node_down_after };
+        let limit = (self.timing.interval() * 2).min(left);
         let outcome = match flatten(timeout(limit, client(channel).lease(request)).await) {
             Ok(reply) => reply.into_inner().outcome,
             Err(status) => {
@@ -229,14 +236,6 @@ impl Shared {
             Some(lease_reply::Outcome::NotLeader(_) | lease_reply::Outcome::Uncertain(_)) | None => {
                 Renewal::Unanswered
             }
-        }
-    }
-
-    /// How long the lease is valid yet; `node_down_after` while there is none.
-    fn lease_left(&self, now: Instant) -> Duration {
-        match self.lease.remaining(now) {
-            Duration::ZERO => self.timing.node_down_after,
-            left => left,
         }
     }
 }

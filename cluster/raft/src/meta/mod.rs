@@ -28,7 +28,7 @@ mod voters;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,7 +36,10 @@ use std::{
 use flotilla_rpc::membership::{membership_client::MembershipClient, membership_server::MembershipServer};
 use flotilla_state::{ClusterState, Command, LogIndex, Member, NewStatus, NodeId, Reply};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -54,7 +57,7 @@ use self::{
     wire::NodeInfo,
 };
 use crate::{
-    group::{Group, GroupId, GroupOptions},
+    group::{Group, GroupId, GroupOptions, GroupStatus, Role},
     peers::{
         ClusterId, Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, PeerChannel, Peers, PeersOptions,
         RaftService, RaftTransport, Resolver,
@@ -101,6 +104,8 @@ pub(crate) struct Shared {
     leases: Mutex<LeaseTable>,
     /// As the leader: nodes that asked to join, or were removed, and when. Their places in the group are left alone.
     spared: Mutex<BTreeMap<NodeId, Instant>>,
+    /// As the leader: nodes whose admission is under way.
+    admitting: Mutex<BTreeSet<NodeId>>,
     /// Held while the members of the group are changed.
     changing: tokio::sync::Mutex<()>,
     /// The attempt that the node is bound to, as others are told.
@@ -113,6 +118,7 @@ pub(crate) struct Shared {
     /// The node leaves, or has left: it does not ask for admission again.
     leaving: watch::Sender<bool>,
     stop: CancellationToken,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Meta {
@@ -180,9 +186,7 @@ impl Meta {
             transport: Arc::new(RaftTransport::new(peers.clone())),
         })
         .await?;
-        if identity.has_log() && group.is_pristine() {
-            return Err(MetaError::LogLost);
-        }
+        check_memory(&identity, &group)?;
         let raft = RaftService::new(node);
         raft.add(group.clone());
         let (founding, founding_inputs) = mpsc::channel(FOUNDING_INPUTS_MAX);
@@ -202,6 +206,7 @@ impl Meta {
             me: watch::Sender::new(None),
             leases: Mutex::default(),
             spared: Mutex::default(),
+            admitting: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             attempt: RwLock::new(attempt),
             founding,
@@ -210,6 +215,7 @@ impl Meta {
             proposals,
             leaving: watch::Sender::new(false),
             stop: CancellationToken::new(),
+            tasks: Mutex::default(),
         });
         let membership = MembershipService::new(Arc::clone(&shared));
         Ok((Self(shared), Services { raft, gate: Gate::new(local), membership }))
@@ -218,9 +224,12 @@ impl Meta {
     /// Starts the tasks of the node. To be called once, when the services are served.
     pub fn run(&self) {
         let Some(inputs) = self.0.founding_inputs.lock().take() else { return };
-        tokio::spawn(founding::run(Arc::clone(&self.0), inputs));
-        tokio::spawn(member::run(Arc::clone(&self.0)));
-        tokio::spawn(leader::run(Arc::clone(&self.0)));
+        let shared = || Arc::clone(&self.0);
+        self.0.tasks.lock().extend([
+            tokio::spawn(founding::run(shared(), inputs)),
+            tokio::spawn(member::run(shared())),
+            tokio::spawn(leader::run(shared())),
+        ]);
     }
 
     /// The life that this node leads; none while it is not admitted, or not any more.
@@ -310,11 +319,17 @@ impl Meta {
         self.0.status()
     }
 
-    /// Stops the tasks and the group. The leadership should be handed over before.
+    /// Stops the tasks and the group; the node is fenced. The leadership should be handed over before, and the services not be
+    /// served any more soon after: they hold the data directory.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
+        let tasks = std::mem::take(&mut *self.0.tasks.lock());
+        for task in tasks {
+            // One that has panicked has said so.
+            let _ = task.await;
+        }
+        self.0.fence();
         self.0.group.shutdown().await;
-        self.0.lease.end();
     }
 }
 
@@ -337,11 +352,19 @@ impl Shared {
 
     /// Whether this node leads and a quorum has confirmed it so lately that its promises hold.
     fn is_certain_leader(&self) -> bool {
-        let status = self.group.status();
-        status.role == crate::group::Role::Leader
-            && status
-                .millis_since_quorum_ack
-                .is_some_and(|millis| Duration::from_millis(millis) < self.timing.margin())
+        self.quorum_age(&self.group.status()).is_some_and(|age| age < self.timing.margin())
+    }
+
+    /// On the leader: how long ago the messages were sent with which a quorum last confirmed it.
+    fn quorum_age(&self, status: &GroupStatus) -> Option<Duration> {
+        if status.role != Role::Leader {
+            return None;
+        }
+        let me = self.local.node().0;
+        if status.voters.iter().all(|voter| *voter == me) {
+            return Some(Duration::ZERO);
+        }
+        status.millis_since_quorum_ack.map(Duration::from_millis)
     }
 
     /// The leader and its address, as far as they are known; zero and empty otherwise.
@@ -353,6 +376,16 @@ impl Shared {
             self.peers.address(NodeId(leader))
         };
         address.map_or((0, String::new()), |address| (leader, address))
+    }
+}
+
+/// The identity and the log must be of one node: with either lost, it could vote twice.
+fn check_memory(identity: &Identity, group: &Group) -> Result<(), MetaError> {
+    let is_bound = identity.has_log() || identity.cluster_id().is_some() || identity.attempt().is_some();
+    match group.is_pristine() {
+        true if identity.has_log() => Err(MetaError::LogLost),
+        false if !is_bound => Err(MetaError::IdentityLost),
+        _ => Ok(()),
     }
 }
 

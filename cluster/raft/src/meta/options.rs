@@ -6,7 +6,7 @@ use flotilla_state::Role;
 use flotilla_wal::{DiskFiles, Files, Wal, WalError, WalOptions};
 
 use crate::{
-    group::{GroupError, GroupOptions},
+    group::GroupError,
     peers::{Discovery, DiscoveryError, Identity, IdentityError, Secret},
 };
 
@@ -41,7 +41,7 @@ pub struct MetaOptions {
     pub replicas: u8,
     /// The interval of the leader's heartbeats in the Raft group.
     pub heartbeat: Duration,
-    /// After how much silence of the leader a node stands for election.
+    /// A node stands for election after so much silence of the leader, and another `election.end`.
     pub election: Range<Duration>,
     /// The pause between two looks for other nodes, and between two tries of the same thing.
     pub retry: Duration,
@@ -66,8 +66,8 @@ impl MetaOptions {
             edge_forget_after: Duration::from_secs(600),
             shards: 16,
             replicas: 3,
-            heartbeat: GroupOptions::HEARTBEAT,
-            election: GroupOptions::ELECTION,
+            heartbeat: Duration::from_millis(250),
+            election: Duration::from_millis(750)..Duration::from_millis(1_250),
             retry: Duration::from_millis(500),
             proposals_max: 256,
         }
@@ -86,6 +86,16 @@ impl MetaOptions {
         if !(1..=super::voters::VOTERS_MAX).contains(&expect) {
             return refuse(format!("cluster.bootstrap_expect must be 1 to 7, not {expect}"));
         }
+        let reachable = match &self.discovery {
+            Discovery::None => 0,
+            Discovery::Static(addresses) => addresses.len(),
+            Discovery::Dns { .. } => usize::MAX - 1,
+        };
+        if self.role == Role::Core && expect > reachable + 1 {
+            return refuse(format!(
+                "cluster.bootstrap_expect = {expect} nodes cannot find each other: cluster.discovery names {reachable}"
+            ));
+        }
         if let Discovery::Static(addresses) = &self.discovery
             && self.role == Role::Core
             && expect * 2 <= addresses.len()
@@ -95,6 +105,11 @@ impl MetaOptions {
                  could be founded; set it to the number of core nodes",
                 addresses.len()
             ));
+        }
+        // The Raft library waits for `election.end` before it begins to wait for a time of `election`. Members must outlive that,
+        // and one missed heartbeat, or each death of a leader would fence all of them.
+        if self.election.end * 2 > self.node_down_after * 3 / 5 {
+            return refuse("cluster.node_down_after is too short for the election of a new leader".into());
         }
         // The leader's promise counts only while a quorum confirms it at least twice within the margin of a lease.
         if self.heartbeat * 2 > self.node_down_after / 5 {
@@ -160,6 +175,12 @@ pub enum MetaError {
          that the node comes back as a new one"
     )]
     LogLost,
+    /// There is a log, and the identity that it belongs to is gone.
+    #[error(
+        "the identity of this node is gone, but its Raft log is there: remove the whole data directory, so that the node comes \
+         back as a new one"
+    )]
+    IdentityLost,
     /// The disk.
     #[error("the data directory: {0}")]
     Io(#[from] io::Error),

@@ -28,7 +28,7 @@ use tracing::warn;
 use super::Gate;
 
 /// Bounds of the cluster port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct ServeOptions {
     /// Connections at a time. Another one is closed at once.
     pub connections_max: usize,

@@ -1,6 +1,9 @@
 //! What a node of no cluster does next.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Action, Attempt, Bootstrap, Founder, Seen, Warning};
 use crate::peers::ClusterId;
@@ -140,12 +143,19 @@ impl Bootstrap {
         }
     }
 
+    /// How many nodes the addresses may lead to: several addresses of one node, as with IPv4 and IPv6, count once.
+    fn nodes_found(&self) -> usize {
+        let nodes: BTreeSet<_> = self.sightings.values().map(|sighting| sighting.seen.node.id).collect();
+        let unknown = self.addresses.len() - self.sightings.len() - self.own_addresses.len();
+        unknown + nodes.len() + usize::from(!self.own_addresses.is_empty())
+    }
+
     /// Founds a cluster when enough free nodes are in sight and this is the lowest of them.
     fn initiate(&mut self, now: Duration) {
         if self.rounds_completed == 0 || now < self.hold_off {
             return;
         }
-        let (expect, found) = (self.options.expect, self.addresses.len());
+        let (expect, found) = (self.options.expect, self.nodes_found());
         if expect * 2 <= found {
             self.warn(Warning::ExpectTooSmall { expect, found });
             return;

@@ -166,6 +166,8 @@ pub(crate) struct Bootstrap {
     awaited: BTreeSet<String>,
     rounds_completed: u64,
     next_round: Duration,
+    /// Where this node itself has answered.
+    own_addresses: BTreeSet<String>,
     /// The last answer from each address.
     sightings: BTreeMap<String, Sighting>,
     next_ask: Duration,
@@ -227,6 +229,7 @@ impl Bootstrap {
             awaited: BTreeSet::new(),
             rounds_completed: 0,
             next_round: Duration::ZERO,
+            own_addresses: BTreeSet::new(),
             sightings: BTreeMap::new(),
             next_ask: Duration::ZERO,
             next_join: Duration::ZERO,
@@ -240,6 +243,7 @@ impl Bootstrap {
     /// The addresses that discovery finds; empty when none is configured.
     pub(crate) fn handle_discovered(&mut self, addresses: Vec<String>) {
         self.sightings.retain(|address, _| addresses.contains(address));
+        self.own_addresses.retain(|address| addresses.contains(address));
         self.awaited.retain(|address| addresses.contains(address));
         self.addresses = addresses;
         self.discovered = true;
@@ -264,8 +268,10 @@ impl Bootstrap {
         self.answered(round, address);
         if seen.node.id == self.me.id {
             self.sightings.remove(address);
+            self.own_addresses.insert(address.to_owned());
             return;
         }
+        self.own_addresses.remove(address);
         if seen.node.name == self.me.name && seen.core {
             self.warn(Warning::SameName { name: seen.node.name.clone() });
             return;
@@ -366,11 +372,6 @@ impl Bootstrap {
             self.decide(now);
         }
         self.actions.pop_front()
-    }
-
-    /// The attempt that the node is bound to.
-    pub(crate) fn bound(&self) -> Option<&Attempt> {
-        self.bound.as_ref().map(|(attempt, _)| attempt)
     }
 
     fn bind(&mut self, attempt: Option<Attempt>) {
