@@ -34,11 +34,20 @@ struct Owned {
     tenure: Tenure,
     /// A registrar knows. While none does, somebody else may have the client, and a claim must ask.
     registered: bool,
+    /// It is from an older life of this node: the next claim tells the registrar that the client is back, for the will.
+    is_from_before: bool,
     /// The previous owner, until the shell has imported its session.
     importing: Option<Member>,
     origin: Option<Box<Origin>>,
     will: Option<Box<OwnWill>>,
     export: Option<Box<Export>>,
+}
+
+impl Owned {
+    /// Whether a claim of this node is none of the others' business.
+    fn needs_nobody(&self) -> bool {
+        self.registered && !self.is_from_before && self.export.is_none()
+    }
 }
 
 /// A session on its way to another node.
@@ -177,7 +186,7 @@ impl Clients {
             self.deadlines.insert((deadline, client.clone()));
             context.output(Output::Refused { request: request_before, refusal: Refusal::Superseded });
             if let (Some(tenure), Some(will)) = (tenure_before, will_before) {
-                will.drop_everywhere(context, &client, tenure);
+                self.forget_claimed_will(context, &client, tenure, *will);
             }
             return self.proceed(context, &client);
         }
@@ -189,7 +198,7 @@ impl Clients {
         let mut pending =
             Pending { request, clean_start, deadline, claim, turn: 0, will, stage: Stage::Asked };
         match self.owned.get(&client) {
-            Some(owned) if owned.registered && owned.export.is_none() => {
+            Some(owned) if owned.needs_nobody() => {
                 pending.turn = owned.tenure.turn.saturating_add(1);
                 let hand = Hand::Local { previous: None };
                 pending.stage = Stage::Ready { epoch: owned.tenure.epoch, hand };
@@ -554,6 +563,7 @@ impl Clients {
         self.stubs_out.clear();
         self.owned.retain(|client, owned| {
             owned.registered = false;
+            owned.is_from_before = true;
             owned.will = None;
             owned.origin = None;
             // Which of the two has it is not for this one to say: the other one lives.
@@ -727,8 +737,15 @@ impl Clients {
                 old.drop_everywhere(context, client, before.tenure);
             }
         }
-        let mut owned =
-            Owned { tenure, registered: true, importing: None, origin: None, will: None, export: None };
+        let mut owned = Owned {
+            tenure,
+            registered: true,
+            is_from_before: false,
+            importing: None,
+            origin: None,
+            will: None,
+            export: None,
+        };
         let confirm = |origin: Option<Origin>| {
             let handed = origin.is_some_and(|origin| origin.handed);
             let client = client.clone();
@@ -811,13 +828,7 @@ impl Clients {
             None => {}
         }
         if let (Some(tenure), Some(will)) = (tenure, pending.will) {
-            will.drop_everywhere(context, client, tenure);
-            // It had taken the place of that of the connection which goes on.
-            if let Some(owned) = self.owned.get_mut(client)
-                && let Some(will) = &mut owned.will
-            {
-                will.place_again(context, client, owned.tenure);
-            }
+            self.forget_claimed_will(context, client, tenure, *will);
         }
         if let Some(refusal) = refusal {
             context.output(Output::Refused { request: pending.request, refusal });
@@ -903,12 +914,31 @@ impl Clients {
     /// A claim that needed nobody else does now.
     fn ask_registrar(&mut self, context: &mut Context<'_>, client: &ClientId) {
         let Some(pending) = self.pending.get_mut(client) else { return };
-        if let (Some(tenure), Some(will)) = (pending.tenure(), &mut pending.will) {
-            will.withdraw(context, client, tenure);
-        }
+        let tenure = pending.tenure();
         pending.stage = Stage::Asked;
         pending.turn = 0;
         send_claim(context, client, pending.claim);
+        if let (Some(tenure), Some(will)) = (tenure, pending.will.take()) {
+            pending.will = Some(Box::new(will.anew()));
+            self.forget_claimed_will(context, client, tenure, *will);
+        }
+    }
+
+    /// The will of a claim that does not go on, or goes on under another name, is not to be kept. At its keepers it may
+    /// have taken the place of that of the connection that is still here.
+    fn forget_claimed_will(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &ClientId,
+        tenure: Tenure,
+        will: OwnWill,
+    ) {
+        will.drop_everywhere(context, client, tenure);
+        if let Some(owned) = self.owned.get_mut(client)
+            && let Some(will) = &mut owned.will
+        {
+            will.place_again(context, client, owned.tenure);
+        }
     }
 
     /// The copy of a session that was sent becomes the session again.

@@ -140,11 +140,10 @@ pub(crate) enum Message {
         term: ShardEpoch,
         epoch: ConnectionEpoch,
     },
-    /// The will has been published, or never will be: forget it.
+    /// The will of an owner that has ended has been published, or never will be: forget it.
     WillDone {
         owner: Member,
         client: ClientId,
-        tenure: Tenure,
     },
 
     // From the new owner to the previous one, and back.

@@ -12,7 +12,7 @@ use flotilla_mqtt::{Timestamp, session::ClientId};
 use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardEpoch, ShardId};
 
 use crate::{
-    Output, Tenure, WillId,
+    Output, WillId,
     context::Context,
     keeper::Keeper,
     message::{Entry, EntryRole, Hold, Message, Origin, Report, SentOrphan},
@@ -403,7 +403,8 @@ impl Office {
     /// Begins to grant claims when everything is known.
     fn complete(&mut self, desk: &mut Desk<'_, '_>) {
         let is_known = |collecting: &mut Collecting| {
-            collecting.awaited.is_empty() && collecting.vacated.values().all(|vacated| vacated.awaited.is_empty())
+            collecting.awaited.is_empty()
+                && collecting.vacated.values().all(|vacated| vacated.awaited.is_empty())
         };
         let Some(collecting) = self.collecting.take_if(is_known) else { return };
         let clients: Vec<ClientId> = self.records.keys().cloned().collect();
@@ -495,8 +496,7 @@ impl Office {
             }
         } else if !desk.publications.add_keeper(&client, owner, from) {
             // It was dropped, or published; its keeper did not hear of it.
-            let tenure = orphan.tenure;
-            desk.context.send(from, Message::WillDone { owner, client, tenure });
+            desk.context.send(from, Message::WillDone { owner, client });
         }
     }
 
@@ -590,18 +590,16 @@ impl Office {
             Verdict::Publish => {
                 if let Some(orphan) = self.orphans.remove(&key) {
                     // From here on this node answers for it, not as one of its keepers.
-                    desk.keeper.forget(owner, client, orphan.sent.tenure);
+                    desk.keeper.forget_orphan(owner, client);
                     desk.publications.publish(desk.context, orphan);
                 }
             }
             Verdict::Forget => {
                 if let Some(orphan) = self.orphans.remove(&key) {
                     for keeper in orphan.keepers {
-                        let tenure = orphan.sent.tenure;
-                        let done = Message::WillDone { owner, client: client.clone(), tenure };
-                        desk.context.send(keeper, done);
+                        desk.context.send(keeper, Message::WillDone { owner, client: client.clone() });
                     }
-                    desk.keeper.forget(owner, client, orphan.sent.tenure);
+                    desk.keeper.forget_orphan(owner, client);
                 }
             }
         }
@@ -638,7 +636,6 @@ pub(crate) struct Publications {
 /// A will that the shell is publishing.
 #[derive(Debug)]
 struct Publication {
-    tenure: Tenure,
     /// Who keeps it, and forgets it when it is published.
     keepers: Vec<Member>,
 }
@@ -680,8 +677,7 @@ impl Publications {
         let Some(publication) = self.underway.remove(&key) else { return };
         let (client, owner) = key;
         for keeper in publication.keepers {
-            let tenure = publication.tenure;
-            context.send(keeper, Message::WillDone { owner, client: client.clone(), tenure });
+            context.send(keeper, Message::WillDone { owner, client: client.clone() });
         }
     }
 
@@ -701,7 +697,7 @@ impl Publications {
     fn publish(&mut self, context: &mut Context<'_>, orphan: Orphan) {
         self.count += 1;
         let id = WillId(self.count);
-        let SentOrphan { owner, client, tenure, will, .. } = orphan.sent;
+        let SentOrphan { owner, client, will, .. } = orphan.sent;
         let mut message = will.will.message;
         if let Some(expiry) = will.will.expiry {
             Arc::make_mut(&mut message).expires_at = Some(context.now + expiry);
@@ -709,6 +705,6 @@ impl Publications {
         context.output(Output::PublishWill { id, client: client.clone(), message });
         let key = (client, owner);
         self.keys.insert(id, key.clone());
-        self.underway.insert(key, Publication { tenure, keepers: orphan.keepers });
+        self.underway.insert(key, Publication { keepers: orphan.keepers });
     }
 }

@@ -270,8 +270,8 @@ impl From<Message> for Item {
                 Self { term: term.0, ..at(Kind::Registered, client, epoch) }
             }
             M::Discard { client, term, epoch } => Self { term: term.0, ..at(Kind::Discard, client, epoch) },
-            M::WillDone { owner, client, tenure } => {
-                Self { member: Some(owner.into()), ..during(Kind::WillDone, client, tenure) }
+            M::WillDone { owner, client } => {
+                Self { member: Some(owner.into()), ..of(Kind::WillDone, client) }
             }
             M::Handover { client, epoch, discard } => {
                 Self { flag: discard, ..at(Kind::Handover, client, epoch) }
@@ -336,7 +336,7 @@ impl TryFrom<Item> for Message {
             Kind::Superseded => Self::Superseded { client, term, claim },
             Kind::Registered => Self::Registered { client, term, epoch },
             Kind::Discard => Self::Discard { client, term, epoch },
-            Kind::WillDone => Self::WillDone { owner: required(item.member)?, client, tenure },
+            Kind::WillDone => Self::WillDone { owner: required(item.member)?, client },
             Kind::Handover => Self::Handover { client, epoch, discard: flag },
             Kind::Handed => Self::Handed { client, epoch, part: item.part, more: flag },
             Kind::Cancel => Self::Cancel { client, epoch },

@@ -58,7 +58,12 @@ impl Oracle {
 
     /// Taken back. If the new owner had it for a moment before it ended, the registrar may have given the client away.
     pub fn session_returns(&mut self, client: &ClientId, token: u64, owner: Member) {
-        let before = self.sessions.get(client).is_some_and(|session| session.may_be_lost);
+        let before = self.sessions.get(client);
+        if before.is_some_and(|session| session.token != token && !session.may_be_lost) {
+            // The client has begun a new one: this one will be discarded.
+            return;
+        }
+        let before = before.is_some_and(|session| session.may_be_lost);
         self.session_moves(client, token, owner);
         if let Some(session) = self.sessions.get_mut(client) {
             session.may_be_lost = before;
@@ -136,6 +141,15 @@ impl Oracle {
                 (will.min, will.max) = (1, 1);
             } else if will.closed_at.is_some_and(|at| at + GRACE > now) {
                 will.max += 1;
+            }
+        }
+    }
+
+    /// A later CONNECT was under way on the node that has ended: its will may have taken the place of the older one.
+    pub fn will_superseded(&mut self, client: &ClientId, owner: Member) {
+        for will in self.wills.values_mut() {
+            if will.client == *client && will.owner == owner {
+                will.min = 0;
             }
         }
     }

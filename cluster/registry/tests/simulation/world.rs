@@ -97,7 +97,7 @@ struct Node {
     sessions: BTreeMap<ClientId, Session>,
     copies: BTreeMap<(ClientId, ConnectionEpoch), Session>,
     stubs: BTreeSet<(ClientId, ConnectionEpoch)>,
-    requests: BTreeMap<RequestId, (u64, Connect, u64)>,
+    requests: BTreeMap<RequestId, (u64, ClientId, Connect, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -298,7 +298,7 @@ impl World {
         });
         self.note(|| format!("n{node} CONNECT {client} {request:?} {connect:?} will {will:?}"));
         let no = will.map_or(0, |(no, _)| no);
-        self.nodes[node].requests.insert(request, (self.now, connect, no));
+        self.nodes[node].requests.insert(request, (self.now, client.clone(), connect, no));
         let kept = will.map(|(no, delay)| kept_will(no, delay, connect.persistent));
         let now = self.timestamp();
         self.nodes[node].registry.claim(now, request, client, connect.clean, kept);
@@ -377,6 +377,11 @@ impl World {
         let Some(member) = self.nodes[node].me.take() else { return };
         self.note(|| format!("n{node} ENDS {how:?} {member:?} declared {is_declared}"));
         self.oracle.member_ended(self.now, member);
+        for (_, client, connect, _) in self.nodes[node].requests.values() {
+            if connect.will.is_some() {
+                self.oracle.will_superseded(client, member);
+            }
+        }
         let now = self.timestamp();
         let entry = &mut self.nodes[node];
         entry.life += 1;
@@ -656,7 +661,7 @@ impl World {
     fn grant(&mut self, node: usize, request: RequestId, client: ClientId, tenure: Tenure, source: Source) {
         self.granted += 1;
         let now = self.timestamp();
-        let (at, connect, will) = self.nodes[node].requests.remove(&request).expect("it waits");
+        let (at, _, connect, will) = self.nodes[node].requests.remove(&request).expect("it waits");
         assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
         let me = self.nodes[node].me.expect("it is a member");
         let before = self.nodes[node].sessions.remove(&client);
@@ -805,4 +810,3 @@ fn session_bytes(token: u64) -> Bytes {
     bytes.resize(len, 7);
     bytes.into()
 }
-
