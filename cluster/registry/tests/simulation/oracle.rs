@@ -33,6 +33,8 @@ struct Will {
     is_active: bool,
     /// When its owner ended while it was active.
     orphaned_at: Option<u64>,
+    /// The client has come back since.
+    is_decided: bool,
     /// Since when it is due, or has been dropped.
     closed_at: Option<u64>,
     published: u32,
@@ -63,7 +65,7 @@ impl Oracle {
             // The client has begun a new one: this one will be discarded.
             return;
         }
-        let before = before.is_some_and(|session| session.may_be_lost);
+        let before = before.is_none_or(|session| session.may_be_lost);
         self.session_moves(client, token, owner);
         if let Some(session) = self.sessions.get_mut(client) {
             session.may_be_lost = before;
@@ -100,6 +102,7 @@ impl Oracle {
             delay,
             is_active: true,
             orphaned_at: None,
+            is_decided: false,
             closed_at: None,
             published: 0,
             min: 0,
@@ -158,9 +161,14 @@ impl Oracle {
         for will in self.wills.values_mut().filter(|will| will.client == *client) {
             if let Some(at) = will.orphaned_at
                 && will.delay > 0
-                && !clean
+                && !will.is_decided
                 && now < at + will.delay + GRACE * 3
             {
+                will.is_decided = true;
+                if clean {
+                    // The session ends, and the will goes out.
+                    continue;
+                }
                 will.min = 0;
                 if now + GRACE < at + will.delay {
                     will.max = will.max.min(will.published);
