@@ -9,7 +9,7 @@ use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardId};
 use crate::{
     KeptWill, Limits, Output, Refusal, RequestId, Source, Tenure,
     context::Context,
-    message::{Entry, EntryRole, Hold, Message, Origin},
+    message::{Entry, EntryRole, Hold, Message, Origin, Past},
     own_will::OwnWill,
 };
 
@@ -39,6 +39,8 @@ struct Owned {
     /// The previous owner, until the shell has imported its session.
     importing: Option<Member>,
     origin: Option<Box<Origin>>,
+    /// The claim that brought the client here started clean.
+    clean: bool,
     will: Option<Box<OwnWill>>,
     export: Option<Box<Export>>,
 }
@@ -224,7 +226,7 @@ impl Clients {
         }
         let Some(previous) = owned.importing.take() else { return };
         owned.registered = true;
-        let clean = owned.origin.as_ref().is_some_and(|origin| origin.clean);
+        let clean = owned.clean;
         let (client, epoch) = (client.clone(), tenure.epoch);
         context.send(previous, Message::Taken { client: client.clone(), epoch, wants_stub: true });
         context.send_registrar(&client.clone(), Message::Confirm { client, epoch, handed: true, clean });
@@ -378,7 +380,7 @@ impl Clients {
                 context.send(previous.member, Message::Handover { client: client.clone(), epoch, discard });
             }
             _ => {
-                let origin = previous.map(|previous| Origin { previous, handed: false, clean: discard });
+                let origin = previous.map(|previous| Origin { previous, handed: false });
                 pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             }
         }
@@ -438,14 +440,13 @@ impl Clients {
         more: bool,
     ) {
         let Some(pending) = self.pending.get_mut(client) else { return };
-        let clean = pending.clean_start;
         let Stage::Taking { epoch: expected, previous, parts } = &mut pending.stage else { return };
         if *expected != epoch || previous.member != from {
             return;
         }
         let previous = *previous;
         let hand = match part {
-            None => Hand::Nothing { origin: Some(Origin { previous, handed: true, clean }) },
+            None => Hand::Nothing { origin: Some(Origin { previous, handed: true }) },
             Some(part) => {
                 parts.extend_from_slice(&part);
                 if more {
@@ -589,7 +590,7 @@ impl Clients {
         for client in taking {
             let Some(pending) = self.pending.get_mut(&client) else { continue };
             let Stage::Taking { epoch, previous, .. } = pending.stage else { continue };
-            let origin = Some(Origin { previous, handed: false, clean: pending.clean_start });
+            let origin = Some(Origin { previous, handed: false });
             pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             self.proceed(context, &client);
         }
@@ -653,7 +654,10 @@ impl Clients {
                     (Some(_), Some(origin)) => {
                         EntryRole::Claimant { claim: 0, previous: Some(origin.previous) }
                     }
-                    (_, origin) => EntryRole::Owner { registered: owned.registered, origin: origin.copied() },
+                    (_, origin) => {
+                        let past = Past { origin: origin.copied(), clean: owned.clean };
+                        EntryRole::Owner { registered: owned.registered, past }
+                    }
                 };
                 let entry = Entry { client: client.clone(), epoch: owned.tenure.epoch, role };
                 entries.entry(shard).or_default().push(entry);
@@ -743,6 +747,7 @@ impl Clients {
             is_from_before: false,
             importing: None,
             origin: None,
+            clean: clean_start,
             will: None,
             export: None,
         };
@@ -758,6 +763,9 @@ impl Clients {
                     owned.importing = before.importing;
                     owned.registered = before.registered || previous.is_some();
                     owned.origin = before.origin;
+                    if previous.is_none() {
+                        owned.clean = before.clean;
+                    }
                     if let Some(old) = before.will.take() {
                         match &mut will {
                             Some(will) => {
@@ -769,7 +777,7 @@ impl Clients {
                     }
                 }
                 if let Some(previous) = previous {
-                    let origin = Origin { previous, handed: true, clean: clean_start };
+                    let origin = Origin { previous, handed: true };
                     owned.origin = None;
                     context.send_registrar(client, confirm(Some(origin)));
                 }
@@ -781,7 +789,7 @@ impl Clients {
                 Source::Nowhere
             }
             Hand::Session { previous, session } => {
-                let origin = Origin { previous, handed: true, clean: clean_start };
+                let origin = Origin { previous, handed: true };
                 owned.origin = Some(Box::new(origin));
                 if clean_start {
                     // It had already been asked for when the client changed its mind.
@@ -884,7 +892,7 @@ impl Clients {
         if let Stage::Taking { epoch: expected, previous, .. } = pending.stage
             && expected == epoch
         {
-            let origin = Some(Origin { previous, handed: true, clean: pending.clean_start });
+            let origin = Some(Origin { previous, handed: true });
             pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             self.proceed(context, client);
         }
@@ -995,8 +1003,7 @@ impl Clients {
         } else if let Some(pending) = self.pending.get_mut(client)
             && let Stage::Ready { epoch, hand: Hand::Local { previous } } = &pending.stage
         {
-            let origin =
-                previous.map(|previous| Origin { previous, handed: true, clean: pending.clean_start });
+            let origin = previous.map(|previous| Origin { previous, handed: true });
             pending.stage = Stage::Ready { epoch: *epoch, hand: Hand::Nothing { origin } };
         }
     }

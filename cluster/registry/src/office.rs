@@ -15,7 +15,7 @@ use crate::{
     Output, WillId,
     context::Context,
     keeper::Keeper,
-    message::{Entry, EntryRole, Hold, Message, Origin, Report, SentOrphan},
+    message::{Entry, EntryRole, Hold, Message, Origin, Past, Report, SentOrphan},
 };
 
 /// What an office works with.
@@ -72,8 +72,8 @@ struct Owner {
     hold: Hold,
     /// False only while this node collects: any other owner goes first.
     registered: bool,
-    /// Known only while this node collects.
-    origin: Option<Box<Origin>>,
+    /// Known only while this node collects: later, wills are decided on when the owner comes.
+    past: Option<Box<Past>>,
 }
 
 #[derive(Debug)]
@@ -223,9 +223,11 @@ impl Office {
         }
         let previous = record.progress.take().and_then(|progress| progress.previous);
         let is_complete = self.collecting.is_none();
-        let origin = previous.map(|previous| Box::new(Origin { previous, handed, clean }));
-        let origin = origin.filter(|_| !is_complete);
-        if let Some(before) = record.owner.replace(Owner { hold, registered: true, origin })
+        let past = (!is_complete).then(|| {
+            let origin = previous.map(|previous| Origin { previous, handed });
+            Box::new(Past { origin, clean })
+        });
+        if let Some(before) = record.owner.replace(Owner { hold, registered: true, past })
             && Some(before.hold) != previous
         {
             self.discard(desk, client, before.hold);
@@ -282,11 +284,12 @@ impl Office {
         client: &ClientId,
         hold: Hold,
         registered: bool,
-        origin: Option<Origin>,
+        past: Option<Past>,
     ) {
         let is_complete = self.collecting.is_none();
         let record = self.records.entry(client.clone()).or_default();
-        let offered = Owner { hold, registered: registered || is_complete, origin: origin.map(Box::new) };
+        let past = past.filter(|_| !is_complete).map(Box::new);
+        let offered = Owner { hold, registered: registered || is_complete, past };
         match &mut record.owner {
             None => {
                 let progress = record.progress.as_ref();
@@ -294,11 +297,11 @@ impl Office {
                     // The client has been granted to somebody already.
                     return self.discard(desk, client, hold);
                 }
-                record.owner = Some(Owner { origin: offered.origin.filter(|_| !is_complete), ..offered });
+                record.owner = Some(offered);
             }
             Some(owner) if owner.hold == hold => {
                 owner.registered |= offered.registered;
-                owner.origin = offered.origin.filter(|_| !is_complete).or(owner.origin.take());
+                owner.past = offered.past.or(owner.past.take());
             }
             Some(owner) => {
                 let rank = |owner: &Owner| (owner.registered, owner.hold.epoch);
@@ -365,8 +368,8 @@ impl Office {
             }
             let hold = Hold { member: from, epoch };
             match role {
-                EntryRole::Owner { registered, origin } => {
-                    self.offer(desk, &client, hold, registered, origin);
+                EntryRole::Owner { registered, past } => {
+                    self.offer(desk, &client, hold, registered, Some(past));
                 }
                 EntryRole::Claimant { claim, previous } if self.collecting.is_some() => {
                     let record = self.records.entry(client).or_default();
@@ -425,7 +428,7 @@ impl Office {
         }
         for client in &clients {
             if let Some(owner) = self.records.get_mut(client).and_then(|record| record.owner.as_mut()) {
-                owner.origin = None;
+                owner.past = None;
             }
             self.go_on(desk, client);
         }
@@ -571,8 +574,11 @@ impl Office {
             && owner.hold.epoch > hold.epoch
         {
             // Somebody had the client after it, from it or from others.
-            let origin = owner.origin.as_ref().filter(|origin| origin.previous == hold && !origin.handed);
-            let publish = origin.is_some_and(|origin| orphan.outlives(origin.clean));
+            let is_open = |past: &&Box<Past>| {
+                past.origin.is_none_or(|origin| origin.previous == hold && !origin.handed)
+            };
+            let past = owner.past.as_ref().filter(is_open);
+            let publish = past.is_some_and(|past| orphan.outlives(past.clean));
             return if publish { Verdict::Publish } else { Verdict::Forget };
         }
         if orphan.due <= now { Verdict::Publish } else { Verdict::Wait }

@@ -392,11 +392,11 @@ impl From<message::Entry> for Entry {
             ..Self::default()
         };
         match entry.role {
-            message::EntryRole::Owner { registered, origin } => Self {
+            message::EntryRole::Owner { registered, past: message::Past { origin, clean } } => Self {
                 registered,
                 previous: origin.map(|origin| origin.previous.into()),
                 handed: origin.is_some_and(|origin| origin.handed),
-                clean: origin.is_some_and(|origin| origin.clean),
+                clean,
                 ..base
             },
             message::EntryRole::Claimant { claim, previous } => {
@@ -415,8 +415,8 @@ impl TryFrom<Entry> for message::Entry {
         let role = if entry.claims {
             message::EntryRole::Claimant { claim: entry.claim, previous }
         } else {
-            let origin = previous.map(|previous| message::Origin { previous, handed, clean });
-            message::EntryRole::Owner { registered: entry.registered, origin }
+            let origin = previous.map(|previous| message::Origin { previous, handed });
+            message::EntryRole::Owner { registered: entry.registered, past: message::Past { origin, clean } }
         };
         Ok(Self { client: client(&entry.client)?, epoch: epoch(entry.shard_epoch, entry.sequence), role })
     }
