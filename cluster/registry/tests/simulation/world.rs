@@ -218,6 +218,9 @@ impl World {
             placement.epoch = if is_same { before.epoch } else { ShardEpoch(view.index.0) };
         }
         self.note(|| format!("LOG {view:?}"));
+        if view.placements.iter().any(|placement| placement.epoch.0 == view.index.0) {
+            self.oracle.placed(self.now);
+        }
         self.log.push(view);
         let index = self.log.len() - 1;
         for node in 0..self.nodes.len() {
