@@ -14,6 +14,7 @@ pub struct Oracle {
     sessions: BTreeMap<ClientId, Persistent>,
     wills: BTreeMap<u64, Will>,
     placed: Vec<u64>,
+    withdrawn: Vec<(u64, ClientId, Member)>,
 }
 
 #[derive(Debug)]
@@ -148,20 +149,19 @@ impl Oracle {
             if will.is_active {
                 will.is_active = false;
                 will.orphaned_at = Some(now);
-                (will.min, will.max) = (1, 1);
+                let is_replaced = self.withdrawn.iter().any(|(at, client, owner)| {
+                    at + GRACE > now && *client == will.client && *owner == will.owner
+                });
+                (will.min, will.max) = (u32::from(!is_replaced), 1);
             } else if will.closed_at.is_some_and(|at| at + GRACE > now) {
                 will.max += 1;
             }
         }
     }
 
-    /// A later CONNECT was under way on the node that has ended: its will may have taken the place of the older one.
-    pub fn will_superseded(&mut self, client: &ClientId, owner: Member) {
-        for will in self.wills.values_mut() {
-            if will.client == *client && will.owner == owner {
-                will.min = 0;
-            }
-        }
+    /// A CONNECT with a will came to nothing: until its keepers hear of that, it is in the place of an older one.
+    pub fn will_withdrawn(&mut self, now: u64, client: &ClientId, owner: Member) {
+        self.withdrawn.push((now, client.clone(), owner));
     }
 
     pub fn claimed(&mut self, now: u64, client: &ClientId, clean: bool) {

@@ -97,7 +97,16 @@ struct Node {
     sessions: BTreeMap<ClientId, Session>,
     copies: BTreeMap<(ClientId, ConnectionEpoch), Session>,
     stubs: BTreeSet<(ClientId, ConnectionEpoch)>,
-    requests: BTreeMap<RequestId, (u64, ClientId, Connect, u64)>,
+    requests: BTreeMap<RequestId, Waiting>,
+}
+
+/// A CONNECT that waits.
+#[derive(Debug)]
+struct Waiting {
+    at: u64,
+    client: ClientId,
+    connect: Connect,
+    will: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -301,7 +310,9 @@ impl World {
         });
         self.note(|| format!("n{node} CONNECT {client} {request:?} {connect:?} will {will:?}"));
         let no = will.map_or(0, |(no, _)| no);
-        self.nodes[node].requests.insert(request, (self.now, client.clone(), connect, no));
+        self.nodes[node]
+            .requests
+            .insert(request, Waiting { at: self.now, client: client.clone(), connect, will: no });
         let kept = will.map(|(no, delay)| kept_will(no, delay, connect.persistent));
         let now = self.timestamp();
         self.nodes[node].registry.claim(now, request, client, connect.clean, kept);
@@ -317,7 +328,10 @@ impl World {
         self.nodes[node].registry.cancel(now, &client, request);
         if self.nodes[node].registry.stats().pending < before {
             self.note(|| format!("n{node} cancelled {request:?}"));
-            self.nodes[node].requests.remove(&request);
+            let waited = self.nodes[node].requests.remove(&request).expect("it waited");
+            if let Some(me) = self.nodes[node].me {
+                note_withdrawn(&mut self.oracle, self.now, &waited, me);
+            }
         }
         self.drain(node);
     }
@@ -379,12 +393,10 @@ impl World {
     pub fn end(&mut self, node: usize, how: End, comes_back_after: u64, is_declared: bool) {
         let Some(member) = self.nodes[node].me.take() else { return };
         self.note(|| format!("n{node} ENDS {how:?} {member:?} declared {is_declared}"));
-        self.oracle.member_ended(self.now, member);
-        for (_, client, connect, _) in self.nodes[node].requests.values() {
-            if connect.will.is_some() {
-                self.oracle.will_superseded(client, member);
-            }
+        for request in self.nodes[node].requests.values() {
+            note_withdrawn(&mut self.oracle, self.now, request, member);
         }
+        self.oracle.member_ended(self.now, member);
         let now = self.timestamp();
         let entry = &mut self.nodes[node];
         entry.life += 1;
@@ -609,8 +621,11 @@ impl World {
                 self.grant(node, request, client, tenure, source);
             }
             Output::Refused { request, refusal } => {
-                let (at, ..) = self.nodes[node].requests.remove(&request).expect("it waits");
-                assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
+                let waited = self.nodes[node].requests.remove(&request).expect("it waits");
+                assert!(self.now - waited.at <= CLAIM_TIMEOUT, "answered too late");
+                if let Some(me) = self.nodes[node].me {
+                    note_withdrawn(&mut self.oracle, self.now, &waited, me);
+                }
                 if refusal == Refusal::Unavailable && self.nodes[node].me.is_some() {
                     self.refused += 1;
                 }
@@ -664,7 +679,7 @@ impl World {
     fn grant(&mut self, node: usize, request: RequestId, client: ClientId, tenure: Tenure, source: Source) {
         self.granted += 1;
         let now = self.timestamp();
-        let (at, _, connect, will) = self.nodes[node].requests.remove(&request).expect("it waits");
+        let Waiting { at, connect, will, .. } = self.nodes[node].requests.remove(&request).expect("it waits");
         assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
         let me = self.nodes[node].me.expect("it is a member");
         let before = self.nodes[node].sessions.remove(&client);
@@ -785,6 +800,12 @@ impl World {
             }
             assert_eq!(node.registry.stats(), Stats::default(), "on {index}");
         }
+    }
+}
+
+fn note_withdrawn(oracle: &mut Oracle, now: u64, request: &Waiting, owner: Member) {
+    if request.connect.will.is_some() {
+        oracle.will_withdrawn(now, &request.client, owner);
     }
 }
 
