@@ -683,7 +683,6 @@ impl World {
         assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
         let me = self.nodes[node].me.expect("it is a member");
         let before = self.nodes[node].sessions.remove(&client);
-        self.oracle.claimed(self.now, &client, connect.clean);
         if connect.clean {
             self.oracle.session_discarded(&client);
         }
@@ -724,6 +723,7 @@ impl World {
                 Some(token)
             }
         };
+        self.oracle.claimed(self.now, &client, connect.clean);
         let token = token.unwrap_or_else(|| {
             self.tokens += 1;
             if connect.persistent {
