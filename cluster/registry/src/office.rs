@@ -574,8 +574,13 @@ impl Office {
             && owner.hold.epoch > hold.epoch
         {
             // Somebody had the client after it, from it or from others.
+            // Whoever handed the client on has taken care of its will; a later life of the owner knows of none.
             let is_open = |past: &&Box<Past>| {
-                past.origin.is_none_or(|origin| origin.previous == hold && !origin.handed)
+                past.origin.is_none_or(|Origin { previous, handed }| {
+                    let is_later_life =
+                        previous.member.node == hold.member.node && previous.member != hold.member;
+                    is_later_life || previous == hold && !handed
+                })
             };
             let past = owner.past.as_ref().filter(is_open);
             let publish = past.is_some_and(|past| orphan.outlives(past.clean));
