@@ -9,7 +9,7 @@ use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardId};
 use crate::{
     KeptWill, Limits, Output, Refusal, RequestId, Source, Tenure,
     context::Context,
-    message::{Entry, EntryRole, Hold, Message, Origin},
+    message::{Entry, EntryRole, Hold, Message, Origin, Past},
     own_will::OwnWill,
 };
 
@@ -34,11 +34,22 @@ struct Owned {
     tenure: Tenure,
     /// A registrar knows. While none does, somebody else may have the client, and a claim must ask.
     registered: bool,
+    /// It is from an older life of this node: the next claim tells the registrar that the client is back, for the will.
+    is_from_before: bool,
     /// The previous owner, until the shell has imported its session.
     importing: Option<Member>,
     origin: Option<Box<Origin>>,
+    /// The claim that brought the client here started clean.
+    clean: bool,
     will: Option<Box<OwnWill>>,
     export: Option<Box<Export>>,
+}
+
+impl Owned {
+    /// Whether a claim of this node is none of the others' business.
+    fn needs_nobody(&self) -> bool {
+        self.registered && !self.is_from_before && self.export.is_none()
+    }
 }
 
 /// A session on its way to another node.
@@ -177,7 +188,7 @@ impl Clients {
             self.deadlines.insert((deadline, client.clone()));
             context.output(Output::Refused { request: request_before, refusal: Refusal::Superseded });
             if let (Some(tenure), Some(will)) = (tenure_before, will_before) {
-                will.drop_everywhere(context, &client, tenure);
+                self.forget_claimed_will(context, &client, tenure, *will);
             }
             return self.proceed(context, &client);
         }
@@ -189,7 +200,7 @@ impl Clients {
         let mut pending =
             Pending { request, clean_start, deadline, claim, turn: 0, will, stage: Stage::Asked };
         match self.owned.get(&client) {
-            Some(owned) if owned.registered && owned.export.is_none() => {
+            Some(owned) if owned.needs_nobody() => {
                 pending.turn = owned.tenure.turn.saturating_add(1);
                 let hand = Hand::Local { previous: None };
                 pending.stage = Stage::Ready { epoch: owned.tenure.epoch, hand };
@@ -215,7 +226,7 @@ impl Clients {
         }
         let Some(previous) = owned.importing.take() else { return };
         owned.registered = true;
-        let clean = owned.origin.as_ref().is_some_and(|origin| origin.clean);
+        let clean = owned.clean;
         let (client, epoch) = (client.clone(), tenure.epoch);
         context.send(previous, Message::Taken { client: client.clone(), epoch, wants_stub: true });
         context.send_registrar(&client.clone(), Message::Confirm { client, epoch, handed: true, clean });
@@ -369,7 +380,7 @@ impl Clients {
                 context.send(previous.member, Message::Handover { client: client.clone(), epoch, discard });
             }
             _ => {
-                let origin = previous.map(|previous| Origin { previous, handed: false, clean: discard });
+                let origin = previous.map(|previous| Origin { previous, handed: false });
                 pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             }
         }
@@ -429,14 +440,13 @@ impl Clients {
         more: bool,
     ) {
         let Some(pending) = self.pending.get_mut(client) else { return };
-        let clean = pending.clean_start;
         let Stage::Taking { epoch: expected, previous, parts } = &mut pending.stage else { return };
         if *expected != epoch || previous.member != from {
             return;
         }
         let previous = *previous;
         let hand = match part {
-            None => Hand::Nothing { origin: Some(Origin { previous, handed: true, clean }) },
+            None => Hand::Nothing { origin: Some(Origin { previous, handed: true }) },
             Some(part) => {
                 parts.extend_from_slice(&part);
                 if more {
@@ -554,6 +564,7 @@ impl Clients {
         self.stubs_out.clear();
         self.owned.retain(|client, owned| {
             owned.registered = false;
+            owned.is_from_before = true;
             owned.will = None;
             owned.origin = None;
             // Which of the two has it is not for this one to say: the other one lives.
@@ -579,7 +590,7 @@ impl Clients {
         for client in taking {
             let Some(pending) = self.pending.get_mut(&client) else { continue };
             let Stage::Taking { epoch, previous, .. } = pending.stage else { continue };
-            let origin = Some(Origin { previous, handed: false, clean: pending.clean_start });
+            let origin = Some(Origin { previous, handed: false });
             pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             self.proceed(context, &client);
         }
@@ -643,7 +654,10 @@ impl Clients {
                     (Some(_), Some(origin)) => {
                         EntryRole::Claimant { claim: 0, previous: Some(origin.previous) }
                     }
-                    (_, origin) => EntryRole::Owner { registered: owned.registered, origin: origin.copied() },
+                    (_, origin) => {
+                        let past = Past { origin: origin.copied(), clean: owned.clean };
+                        EntryRole::Owner { registered: owned.registered, past }
+                    }
                 };
                 let entry = Entry { client: client.clone(), epoch: owned.tenure.epoch, role };
                 entries.entry(shard).or_default().push(entry);
@@ -727,8 +741,16 @@ impl Clients {
                 old.drop_everywhere(context, client, before.tenure);
             }
         }
-        let mut owned =
-            Owned { tenure, registered: true, importing: None, origin: None, will: None, export: None };
+        let mut owned = Owned {
+            tenure,
+            registered: true,
+            is_from_before: false,
+            importing: None,
+            origin: None,
+            clean: clean_start,
+            will: None,
+            export: None,
+        };
         let confirm = |origin: Option<Origin>| {
             let handed = origin.is_some_and(|origin| origin.handed);
             let client = client.clone();
@@ -741,6 +763,9 @@ impl Clients {
                     owned.importing = before.importing;
                     owned.registered = before.registered || previous.is_some();
                     owned.origin = before.origin;
+                    if previous.is_none() {
+                        owned.clean = before.clean;
+                    }
                     if let Some(old) = before.will.take() {
                         match &mut will {
                             Some(will) => {
@@ -752,7 +777,7 @@ impl Clients {
                     }
                 }
                 if let Some(previous) = previous {
-                    let origin = Origin { previous, handed: true, clean: clean_start };
+                    let origin = Origin { previous, handed: true };
                     owned.origin = None;
                     context.send_registrar(client, confirm(Some(origin)));
                 }
@@ -764,7 +789,7 @@ impl Clients {
                 Source::Nowhere
             }
             Hand::Session { previous, session } => {
-                let origin = Origin { previous, handed: true, clean: clean_start };
+                let origin = Origin { previous, handed: true };
                 owned.origin = Some(Box::new(origin));
                 if clean_start {
                     // It had already been asked for when the client changed its mind.
@@ -811,13 +836,7 @@ impl Clients {
             None => {}
         }
         if let (Some(tenure), Some(will)) = (tenure, pending.will) {
-            will.drop_everywhere(context, client, tenure);
-            // It had taken the place of that of the connection which goes on.
-            if let Some(owned) = self.owned.get_mut(client)
-                && let Some(will) = &mut owned.will
-            {
-                will.place_again(context, client, owned.tenure);
-            }
+            self.forget_claimed_will(context, client, tenure, *will);
         }
         if let Some(refusal) = refusal {
             context.output(Output::Refused { request: pending.request, refusal });
@@ -873,7 +892,7 @@ impl Clients {
         if let Stage::Taking { epoch: expected, previous, .. } = pending.stage
             && expected == epoch
         {
-            let origin = Some(Origin { previous, handed: true, clean: pending.clean_start });
+            let origin = Some(Origin { previous, handed: true });
             pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             self.proceed(context, client);
         }
@@ -903,12 +922,31 @@ impl Clients {
     /// A claim that needed nobody else does now.
     fn ask_registrar(&mut self, context: &mut Context<'_>, client: &ClientId) {
         let Some(pending) = self.pending.get_mut(client) else { return };
-        if let (Some(tenure), Some(will)) = (pending.tenure(), &mut pending.will) {
-            will.withdraw(context, client, tenure);
-        }
+        let tenure = pending.tenure();
         pending.stage = Stage::Asked;
         pending.turn = 0;
         send_claim(context, client, pending.claim);
+        if let (Some(tenure), Some(will)) = (tenure, pending.will.take()) {
+            pending.will = Some(Box::new(will.anew()));
+            self.forget_claimed_will(context, client, tenure, *will);
+        }
+    }
+
+    /// The will of a claim that does not go on, or goes on under another name, is not to be kept. At its keepers it may
+    /// have taken the place of that of the connection that is still here.
+    fn forget_claimed_will(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &ClientId,
+        tenure: Tenure,
+        will: OwnWill,
+    ) {
+        will.drop_everywhere(context, client, tenure);
+        if let Some(owned) = self.owned.get_mut(client)
+            && let Some(will) = &mut owned.will
+        {
+            will.place_again(context, client, owned.tenure);
+        }
     }
 
     /// The copy of a session that was sent becomes the session again.
@@ -965,8 +1003,7 @@ impl Clients {
         } else if let Some(pending) = self.pending.get_mut(client)
             && let Stage::Ready { epoch, hand: Hand::Local { previous } } = &pending.stage
         {
-            let origin =
-                previous.map(|previous| Origin { previous, handed: true, clean: pending.clean_start });
+            let origin = previous.map(|previous| Origin { previous, handed: true });
             pending.stage = Stage::Ready { epoch: *epoch, hand: Hand::Nothing { origin } };
         }
     }

@@ -437,7 +437,7 @@ impl Parts<'_> {
             }
             // Of a term that is over.
             Message::Superseded { .. } | Message::Registered { .. } | Message::Discard { .. } => {}
-            Message::WillDone { owner, client, tenure } => keeper.forget(owner, &client, tenure),
+            Message::WillDone { owner, client } => keeper.forget_orphan(owner, &client),
             Message::Handover { client, epoch, discard } => {
                 clients.handle_handover(context, from, &client, epoch, discard);
             }

@@ -270,8 +270,8 @@ impl From<Message> for Item {
                 Self { term: term.0, ..at(Kind::Registered, client, epoch) }
             }
             M::Discard { client, term, epoch } => Self { term: term.0, ..at(Kind::Discard, client, epoch) },
-            M::WillDone { owner, client, tenure } => {
-                Self { member: Some(owner.into()), ..during(Kind::WillDone, client, tenure) }
+            M::WillDone { owner, client } => {
+                Self { member: Some(owner.into()), ..of(Kind::WillDone, client) }
             }
             M::Handover { client, epoch, discard } => {
                 Self { flag: discard, ..at(Kind::Handover, client, epoch) }
@@ -336,7 +336,7 @@ impl TryFrom<Item> for Message {
             Kind::Superseded => Self::Superseded { client, term, claim },
             Kind::Registered => Self::Registered { client, term, epoch },
             Kind::Discard => Self::Discard { client, term, epoch },
-            Kind::WillDone => Self::WillDone { owner: required(item.member)?, client, tenure },
+            Kind::WillDone => Self::WillDone { owner: required(item.member)?, client },
             Kind::Handover => Self::Handover { client, epoch, discard: flag },
             Kind::Handed => Self::Handed { client, epoch, part: item.part, more: flag },
             Kind::Cancel => Self::Cancel { client, epoch },
@@ -392,11 +392,11 @@ impl From<message::Entry> for Entry {
             ..Self::default()
         };
         match entry.role {
-            message::EntryRole::Owner { registered, origin } => Self {
+            message::EntryRole::Owner { registered, past: message::Past { origin, clean } } => Self {
                 registered,
                 previous: origin.map(|origin| origin.previous.into()),
                 handed: origin.is_some_and(|origin| origin.handed),
-                clean: origin.is_some_and(|origin| origin.clean),
+                clean,
                 ..base
             },
             message::EntryRole::Claimant { claim, previous } => {
@@ -415,8 +415,8 @@ impl TryFrom<Entry> for message::Entry {
         let role = if entry.claims {
             message::EntryRole::Claimant { claim: entry.claim, previous }
         } else {
-            let origin = previous.map(|previous| message::Origin { previous, handed, clean });
-            message::EntryRole::Owner { registered: entry.registered, origin }
+            let origin = previous.map(|previous| message::Origin { previous, handed });
+            message::EntryRole::Owner { registered: entry.registered, past: message::Past { origin, clean } }
         };
         Ok(Self { client: client(&entry.client)?, epoch: epoch(entry.shard_epoch, entry.sequence), role })
     }

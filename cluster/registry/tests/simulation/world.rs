@@ -97,7 +97,16 @@ struct Node {
     sessions: BTreeMap<ClientId, Session>,
     copies: BTreeMap<(ClientId, ConnectionEpoch), Session>,
     stubs: BTreeSet<(ClientId, ConnectionEpoch)>,
-    requests: BTreeMap<RequestId, (u64, Connect, u64)>,
+    requests: BTreeMap<RequestId, Waiting>,
+}
+
+/// A CONNECT that waits.
+#[derive(Debug)]
+struct Waiting {
+    at: u64,
+    client: ClientId,
+    connect: Connect,
+    will: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -218,6 +227,9 @@ impl World {
             placement.epoch = if is_same { before.epoch } else { ShardEpoch(view.index.0) };
         }
         self.note(|| format!("LOG {view:?}"));
+        if view.placements.iter().any(|placement| placement.epoch.0 == view.index.0) {
+            self.oracle.placed(self.now);
+        }
         self.log.push(view);
         let index = self.log.len() - 1;
         for node in 0..self.nodes.len() {
@@ -298,7 +310,9 @@ impl World {
         });
         self.note(|| format!("n{node} CONNECT {client} {request:?} {connect:?} will {will:?}"));
         let no = will.map_or(0, |(no, _)| no);
-        self.nodes[node].requests.insert(request, (self.now, connect, no));
+        self.nodes[node]
+            .requests
+            .insert(request, Waiting { at: self.now, client: client.clone(), connect, will: no });
         let kept = will.map(|(no, delay)| kept_will(no, delay, connect.persistent));
         let now = self.timestamp();
         self.nodes[node].registry.claim(now, request, client, connect.clean, kept);
@@ -314,7 +328,10 @@ impl World {
         self.nodes[node].registry.cancel(now, &client, request);
         if self.nodes[node].registry.stats().pending < before {
             self.note(|| format!("n{node} cancelled {request:?}"));
-            self.nodes[node].requests.remove(&request);
+            let waited = self.nodes[node].requests.remove(&request).expect("it waited");
+            if let Some(me) = self.nodes[node].me {
+                note_withdrawn(&mut self.oracle, self.now, &waited, me);
+            }
         }
         self.drain(node);
     }
@@ -376,6 +393,9 @@ impl World {
     pub fn end(&mut self, node: usize, how: End, comes_back_after: u64, is_declared: bool) {
         let Some(member) = self.nodes[node].me.take() else { return };
         self.note(|| format!("n{node} ENDS {how:?} {member:?} declared {is_declared}"));
+        for request in self.nodes[node].requests.values() {
+            note_withdrawn(&mut self.oracle, self.now, request, member);
+        }
         self.oracle.member_ended(self.now, member);
         let now = self.timestamp();
         let entry = &mut self.nodes[node];
@@ -601,8 +621,11 @@ impl World {
                 self.grant(node, request, client, tenure, source);
             }
             Output::Refused { request, refusal } => {
-                let (at, ..) = self.nodes[node].requests.remove(&request).expect("it waits");
-                assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
+                let waited = self.nodes[node].requests.remove(&request).expect("it waits");
+                assert!(self.now - waited.at <= CLAIM_TIMEOUT, "answered too late");
+                if let Some(me) = self.nodes[node].me {
+                    note_withdrawn(&mut self.oracle, self.now, &waited, me);
+                }
                 if refusal == Refusal::Unavailable && self.nodes[node].me.is_some() {
                     self.refused += 1;
                 }
@@ -656,11 +679,10 @@ impl World {
     fn grant(&mut self, node: usize, request: RequestId, client: ClientId, tenure: Tenure, source: Source) {
         self.granted += 1;
         let now = self.timestamp();
-        let (at, connect, will) = self.nodes[node].requests.remove(&request).expect("it waits");
+        let Waiting { at, connect, will, .. } = self.nodes[node].requests.remove(&request).expect("it waits");
         assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
         let me = self.nodes[node].me.expect("it is a member");
         let before = self.nodes[node].sessions.remove(&client);
-        self.oracle.claimed(self.now, &client, connect.clean);
         if connect.clean {
             self.oracle.session_discarded(&client);
         }
@@ -701,6 +723,7 @@ impl World {
                 Some(token)
             }
         };
+        self.oracle.claimed(self.now, &client, connect.clean);
         let token = token.unwrap_or_else(|| {
             self.tokens += 1;
             if connect.persistent {
@@ -780,6 +803,12 @@ impl World {
     }
 }
 
+fn note_withdrawn(oracle: &mut Oracle, now: u64, request: &Waiting, owner: Member) {
+    if request.connect.will.is_some() {
+        oracle.will_withdrawn(now, &request.client, owner);
+    }
+}
+
 fn limits() -> Limits {
     Limits { claim_timeout: Duration::from_millis(CLAIM_TIMEOUT), ..Limits::default() }
 }
@@ -805,4 +834,3 @@ fn session_bytes(token: u64) -> Bytes {
     bytes.resize(len, 7);
     bytes.into()
 }
-
