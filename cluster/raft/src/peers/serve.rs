@@ -26,6 +26,7 @@ use tonic::{
 use tracing::warn;
 
 use super::Gate;
+use crate::lanes::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 
 /// Bounds of the cluster port.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +69,9 @@ pub async fn serve(
         .http2_keepalive_interval(Some(options.keep_alive))
         .http2_keepalive_timeout(Some(options.keep_alive))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
+        // With room for all lanes of a connection: one that is not read must not hold up the others.
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(gate)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming(listener, options), shutdown)

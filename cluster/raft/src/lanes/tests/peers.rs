@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_lane::LaneId;
+use flotilla_lane::{CONTROL, LaneId};
 use flotilla_rpc::lanes::lanes_client::LanesClient;
 use flotilla_state::Member;
 use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle};
 use tonic::{Code, service::Routes};
 
-use super::harness::{Recorder, batch_of_size, member, open_with, raw_hello, until_all};
+use super::harness::{Recorder, batch, batch_of_size, member, open_with, raw_hello, until, until_all};
 use crate::{
     lanes::{LaneOptions, Lanes, Sent},
     peers::{Class, ClusterId, Gate, Local, Peers, PeersOptions, ServeOptions, TcpConnector, serve},
@@ -88,4 +88,30 @@ async fn a_node_opens_only_lanes_from_itself() {
     assert_eq!(open_with(client, raw_hello(a.me, b.me, 0), &[]).await, Err(Code::PermissionDenied));
     let client = LanesClient::new(c.peers.channel(b.me.node, Class::Lanes).expect("it has met it"));
     assert_eq!(open_with(client, raw_hello(c.me, b.me, 0), &[]).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_stay_apart_on_one_connection() {
+    let (a, b) = (Node::start(1).await, Node::start(2).await);
+    a.meet(&b);
+    b.meet(&a);
+    b.lanes.events().hold(true);
+    let mut sent = 0;
+    'full: loop {
+        sent += 1;
+        for lane in LaneId::all().skip(1) {
+            let batch = batch_of_size(sent, 100_000);
+            if a.lanes.send(b.me, lane, batch, sent).expect("it lives") == Sent::Congested {
+                break 'full;
+            }
+        }
+    }
+    until("all lanes of messages stand still", || {
+        LaneId::all().skip(1).all(|lane| b.lanes.events().received_count(a.me, lane) == 8)
+    })
+    .await;
+    assert_eq!(a.lanes.send(b.me, CONTROL, batch(1), 1).expect("it lives"), Sent::Congested);
+    until_all("taken", &a.lanes.events().taken, (b.me, CONTROL), 1).await;
+    b.lanes.events().hold(false);
+    until("the rest is taken", || a.lanes.queued_bytes() == [(b.me, 0)]).await;
 }
