@@ -315,7 +315,7 @@ impl World {
             .insert(request, Waiting { at: self.now, client: client.clone(), connect, will: no });
         let kept = will.map(|(no, delay)| kept_will(no, delay, connect.persistent));
         let now = self.timestamp();
-        self.nodes[node].registry.claim(now, request, client, connect.clean, kept);
+        self.nodes[node].registry.claim(now, request, &client, connect.clean, kept);
         self.drain(node);
     }
 
