@@ -60,6 +60,12 @@ struct Export {
     stage: ExportStage,
 }
 
+impl Export {
+    fn is_sent(&self) -> bool {
+        matches!(self.stage, ExportStage::Sent)
+    }
+}
+
 #[derive(Debug)]
 enum ExportStage {
     /// The shell has been asked for it.
@@ -169,13 +175,13 @@ impl Clients {
         &mut self,
         context: &mut Context<'_>,
         request: RequestId,
-        client: ClientId,
+        client: &ClientId,
         clean_start: bool,
         will: Option<KeptWill>,
     ) {
         let deadline = context.now + self.limits.claim_timeout;
         let will = will.map(|will| Box::new(OwnWill::new(will)));
-        if let Some(pending) = self.pending.get_mut(&client) {
+        if let Some(pending) = self.pending.get_mut(client) {
             // The claim that is on its way serves the later CONNECT.
             let (request_before, deadline_before) = (pending.request, pending.deadline);
             let (tenure_before, will_before) = (pending.tenure(), pending.will.take());
@@ -188,9 +194,9 @@ impl Clients {
             self.deadlines.insert((deadline, client.clone()));
             context.output(Output::Refused { request: request_before, refusal: Refusal::Superseded });
             if let (Some(tenure), Some(will)) = (tenure_before, will_before) {
-                self.forget_claimed_will(context, &client, tenure, *will);
+                self.forget_claimed_will(context, client, tenure, *will);
             }
-            return self.proceed(context, &client);
+            return self.proceed(context, client);
         }
         if self.pending.len() >= self.limits.claims_pending_max {
             return context.output(Output::Refused { request, refusal: Refusal::Busy });
@@ -199,17 +205,17 @@ impl Clients {
         let claim = self.claims;
         let mut pending =
             Pending { request, clean_start, deadline, claim, turn: 0, will, stage: Stage::Asked };
-        match self.owned.get(&client) {
+        match self.owned.get(client) {
             Some(owned) if owned.needs_nobody() => {
                 pending.turn = owned.tenure.turn.saturating_add(1);
                 let hand = Hand::Local { previous: None };
                 pending.stage = Stage::Ready { epoch: owned.tenure.epoch, hand };
             }
-            _ => send_claim(context, &client, claim),
+            _ => send_claim(context, client, claim),
         }
         self.deadlines.insert((deadline, client.clone()));
         self.pending.insert(client.clone(), pending);
-        self.proceed(context, &client);
+        self.proceed(context, client);
     }
 
     pub(crate) fn cancel(&mut self, context: &mut Context<'_>, client: &ClientId, request: RequestId) {
@@ -494,7 +500,7 @@ impl Clients {
         wants_stub: bool,
     ) {
         let export = self.owned.get(client).and_then(|owned| owned.export.as_deref());
-        if export.is_some_and(|export| export.epoch == epoch && matches!(export.stage, ExportStage::Sent)) {
+        if export.is_some_and(|export| export.epoch == epoch && export.is_sent()) {
             context.output(Output::Taken { client: client.clone(), epoch });
             // A registrar that took office in between may know this node as the owner, if the new one has gone since.
             self.remove_owned(context, client, true);
@@ -656,7 +662,9 @@ impl Clients {
                     }
                     (_, origin) => {
                         let past = Past { origin: origin.copied(), clean: owned.clean };
-                        EntryRole::Owner { registered: owned.registered, past }
+                        // The new owner may have it already, and then goes first.
+                        let is_sent = owned.export.as_deref().is_some_and(Export::is_sent);
+                        EntryRole::Owner { registered: owned.registered && !is_sent, past }
                     }
                 };
                 let entry = Entry { client: client.clone(), epoch: owned.tenure.epoch, role };
@@ -732,7 +740,7 @@ impl Clients {
             && let Some(before) = before.take()
         {
             // The client has been elsewhere: what is still here is only what this node has not been told of yet.
-            let taken = before.export.filter(|export| matches!(export.stage, ExportStage::Sent));
+            let taken = before.export.filter(|export| export.is_sent());
             context.output(match taken {
                 Some(export) => Output::Taken { client: client.clone(), epoch: export.epoch },
                 None => Output::Discard { client: client.clone() },
@@ -990,7 +998,7 @@ impl Clients {
         if let Some(will) = owned.will {
             will.drop_everywhere(context, client, owned.tenure);
         }
-        if owned.export.is_none_or(|export| matches!(export.stage, ExportStage::Asked { .. }))
+        if owned.export.is_none_or(|export| !export.is_sent())
             && let Some(previous) = self.stubs_in.remove(&(client.clone(), epoch))
         {
             context.send(previous, Message::Unstub { client: client.clone(), epoch });

@@ -101,6 +101,7 @@ struct Orphan {
 }
 
 /// What is done with the will of an ended owner.
+#[derive(Debug, Clone, Copy)]
 enum Verdict {
     /// The takeover that goes on decides.
     Hold,
@@ -575,14 +576,14 @@ impl Office {
         {
             // Somebody had the client after it, from it or from others.
             // Whoever handed the client on has taken care of its will; a later life of the owner knows of none.
-            let is_open = |past: &&Box<Past>| {
+            let is_open = |past: &Past| {
                 past.origin.is_none_or(|Origin { previous, handed }| {
                     let is_later_life =
                         previous.member.node == hold.member.node && previous.member != hold.member;
                     is_later_life || previous == hold && !handed
                 })
             };
-            let past = owner.past.as_ref().filter(is_open);
+            let past = owner.past.as_deref().filter(|past| is_open(past));
             let publish = past.is_some_and(|past| orphan.outlives(past.clean));
             return if publish { Verdict::Publish } else { Verdict::Forget };
         }

@@ -10,7 +10,7 @@ const GRACE: u64 = 1_500;
 
 /// Watches sessions and wills.
 #[derive(Debug, Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     sessions: BTreeMap<ClientId, Persistent>,
     wills: BTreeMap<u64, Will>,
     placed: Vec<u64>,
@@ -46,23 +46,23 @@ struct Will {
 }
 
 impl Oracle {
-    pub fn session_begins(&mut self, client: &ClientId, token: u64, owner: Member) {
+    pub(crate) fn session_begins(&mut self, client: &ClientId, token: u64, owner: Member) {
         self.sessions.insert(client.clone(), Persistent { token, owner, may_be_lost: false });
     }
 
-    pub fn session_ends(&mut self, client: &ClientId, token: u64) {
+    pub(crate) fn session_ends(&mut self, client: &ClientId, token: u64) {
         if self.sessions.get(client).is_some_and(|session| session.token == token) {
             self.sessions.remove(client);
         }
     }
 
     /// The client starts clean.
-    pub fn session_discarded(&mut self, client: &ClientId) {
+    pub(crate) fn session_discarded(&mut self, client: &ClientId) {
         self.sessions.remove(client);
     }
 
     /// Taken back. If the new owner had it for a moment before it ended, the registrar may have given the client away.
-    pub fn session_returns(&mut self, client: &ClientId, token: u64, owner: Member) {
+    pub(crate) fn session_returns(&mut self, client: &ClientId, token: u64, owner: Member) {
         let before = self.sessions.get(client);
         if before.is_some_and(|session| session.token != token && !session.may_be_lost) {
             // The client has begun a new one: this one will be discarded.
@@ -76,7 +76,7 @@ impl Oracle {
     }
 
     /// Imported.
-    pub fn session_moves(&mut self, client: &ClientId, token: u64, owner: Member) {
+    pub(crate) fn session_moves(&mut self, client: &ClientId, token: u64, owner: Member) {
         match self.sessions.get_mut(client) {
             Some(session) if session.token == token => {
                 session.owner = owner;
@@ -92,18 +92,18 @@ impl Oracle {
     }
 
     /// A client begins anew although it did not ask to.
-    pub fn session_missing(&mut self, client: &ClientId) {
+    pub(crate) fn session_missing(&mut self, client: &ClientId) {
         if let Some(session) = self.sessions.remove(client) {
             assert!(session.may_be_lost, "the session of {client} is lost: {session:?}");
         }
     }
 
     /// Registrars change.
-    pub fn placed(&mut self, now: u64) {
+    pub(crate) fn placed(&mut self, now: u64) {
         self.placed.push(now);
     }
 
-    pub fn will_begins(&mut self, no: u64, client: &ClientId, owner: Member, delay: u64) {
+    pub(crate) fn will_begins(&mut self, no: u64, client: &ClientId, owner: Member, delay: u64) {
         let will = Will {
             client: client.clone(),
             owner,
@@ -121,27 +121,27 @@ impl Oracle {
     }
 
     /// Its owner publishes it.
-    pub fn will_published_by_owner(&mut self, now: u64, no: u64) {
+    pub(crate) fn will_published_by_owner(&mut self, now: u64, no: u64) {
         self.will_dropped(now, no);
         let will = self.wills.get_mut(&no).expect("it has begun");
         (will.min, will.max) = (1, 1);
         will.published += 1;
     }
 
-    pub fn will_dropped(&mut self, now: u64, no: u64) {
+    pub(crate) fn will_dropped(&mut self, now: u64, no: u64) {
         let will = self.wills.get_mut(&no).expect("it has begun");
         will.is_active = false;
         will.closed_at = Some(now);
     }
 
     /// A registrar publishes it. It may be the will of a CONNECT that its client does not know to be granted.
-    pub fn will_published(&mut self, no: u64) {
+    pub(crate) fn will_published(&mut self, no: u64) {
         if let Some(will) = self.wills.get_mut(&no) {
             will.published += 1;
         }
     }
 
-    pub fn member_ended(&mut self, now: u64, member: Member) {
+    pub(crate) fn member_ended(&mut self, now: u64, member: Member) {
         for session in self.sessions.values_mut() {
             session.may_be_lost |= session.owner == member;
         }
@@ -160,11 +160,11 @@ impl Oracle {
     }
 
     /// A CONNECT with a will came to nothing: until its keepers hear of that, it is in the place of an older one.
-    pub fn will_withdrawn(&mut self, now: u64, client: &ClientId, owner: Member) {
+    pub(crate) fn will_withdrawn(&mut self, now: u64, client: &ClientId, owner: Member) {
         self.withdrawn.push((now, client.clone(), owner));
     }
 
-    pub fn claimed(&mut self, now: u64, client: &ClientId, clean: bool) {
+    pub(crate) fn claimed(&mut self, now: u64, client: &ClientId, clean: bool) {
         for will in self.wills.values_mut().filter(|will| will.client == *client) {
             if let Some(at) = will.orphaned_at
                 && will.delay > 0
@@ -185,7 +185,7 @@ impl Oracle {
     }
 
     /// All delays are over.
-    pub fn check_wills(&self) {
+    pub(crate) fn check_wills(&self) {
         for (no, will) in &self.wills {
             if let Some((at, published)) = will.void_at {
                 // A registrar that takes office just then may not learn of a client that comes and goes.

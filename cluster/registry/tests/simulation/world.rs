@@ -16,27 +16,27 @@ use flotilla_registry::{
     KeptWill, Limits, Output, Refusal, Registry, RequestId, Source, Stats, Tenure, View, WillId,
 };
 use flotilla_state::{
-    ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardId, ShardRing,
+    ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing,
 };
 
 use crate::{oracle::Oracle, random::Random};
 
-pub const CLAIM_TIMEOUT: u64 = 10_000;
+pub(crate) const CLAIM_TIMEOUT: u64 = 10_000;
 const SHARDS: u16 = 2;
 const REPLICAS: usize = 3;
 
 /// How a client connects.
 #[derive(Debug, Clone, Copy)]
-pub struct Connect {
-    pub clean: bool,
-    pub persistent: bool,
+pub(crate) struct Connect {
+    pub(crate) clean: bool,
+    pub(crate) persistent: bool,
     /// Its Will Delay Interval, in milliseconds.
-    pub will: Option<u64>,
+    pub(crate) will: Option<u64>,
 }
 
 /// How a node ends.
 #[derive(Debug, Clone, Copy)]
-pub enum End {
+pub(crate) enum End {
     /// The process is gone at once.
     Crash,
     /// It is cut off, and notices in time.
@@ -131,10 +131,10 @@ struct Link {
     last_at: u64,
 }
 
-pub struct World {
-    pub random: Random,
-    pub oracle: Oracle,
-    pub now: u64,
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) oracle: Oracle,
+    pub(crate) now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     log: Vec<View>,
@@ -144,18 +144,18 @@ pub struct World {
     tokens: u64,
     wills: u64,
     requests: u64,
-    pub granted: u64,
-    pub refused: u64,
-    pub trace: bool,
+    pub(crate) granted: u64,
+    pub(crate) refused: u64,
+    pub(crate) trace: bool,
     /// Links are slow now and then.
-    pub is_slow: bool,
+    pub(crate) is_slow: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, nodes: usize) -> Self {
+    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
         let shards = ShardRing::new(SHARDS);
         let make = |node: usize| Node {
-            id: NodeId(100 + u64::try_from(node).unwrap()),
+            id: NodeId(100 + node as u64),
             registry: Registry::new(limits(), shards.clone()),
             life: 0,
             me: None,
@@ -244,12 +244,12 @@ impl World {
 
     fn join(&mut self, node: usize) {
         let life = self.nodes[node].life;
-        self.commit_change(Change::Join { node, life });
+        self.commit_change(&Change::Join { node, life });
     }
 
-    fn commit_change(&mut self, change: Change) {
+    fn commit_change(&mut self, change: &Change) {
         let mut view = self.view();
-        match change {
+        match *change {
             Change::Down { member } => {
                 if !view.members.contains(&member) {
                     return;
@@ -274,12 +274,12 @@ impl World {
     }
 
     /// Gives every shard other nodes.
-    pub fn replace_placements(&mut self) {
+    pub(crate) fn replace_placements(&mut self) {
         let mut view = self.view();
         for placement in &mut view.placements {
             let mut nodes: Vec<NodeId> = view.members.iter().map(|member| member.node).collect();
             for index in (1..nodes.len()).rev() {
-                nodes.swap(index, usize::try_from(self.random.below(index as u64 + 1)).unwrap());
+                nodes.swap(index, self.random.index(index + 1));
             }
             nodes.truncate(REPLICAS);
             placement.nodes = nodes;
@@ -289,15 +289,15 @@ impl World {
 
     // What the test does.
 
-    pub fn nodes_len(&self) -> usize {
+    pub(crate) fn nodes_len(&self) -> usize {
         self.nodes.len()
     }
 
-    pub fn serving(&self) -> Vec<usize> {
+    pub(crate) fn serving(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|node| self.nodes[*node].me.is_some()).collect()
     }
 
-    pub fn connect(&mut self, node: usize, client: &str, connect: Connect) {
+    pub(crate) fn connect(&mut self, node: usize, client: &str, connect: Connect) {
         if !self.nodes[node].is_running {
             return;
         }
@@ -315,12 +315,12 @@ impl World {
             .insert(request, Waiting { at: self.now, client: client.clone(), connect, will: no });
         let kept = will.map(|(no, delay)| kept_will(no, delay, connect.persistent));
         let now = self.timestamp();
-        self.nodes[node].registry.claim(now, request, client, connect.clean, kept);
+        self.nodes[node].registry.claim(now, request, &client, connect.clean, kept);
         self.drain(node);
     }
 
     /// Some client that waits goes away.
-    pub fn cancel_one(&mut self, node: usize, client: &str) {
+    pub(crate) fn cancel_one(&mut self, node: usize, client: &str) {
         let Some((&request, _)) = self.nodes[node].requests.last_key_value() else { return };
         let client = ClientId::new(client).expect("not empty");
         let now = self.timestamp();
@@ -337,7 +337,7 @@ impl World {
     }
 
     /// The client of a session goes, with or without a DISCONNECT.
-    pub fn disconnect(&mut self, node: usize, client: &str, is_normal: bool) {
+    pub(crate) fn disconnect(&mut self, node: usize, client: &str, is_normal: bool) {
         let client = ClientId::new(client).expect("not empty");
         let Some(session) = self.nodes[node].sessions.get(&client).cloned() else { return };
         if !session.is_connected {
@@ -370,7 +370,7 @@ impl World {
     }
 
     /// A session that is away expires.
-    pub fn expire(&mut self, node: usize, client: &str) {
+    pub(crate) fn expire(&mut self, node: usize, client: &str) {
         let client = ClientId::new(client).expect("not empty");
         if self.nodes[node].sessions.get(&client).is_some_and(|session| !session.is_connected) {
             self.note(|| format!("n{node} expire {client}"));
@@ -390,7 +390,7 @@ impl World {
         self.nodes[node].registry.release(now, client, session.tenure);
     }
 
-    pub fn end(&mut self, node: usize, how: End, comes_back_after: u64, is_declared: bool) {
+    pub(crate) fn end(&mut self, node: usize, how: End, comes_back_after: u64, is_declared: bool) {
         let Some(member) = self.nodes[node].me.take() else { return };
         self.note(|| format!("n{node} ENDS {how:?} {member:?} declared {is_declared}"));
         for request in self.nodes[node].requests.values() {
@@ -412,8 +412,8 @@ impl World {
                 // What it had not sent is gone.
                 for ((from, _), link) in &mut self.links {
                     if *from == member {
-                        let len = self.random.below(link.queue.len() as u64 + 1);
-                        link.queue.truncate(usize::try_from(len).unwrap());
+                        let len = self.random.index(link.queue.len() + 1);
+                        link.queue.truncate(len);
                     }
                 }
             }
@@ -451,7 +451,7 @@ impl World {
     // The course of events.
 
     /// Until nothing more happens, or until a moment.
-    pub fn run(&mut self, until: u64) {
+    pub(crate) fn run(&mut self, until: u64) {
         while let Some(Reverse((at, ..))) = self.events.peek() {
             if *at > until {
                 break;
@@ -475,10 +475,10 @@ impl World {
             Event::Commit(Change::Join { node, life }) => {
                 if self.nodes[node].life == life && self.nodes[node].me.is_none() {
                     self.nodes[node].is_running = true;
-                    self.commit_change(Change::Join { node, life });
+                    self.commit_change(&Change::Join { node, life });
                 }
             }
-            Event::Commit(change) => self.commit_change(change),
+            Event::Commit(change) => self.commit_change(&change),
             Event::Admit { node, life, member } => {
                 let entry = &mut self.nodes[node];
                 if entry.life == life && self.log.last().expect("it began").members.contains(&member) {
@@ -759,7 +759,7 @@ impl World {
         }
     }
 
-    pub fn connections(&self, client: &str) -> usize {
+    pub(crate) fn connections(&self, client: &str) -> usize {
         let is_connected = |node: &&Node| {
             node.me.is_some() && node.sessions.get(client).is_some_and(|session| session.is_connected)
         };
@@ -767,7 +767,7 @@ impl World {
     }
 
     /// All sessions are in one place.
-    pub fn check_sessions(&self) {
+    pub(crate) fn check_sessions(&self) {
         let mut places = BTreeMap::new();
         for (index, node) in self.nodes.iter().enumerate() {
             assert!(node.requests.is_empty(), "{:?} wait on {index}", node.requests);
@@ -782,7 +782,7 @@ impl World {
     }
 
     /// Everybody leaves.
-    pub fn end_all_sessions(&mut self) {
+    pub(crate) fn end_all_sessions(&mut self) {
         for node in 0..self.nodes.len() {
             let clients: Vec<ClientId> = self.nodes[node].sessions.keys().cloned().collect();
             for client in clients {
@@ -793,7 +793,7 @@ impl World {
     }
 
     /// Nothing is left of them.
-    pub fn check_empty(&self) {
+    pub(crate) fn check_empty(&self) {
         for (index, node) in self.nodes.iter().enumerate() {
             if self.trace && node.registry.stats() != Stats::default() {
                 println!("{:?}", node.registry);
