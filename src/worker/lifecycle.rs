@@ -202,10 +202,12 @@ impl Worker {
             waker: None,
         }));
         entry.update_load();
+        // Nobody keeps messages for it any more once it is attached.
+        let early = self.node.cluster.early(&client_id);
         self.node.cluster.attached(&client_id, claimed.tenure);
         if claimed.session.is_some() && !is_new {
             self.metrics().session_resumed.increment();
-            self.announce_adopted(slot);
+            self.announce_adopted(slot, early);
         }
         self.announce_groups(slot);
         let metrics = &self.node.metrics[usize::from(self.id)];

@@ -273,8 +273,8 @@ impl Worker {
         Ok(entry)
     }
 
-    /// Makes the subscriptions of a session that has come known, here and to the other nodes.
-    pub(super) fn announce_adopted(&mut self, slot: u32) {
+    /// Makes the subscriptions of a session that has come known, here and to the other nodes. `early` came before it.
+    pub(super) fn announce_adopted(&mut self, slot: u32, early: Vec<Early>) {
         let here = self.session_ref(slot);
         let Some(entry) = self.sessions.entry(slot) else { return };
         let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
@@ -302,8 +302,7 @@ impl Worker {
             gathering.outstanding = outstanding;
             gathering.routes_at = applied;
         }
-        let client_id = entry.session.client_id().clone();
-        for Early { message, options, stamp } in self.node.cluster.early(&client_id) {
+        for Early { message, options, stamp } in early {
             self.deliver_moved(here, &Transit::from_message(&message), &options, stamp);
         }
         if outstanding == 0 {
