@@ -184,6 +184,10 @@ impl AdminSource for Overview {
             let by_id = || u64::from_str_radix(&node, 16).ok().map(NodeId);
             let by_id = || by_id().filter(|id| self.0.state.read().node(*id).is_some());
             let Some(id) = by_name.or_else(by_id) else { return Err(AdminError::NotFound(format!("node {node}"))) };
+            if self.0.state.read().member(id).is_some() {
+                let reason = format!("{node} lives: it can leave by itself (ctl nodes leave), or has to be stopped first");
+                return Err(AdminError::Refused(reason));
+            }
             self.0.meta.remove(id, deadline()).await.map_err(refused)
         })
     }

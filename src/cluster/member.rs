@@ -309,7 +309,8 @@ impl Observer for Watcher {
         member.is_up.store(false, Ordering::Release);
         if let Some(node) = member.node.get() {
             for mailbox in &node.mailboxes {
-                mailbox.send(Event::Fence(ReasonCode::ServerUnavailable));
+                // "Server unavailable" is for CONNACK only (section 3.14.2.1).
+                mailbox.send(Event::Fence(ReasonCode::ServerBusy));
             }
         }
         member.links.fenced();

@@ -108,6 +108,8 @@ pub(super) struct Gathering {
     /// Came directly.
     own: VecDeque<Waiting>,
     bytes: usize,
+    /// Its client has connected to yet another node: it goes on when it is complete.
+    leaving: Option<Export>,
 }
 
 #[derive(Debug)]
@@ -174,6 +176,10 @@ impl Worker {
             self.metrics().session_discarded.increment();
             self.finish(slot, ending);
             return self.node.cluster.exported(&export.client_id, export.epoch, None);
+        }
+        if let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() {
+            gathering.leaving = Some(export.clone());
+            return;
         }
         if entry.session.is_storing() {
             // The client will send again what is not stored, and only its old session knows whether it is.
@@ -269,6 +275,7 @@ impl Worker {
             passed_on: VecDeque::new(),
             own: VecDeque::new(),
             bytes: 0,
+            leaving: None,
         })));
         Ok(entry)
     }
@@ -414,6 +421,9 @@ impl Worker {
         let own = gathering.own.into_iter().filter(|waiting| !settled || waiting.stamp >= routes_at);
         for waiting in passed_on.chain(own) {
             self.deliver_waiting(slot, &waiting);
+        }
+        if let Some(export) = gathering.leaving {
+            self.export(&export);
         }
     }
 

@@ -263,7 +263,7 @@ fn a_minority_refuses_until_the_others_are_back() {
     let mut client = cluster.node(0).client("left-alone");
     cluster.node(1).kill();
     cluster.node(2).kill();
-    client.expect_disconnect(0x88);
+    client.expect_disconnect(0x89);
     let refused = || cluster.node(0).attempt(&Connect::new(Version::V5, "new")).is_err();
     cluster.until("it takes nobody any more", || refused().then_some(()));
     assert!(!cluster.node(0).is_ready());
@@ -351,7 +351,6 @@ fn a_cluster_status_topic_tells_every_node() {
         let is_named = |node: &&Node| publish.topic.contains(&node.name());
         named.extend(cluster.nodes().iter().find(is_named).map(Node::name));
     }
-    client.disconnect();
 }
 
 /// All nodes are of one cluster, whose identifier is returned.

@@ -49,7 +49,7 @@ fn nobody_serves_when_everybody_is_alone() {
             (0..3).map(|node| cluster.node(node).client(&format!("c{node}"))).collect();
         (0..3).for_each(|number| cluster.isolate(number));
         for (node, client) in clients.iter_mut().enumerate() {
-            client.expect_disconnect(0x88);
+            client.expect_disconnect(0x89);
             await_refusal(&cluster, node);
             assert!(!cluster.node(node).is_ready());
         }
@@ -309,7 +309,7 @@ fn one_client_on_both_sides_of_a_partition_is_one_client_after_it() {
         cluster.isolate(lost);
         // The majority may give the identifier away only when the old connection is surely gone.
         let mut new = cluster.node(majority[0]).connect_soon(&connect);
-        old.expect_disconnect(0x88);
+        old.expect_disconnect(0x89);
         new.ping();
         cluster.heal();
         cluster.await_formed();
@@ -336,7 +336,7 @@ fn check_minority(cluster: &Cluster, minority: &[usize], majority: &[usize]) {
     for publisher in &mut lost {
         // It reaches nobody, so that it must not be acknowledged, with whatever code: that would end it at its sender.
         publisher.send(&Publish::new("p7", "1").qos(1, 900).bytes(Version::V5));
-        publisher.expect_disconnect(0x88);
+        publisher.expect_disconnect(0x89);
     }
     for node in minority {
         await_refusal(cluster, *node);
