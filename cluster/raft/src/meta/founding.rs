@@ -21,9 +21,9 @@ use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Shared,
     bootstrap::{Action, Attempt, Bootstrap, BootstrapOptions, Founder, GrantAnswer, Seen},
-    client, wire,
+    shared::{Shared, client},
+    wire,
 };
 use crate::{
     group::Role as RaftRole,

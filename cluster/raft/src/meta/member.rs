@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tracing::{debug, error, info, warn};
 
-use super::{Shared, client};
+use super::shared::{Shared, client};
 use crate::{
     group::Role,
     peers::{Class, PeerChannel},

@@ -9,8 +9,8 @@ use tokio::time::{sleep, timeout_at};
 use tonic::{Code, ConnectError, Status};
 
 use super::{
-    Shared, client,
     member::{Way, flatten},
+    shared::{Shared, client},
 };
 use crate::{group, peers::Class};
 

@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{info, warn};
 
 use super::{
-    Shared, client,
     member::{Way, flatten},
+    shared::{Shared, client},
 };
 use crate::{
     group::{GroupStatus, Role as RaftRole},
