@@ -311,6 +311,7 @@ async fn say_hello(shared: Arc<Shared>, round: u64, address: String) {
                 warn!(%address, reason = status.message(), "a node refuses this one");
             } else {
                 debug!(%address, reason = status.message(), "no answer to hello");
+                shared.peers.reopen_to(&address);
             }
             None
         }

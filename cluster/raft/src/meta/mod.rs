@@ -121,7 +121,7 @@ impl Meta {
         let timing = Timing { node_down_after: options.node_down_after };
         let peers_options = PeersOptions {
             connect_timeout: timing.interval().max(Duration::from_millis(100)),
-            keep_alive: timing.node_down_after,
+            keep_alive: timing.node_down_after / 2,
         };
         let peers = Peers::new(local.clone(), peers_options, connector);
         let state = Arc::new(RwLock::new(ClusterState::new()));

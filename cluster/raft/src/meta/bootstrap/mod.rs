@@ -152,6 +152,7 @@ pub(crate) struct Bootstrap {
     /// The last answer from each address.
     sightings: BTreeMap<String, Sighting>,
     next_ask: Duration,
+    next_create: Duration,
     next_join: Duration,
     /// No attempt of our own before this time.
     hold_off: Duration,
@@ -213,6 +214,7 @@ impl Bootstrap {
             own_addresses: BTreeSet::new(),
             sightings: BTreeMap::new(),
             next_ask: Duration::ZERO,
+            next_create: Duration::ZERO,
             next_join: Duration::ZERO,
             hold_off: Duration::ZERO,
             several_clusters: false,
