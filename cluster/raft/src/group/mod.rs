@@ -468,6 +468,12 @@ fn reason(failure: &Failure, fatal: &Fatal<Types>) -> String {
     }
 }
 
+/// Runs what starts a group, and whatever that starts, with elections by a seed. In a simulation no group starts without.
+#[cfg(feature = "simulation")]
+pub async fn with_seed<F: Future>(seed: u64, start: F) -> F::Output {
+    types::Runtime::scope(seed, start).await
+}
+
 async fn next_chunk<S>(chunks: &mut std::pin::Pin<&mut S>) -> Result<Option<Bytes>, GroupError>
 where
     S: Stream<Item = io::Result<Bytes>>,

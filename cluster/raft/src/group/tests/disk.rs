@@ -9,7 +9,7 @@ use flotilla_wal::{DiskFiles, Wal, WalOptions};
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 
-use super::harness::{Cluster, GROUP, Link, Machine, State, TestResult};
+use super::harness::{Cluster, GROUP, Link, Machine, State, TestResult, started};
 use crate::group::{Group, GroupOptions};
 
 const WRITERS: usize = 8;
@@ -76,8 +76,8 @@ async fn start_three(cluster: &Cluster, dir: &Path) -> TestResult<Vec<Node>> {
             wal: wal.clone(),
             state_machine: Box::new(Machine { state: Arc::clone(&state) }),
             transport: Arc::new(Link { from: id, network: Arc::clone(&cluster.network) }),
-        })
-        .await?;
+        });
+        let group = started(id, group).await?;
         cluster.network.groups.lock().insert(id, group.clone());
         nodes.push(Node { id, group, wal, state });
     }

@@ -79,7 +79,7 @@ impl Cluster {
     pub(super) async fn try_start(&mut self, id: u64) -> Result<Group, GroupError> {
         let node = self.nodes.entry(id).or_insert_with(Node::new);
         node.state = Arc::default();
-        Group::start(GroupOptions {
+        let group = Group::start(GroupOptions {
             id: GROUP,
             me: id,
             heartbeat: GroupOptions::HEARTBEAT,
@@ -92,8 +92,8 @@ impl Cluster {
             wal: node.wal.clone(),
             state_machine: Box::new(Machine { state: Arc::clone(&node.state) }),
             transport: Arc::new(Link { from: id, network: Arc::clone(&self.network) }),
-        })
-        .await
+        });
+        started(id, group).await
     }
 
     /// Ends a node in order; what it wrote remains.
@@ -213,6 +213,17 @@ impl Cluster {
         }
         Ok(state)
     }
+}
+
+/// Waits for the start of a group; in a simulation with a seed.
+pub(super) async fn started(
+    id: u64,
+    start: impl Future<Output = Result<Group, GroupError>>,
+) -> Result<Group, GroupError> {
+    #[cfg(feature = "simulation")]
+    let start = crate::group::with_seed(id, start);
+    let _ = id;
+    start.await
 }
 
 pub(super) fn snapshot_dir() -> PathBuf {

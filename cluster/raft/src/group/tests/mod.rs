@@ -503,3 +503,24 @@ async fn the_log_stays_bounded() -> TestResult {
     assert!(*cluster.network.snapshots.lock() > 0);
     Ok(())
 }
+
+/// With the feature, a run is repeated by its seeds, down to the microsecond.
+#[cfg(feature = "simulation")]
+#[tokio::test(start_paused = true)]
+async fn a_run_is_repeated_by_its_seeds() -> TestResult {
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let start = tokio::time::Instant::now();
+        let mut cluster = Cluster::of_three().await?;
+        for _ in 0..3 {
+            let leader = cluster.leader().await?;
+            cluster.stop(leader).await?;
+            cluster.set("a", "1").await?;
+            cluster.start(leader).await?;
+        }
+        let leader = cluster.leader().await?;
+        runs.push((leader, cluster.group(leader).status(), start.elapsed()));
+    }
+    assert_eq!(runs[0], runs[1]);
+    Ok(())
+}
