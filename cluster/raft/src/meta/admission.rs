@@ -11,7 +11,7 @@ use flotilla_state::{Command, Member, NodeId, Reply};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Shared, wire::NodeInfo};
+use super::{shared::Shared, wire::NodeInfo};
 use crate::group::{GroupError, GroupStatus, Role};
 
 impl Shared {

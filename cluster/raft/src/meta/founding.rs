@@ -21,9 +21,9 @@ use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Shared,
     bootstrap::{Action, Attempt, Bootstrap, BootstrapOptions, Founder, GrantAnswer, Seen},
-    client, wire,
+    shared::{Shared, client},
+    wire,
 };
 use crate::{
     group::Role as RaftRole,
@@ -311,6 +311,7 @@ async fn say_hello(shared: Arc<Shared>, round: u64, address: String) {
                 warn!(%address, reason = status.message(), "a node refuses this one");
             } else {
                 debug!(%address, reason = status.message(), "no answer to hello");
+                shared.peers.reopen_to(&address);
             }
             None
         }

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    Shared,
     admission::{is_caught_up, live_members},
+    shared::Shared,
     voters::{self, Change, NodeView, View},
 };
 use crate::group::{GroupStatus, Role as RaftRole};

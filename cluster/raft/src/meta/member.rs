@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tracing::{debug, error, info, warn};
 
-use super::{Shared, client};
+use super::shared::{Shared, client};
 use crate::{
     group::Role,
     peers::{Class, PeerChannel},
@@ -72,7 +72,7 @@ impl Shared {
     /// Waits until the node knows which cluster it belongs to, and for ever once it leaves or was removed.
     async fn may_join(&self) {
         while *self.leaving.borrow() || self.local.cluster_id().is_none() {
-            sleep(self.options.retry / 2).await;
+            sleep((self.options.retry / 2).min(Duration::from_millis(50))).await;
         }
     }
 
@@ -89,8 +89,7 @@ impl Shared {
                     match flatten(call.await) {
                         Ok(reply) => reply.into_inner().outcome.ok_or("an empty answer")?,
                         Err(status) => {
-                            // Somebody else may know better by the next time.
-                            *self.hint.lock() = None;
+                            self.doubt_way();
                             return Err(status.message().to_owned());
                         }
                     }
@@ -224,6 +223,7 @@ impl Shared {
             Ok(reply) => reply.into_inner().outcome,
             Err(status) => {
                 debug!(leader = %leader, reason = status.message(), "a heartbeat was not answered");
+                self.peers.reopen(leader);
                 None
             }
         };
@@ -260,6 +260,16 @@ impl Shared {
         }
         let hint = self.hint.lock().clone()?;
         Some(Way::There(self.peers.channel_to(&hint)))
+    }
+
+    /// The way to the leader has failed: somebody else may know better by the next time, and a new connection may do better.
+    pub(super) fn doubt_way(&self) {
+        if let Some(leader) = self.group.status().leader {
+            self.peers.reopen(NodeId(leader));
+        }
+        if let Some(address) = self.hint.lock().take() {
+            self.peers.reopen_to(&address);
+        }
     }
 
     /// Goes on to the leader that another node has named; false when it has named none.

@@ -21,6 +21,7 @@ mod member;
 mod options;
 mod propose;
 mod service;
+mod shared;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -28,18 +29,14 @@ mod voters;
 mod wire;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use flotilla_rpc::membership::{membership_client::MembershipClient, membership_server::MembershipServer};
+use flotilla_rpc::membership::membership_server::MembershipServer;
 use flotilla_state::{ClusterState, Command, LogIndex, Member, NewStatus, NodeId, Reply};
 use parking_lot::{Mutex, RwLock};
-use tokio::{
-    sync::{Semaphore, mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -50,17 +47,16 @@ pub use propose::ProposeError;
 pub use status::{ChangeError, MetaStatus};
 
 use self::{
-    bootstrap::Attempt,
-    lease::{LeaseTable, Timing},
+    lease::Timing,
     machine::{Machine, Progress},
     service::MembershipService,
-    wire::NodeInfo,
+    shared::Shared,
 };
 use crate::{
-    group::{Group, GroupId, GroupOptions, GroupStatus, Role},
+    group::{Group, GroupId, GroupOptions},
     peers::{
-        ClusterId, Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, PeerChannel, Peers, PeersOptions,
-        RaftService, RaftTransport, Resolver,
+        Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, Peers, PeersOptions, RaftService, RaftTransport,
+        Resolver,
     },
 };
 
@@ -85,40 +81,6 @@ impl Services {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Routes::new(membership).add_service(self.raft.clone().into_server())
     }
-}
-
-pub(crate) struct Shared {
-    options: MetaOptions,
-    timing: Timing,
-    identity: Arc<Identity>,
-    local: Local,
-    peers: Peers,
-    resolver: Resolver,
-    group: Group,
-    state: Arc<RwLock<ClusterState>>,
-    progress: watch::Receiver<Progress>,
-    observer: Arc<dyn machine::Observer>,
-    lease: Lease,
-    me: watch::Sender<Option<Member>>,
-    /// As the leader: when each member was heard of.
-    leases: Mutex<LeaseTable>,
-    /// As the leader: nodes that asked to join, or were removed, and when. Their places in the group are left alone.
-    spared: Mutex<BTreeMap<NodeId, Instant>>,
-    /// As the leader: nodes whose admission is under way.
-    admitting: Mutex<BTreeSet<NodeId>>,
-    /// Held while the members of the group are changed.
-    changing: tokio::sync::Mutex<()>,
-    /// The attempt that the node is bound to, as others are told.
-    attempt: RwLock<Option<Attempt>>,
-    founding: mpsc::Sender<founding::Input>,
-    founding_inputs: Mutex<Option<mpsc::Receiver<founding::Input>>>,
-    /// The address of somebody who may know the leader.
-    hint: Mutex<Option<String>>,
-    proposals: Semaphore,
-    /// The node leaves, or has left: it does not ask for admission again.
-    leaving: watch::Sender<bool>,
-    stop: CancellationToken,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Meta {
@@ -159,7 +121,7 @@ impl Meta {
         let timing = Timing { node_down_after: options.node_down_after };
         let peers_options = PeersOptions {
             connect_timeout: timing.interval().max(Duration::from_millis(100)),
-            keep_alive: timing.node_down_after,
+            keep_alive: timing.node_down_after / 2,
         };
         let peers = Peers::new(local.clone(), peers_options, connector);
         let state = Arc::new(RwLock::new(ClusterState::new()));
@@ -333,52 +295,6 @@ impl Meta {
     }
 }
 
-impl Shared {
-    fn node_info(&self) -> NodeInfo {
-        NodeInfo {
-            id: self.local.node(),
-            name: self.options.name.clone(),
-            role: self.options.role,
-            address: self.options.advertise.clone(),
-            client_addresses: self.options.client_addresses.clone(),
-            version: self.options.version.clone(),
-        }
-    }
-
-    /// The cluster, once it has been created as far as this node knows.
-    fn created(&self) -> Option<ClusterId> {
-        self.state.read().cluster().map(|cluster| ClusterId(cluster.id))
-    }
-
-    /// Whether this node leads and a quorum has confirmed it so lately that its promises hold.
-    fn is_certain_leader(&self) -> bool {
-        self.quorum_age(&self.group.status()).is_some_and(|age| age < self.timing.margin())
-    }
-
-    /// On the leader: how long ago the messages were sent with which a quorum last confirmed it.
-    fn quorum_age(&self, status: &GroupStatus) -> Option<Duration> {
-        if status.role != Role::Leader {
-            return None;
-        }
-        let me = self.local.node().0;
-        if status.voters.iter().all(|voter| *voter == me) {
-            return Some(Duration::ZERO);
-        }
-        status.millis_since_quorum_ack.map(Duration::from_millis)
-    }
-
-    /// The leader and its address, as far as they are known; zero and empty otherwise.
-    fn leader(&self) -> (u64, String) {
-        let Some(leader) = self.group.status().leader else { return (0, String::new()) };
-        let address = if NodeId(leader) == self.local.node() {
-            Some(self.options.advertise.clone())
-        } else {
-            self.peers.address(NodeId(leader))
-        };
-        address.map_or((0, String::new()), |address| (leader, address))
-    }
-}
-
 /// The identity and the log must be of one node: with either lost, it could vote twice.
 fn check_memory(identity: &Identity, group: &Group) -> Result<(), MetaError> {
     let is_bound = identity.has_log() || identity.cluster_id().is_some() || identity.attempt().is_some();
@@ -387,12 +303,6 @@ fn check_memory(identity: &Identity, group: &Group) -> Result<(), MetaError> {
         false if !is_bound => Err(MetaError::IdentityLost),
         _ => Ok(()),
     }
-}
-
-fn client(channel: PeerChannel) -> MembershipClient<PeerChannel> {
-    MembershipClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 impl std::fmt::Debug for Meta {

@@ -185,3 +185,41 @@ pub enum MetaError {
     #[error("the data directory: {0}")]
     Io(#[from] io::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut MetaOptions), expected: Option<&str>) {
+        let mut options = MetaOptions::new("a", "a:5883");
+        change(&mut options);
+        let refused = options.check().err().map(|error| error.to_string());
+        match (&refused, expected) {
+            (Some(refused), Some(expected)) => assert!(refused.contains(expected), "{refused}"),
+            _ => assert_eq!(refused.as_deref(), expected),
+        }
+    }
+
+    #[test]
+    fn settings_that_could_found_two_clusters_or_fence_all_are_refused() {
+        let list = |n: usize| Discovery::Static((0..n).map(|it| format!("node-{it}:5883")).collect());
+        let with = |discovery: Discovery, expect: u8| {
+            move |options: &mut MetaOptions| {
+                (options.discovery, options.bootstrap_expect) = (discovery, expect);
+            }
+        };
+        check(|_| {}, None);
+        check(with(list(3), 3), None);
+        check(with(list(3), 2), None);
+        check(with(list(3), 1), Some("two clusters"));
+        check(with(list(4), 2), Some("two clusters"));
+        check(with(list(1), 3), Some("cannot find each other"));
+        check(with(Discovery::None, 3), Some("cannot find each other"));
+        check(with(list(9), 8), Some("1 to 7"));
+        check(with(list(9), 0), Some("1 to 7"));
+        check(with(Discovery::Dns { name: "nodes".into(), port: None }, 3), None);
+        check(|options| options.cluster_name = "a b".into(), Some("visible ASCII"));
+        check(|options| options.node_down_after = Duration::from_secs(4), Some("election"));
+        check(|options| options.heartbeat = Duration::from_millis(600), Some("ten times"));
+    }
+}

@@ -214,10 +214,23 @@ impl Bootstrap {
     /// The group is initialised: sees to it that every founding member is bound, and creates the cluster then.
     fn complete(&mut self, now: Duration) {
         let Some((attempt, _)) = self.bound.clone() else { return };
-        if now < self.next_ask {
-            return;
+        if now >= self.next_ask {
+            self.next_ask = now + self.options.pause;
+            self.ask_the_unbound(&attempt);
         }
-        self.next_ask = now + self.options.pause;
+        let confirmed = |member: &Founder| {
+            *member == self.me
+                || self.raft.matched.contains(&member.id)
+                || self.gathering.replaced.contains(&member.name)
+        };
+        if self.raft.leader && now >= self.next_create && attempt.members.iter().all(confirmed) {
+            self.next_create = now + self.options.pause;
+            self.actions.push_back(Action::Create(attempt.cluster_id));
+        }
+    }
+
+    /// Asks founding members that are not bound any more, or never were because they come without their disk.
+    fn ask_the_unbound(&mut self, attempt: &Attempt) {
         let mut replaced = 0;
         for (address, sighting) in &self.sightings {
             let seen = &sighting.seen;
@@ -236,14 +249,6 @@ impl Bootstrap {
         }
         if (attempt.members.len() - replaced) * 2 <= attempt.members.len() {
             self.warn(Warning::AttemptLost { attempt: attempt.cluster_id });
-        }
-        let confirmed = |member: &Founder| {
-            *member == self.me
-                || self.raft.matched.contains(&member.id)
-                || self.gathering.replaced.contains(&member.name)
-        };
-        if self.raft.leader && attempt.members.iter().all(confirmed) {
-            self.actions.push_back(Action::Create(attempt.cluster_id));
         }
     }
 }

@@ -316,3 +316,38 @@ async fn a_follower_proposes_through_the_leader() -> TestResult {
     assert_eq!(reply, Reply::UnknownNode);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joins_late_gets_a_snapshot() -> TestResult {
+    let mut cluster = Cluster::running(1).await?;
+    let nobody = Command::Remove { node: flotilla_state::NodeId(1) };
+    for _ in 0..300 {
+        cluster.meta(0).propose(nobody.clone(), soon()).await?;
+    }
+    let group = cluster.meta(0).group().clone();
+    group.make_snapshot().await?;
+    cluster.wait("the log is cut", || group.status().purged.is_some()).await?;
+    let late = cluster.add("late").await?;
+    cluster.expect = 2;
+    cluster.start(late).await?;
+    cluster.all_admitted().await?;
+    assert!(cluster.meta(late).status().group.snapshot.is_some());
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_flaps_is_outlived() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    for _ in 0..6 {
+        cluster.cut(&[0], &[1, 2], true);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cluster.cut(&[0], &[1, 2], false);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    cluster.all_admitted().await?;
+    cluster.all_vote().await?;
+    for node in 0..3 {
+        cluster.meta(node).set_up(soon()).await?;
+    }
+    Ok(())
+}
