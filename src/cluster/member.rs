@@ -84,12 +84,15 @@ impl Member {
     async fn announce_changes(self: Arc<Self>) {
         let wants = NodeWants { member: &self };
         loop {
-            let announcement = self.announcer.next(&wants).await;
+            let mut announcement = self.announcer.next(&wants).await;
             let committed = self.propose_routes(&announcement).await;
-            self.announcer.settled(&announcement);
+            let done = std::mem::take(&mut announcement.done);
             if let Some(index) = committed {
-                self.complete_announcement(announcement, index);
+                self.complete(done, index);
+                // The announcer looks at what this node has applied: until then the entry counts as on its way.
+                self.barriers.applied(index).await;
             }
+            self.announcer.settled(&announcement);
         }
     }
 
@@ -121,10 +124,10 @@ impl Member {
         }
     }
 
-    fn complete_announcement(&self, announcement: Announcement, index: LogIndex) {
+    fn complete(&self, announced: Vec<Done>, index: LogIndex) {
         let Some(node) = self.node.get() else { return };
         let mut by_worker: Vec<Vec<Completion>> = vec![Vec::new(); node.mailboxes.len()];
-        for done in announcement.done {
+        for done in announced {
             match done {
                 Done::Session(completion) => by_worker[usize::from(completion.session.worker)].push(completion),
                 Done::Task(sender) => drop(sender.send(index)),

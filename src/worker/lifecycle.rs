@@ -150,7 +150,8 @@ impl Worker {
         if let Some(bytes) = &claimed.session {
             match self.adopt_session(client_id, claimed.tenure.epoch, bytes) {
                 Ok(entry) => {
-                    self.sessions.insert(entry);
+                    let slot = self.sessions.insert(entry);
+                    self.take_early(slot);
                     return false;
                 }
                 Err(error) => {
@@ -202,12 +203,10 @@ impl Worker {
             waker: None,
         }));
         entry.update_load();
-        // Nobody keeps messages for it any more once it is attached.
-        let early = self.node.cluster.early(&client_id);
         self.node.cluster.attached(&client_id, claimed.tenure);
         if claimed.session.is_some() && !is_new {
             self.metrics().session_resumed.increment();
-            self.announce_adopted(slot, early);
+            self.announce_adopted(slot);
         }
         self.announce_groups(slot);
         let metrics = &self.node.metrics[usize::from(self.id)];

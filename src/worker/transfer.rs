@@ -85,6 +85,8 @@ pub(super) enum Transfer {
     Stub(Stub),
     /// It has come.
     Gathering(Gathering),
+    /// It came some time ago, and is complete: what is stamped before this entry has come through the old node.
+    Arrived(LogIndex),
 }
 
 /// What is left of a session that has gone to another node.
@@ -270,7 +272,8 @@ impl Worker {
         let mut entry = Entry::new(session);
         entry.transfer = Some(Box::new(Transfer::Gathering(Gathering {
             epoch: claim,
-            outstanding: 0,
+            // Until they are announced it is not known how many there are.
+            outstanding: usize::MAX,
             routes_at: LogIndex::default(),
             passed_on: VecDeque::new(),
             own: VecDeque::new(),
@@ -280,8 +283,18 @@ impl Worker {
         Ok(entry)
     }
 
-    /// Makes the subscriptions of a session that has come known, here and to the other nodes. `early` came before it.
-    pub(super) fn announce_adopted(&mut self, slot: u32, early: Vec<Early>) {
+    /// Gives a session that has come what the old node has passed on already, before anything else can reach it.
+    pub(super) fn take_early(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let client_id = entry.session.client_id().clone();
+        let here = self.session_ref(slot);
+        for Early { message, options, stamp } in self.node.cluster.early(&client_id) {
+            self.deliver_moved(here, &Transit::from_message(&message), &options, stamp);
+        }
+    }
+
+    /// Makes the subscriptions of a session that has come known, here and to the other nodes.
+    pub(super) fn announce_adopted(&mut self, slot: u32) {
         let here = self.session_ref(slot);
         let Some(entry) = self.sessions.entry(slot) else { return };
         let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
@@ -308,9 +321,6 @@ impl Worker {
         if let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() {
             gathering.outstanding = outstanding;
             gathering.routes_at = applied;
-        }
-        for Early { message, options, stamp } in early {
-            self.deliver_moved(here, &Transit::from_message(&message), &options, stamp);
         }
         if outstanding == 0 {
             self.settle(slot);
@@ -356,7 +366,8 @@ impl Worker {
                 self.forward_moved(&stub, message, options, stamp);
             }
             Some(Transfer::Gathering(_)) => self.hold_back(to.slot, message, options, stamp, true),
-            Some(Transfer::Leaving(_)) | None => self.deliver(to, message, options),
+            Some(Transfer::Arrived(routes_at)) if stamp < *routes_at => {}
+            Some(Transfer::Leaving(_) | Transfer::Arrived(_)) | None => self.deliver(to, message, options),
         }
     }
 
@@ -414,6 +425,9 @@ impl Worker {
         let Some(Transfer::Gathering(gathering)) = entry.transfer.take_if(is_it).map(|transfer| *transfer) else {
             return;
         };
+        if gathering.is_settled() {
+            entry.transfer = Some(Box::new(Transfer::Arrived(gathering.routes_at)));
+        }
         // Without the routes' entry the old node has ended before it could pass on everything: what came directly is all
         // there is.
         let (settled, routes_at) = (gathering.is_settled(), gathering.routes_at);
