@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    fleet::{Cluster, Ear, Node, Traffic, fence, numbers, receive},
+    fleet::{Cluster, Ear, Node, Traffic, expect_let_go, fence, numbers, receive},
     harness::{Connect, Version},
 };
 
@@ -265,7 +265,7 @@ fn a_minority_refuses_until_the_others_are_back() {
     let mut client = cluster.node(0).client("left-alone");
     cluster.node(1).kill();
     cluster.node(2).kill();
-    client.expect_disconnect(0x88);
+    expect_let_go(&mut client);
     let refused = || cluster.node(0).attempt(&Connect::new(Version::V5, "new")).is_err();
     cluster.until("it takes nobody any more", || refused().then_some(()));
     assert!(!cluster.node(0).is_ready());
