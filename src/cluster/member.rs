@@ -251,7 +251,7 @@ impl Member {
                 self.reports.ended(*member);
             }
             StateEvent::Placed(shard) => self.retained.placed(*shard, state),
-            StateEvent::StatusChanged(member, status) => {
+            StateEvent::StatusChanged(member, status) if member.node != self.me => {
                 tracing::info!(%member, name = name_of(*member, state), ?status, "a node has changed its status");
             }
             _ => {}

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -308,7 +308,11 @@ async fn say_hello(shared: Arc<Shared>, round: u64, address: String) {
         Ok(seen) => Some(seen),
         Err(status) => {
             if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
-                warn!(%address, reason = status.message(), "a node refuses this one");
+                // Ever more rarely: it is asked several times a second.
+                let refusals = shared.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+                if refusals.is_power_of_two() {
+                    warn!(%address, reason = status.message(), refusals, "a node refuses this one");
+                }
             } else {
                 debug!(%address, reason = status.message(), "no answer to hello");
                 shared.peers.reopen_to(&address);

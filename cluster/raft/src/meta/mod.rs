@@ -29,7 +29,7 @@ mod voters;
 mod wire;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -174,6 +174,7 @@ impl Meta {
             founding,
             founding_inputs: Mutex::new(Some(founding_inputs)),
             hint: Mutex::new(None),
+            refusals: AtomicU64::new(0),
             proposals,
             leaving: watch::Sender::new(false),
             stop: CancellationToken::new(),

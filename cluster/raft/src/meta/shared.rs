@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(super) founding_inputs: Mutex<Option<mpsc::Receiver<founding::Input>>>,
     /// The address of somebody who may know the leader.
     pub(super) hint: Mutex<Option<String>>,
+    /// How often another node has refused to know this one.
+    pub(super) refusals: AtomicU64,
     pub(super) proposals: Semaphore,
     /// The node leaves, or has left: it does not ask for admission again.
     pub(super) leaving: watch::Sender<bool>,
