@@ -108,7 +108,9 @@ impl Shared {
                 }
                 join_reply::Outcome::Wait(why) => return Err(why),
                 join_reply::Outcome::Refused(why) => {
-                    error!(reason = %why, "the cluster does not admit this node");
+                    if self.is_news("", &why) {
+                        error!(reason = %why, "the cluster does not admit this node");
+                    }
                     return Err(why);
                 }
             }
@@ -128,7 +130,7 @@ impl Shared {
                 Renewal::Held(from) => {
                     let (now, until) = (Instant::now(), from + self.timing.node_down_after);
                     if admitted && !self.lease.extend(now, until) {
-                        warn!(member = %member, "the lease has lapsed");
+                        debug!(member = %member, "the lease has lapsed");
                         return;
                     }
                     if !admitted && until > now && self.state.read().is_live(member) {
@@ -138,7 +140,7 @@ impl Shared {
                     }
                 }
                 Renewal::Ended => {
-                    warn!(member = %member, "this life of the node has ended");
+                    debug!(member = %member, "this life of the node has ended");
                     return;
                 }
                 Renewal::Unanswered if admitted => {}
@@ -153,7 +155,7 @@ impl Shared {
     }
 
     fn begin_life(&self, member: Member) {
-        info!(member = %member, "admitted to the cluster");
+        debug!(member = %member, "admitted to the cluster");
         self.local.update(|bound| bound.incarnation = Some(member.incarnation));
         self.me.send_replace(Some(member));
         self.observer.admitted(member);
@@ -173,7 +175,7 @@ impl Shared {
             if admitted {
                 let is_live = self.state.read().is_live(member);
                 if !is_live || !self.lease.is_valid(now) {
-                    warn!(member = %member, is_live, "this node is no member any more");
+                    debug!(member = %member, is_live, "this node is no member any more");
                     if progress.borrow().removed == Some(member) {
                         warn!(
                             "this node was removed from the cluster; it asks for admission when it starts again"

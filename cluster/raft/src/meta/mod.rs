@@ -167,6 +167,7 @@ impl Meta {
             lease: Lease::new(Instant::now()),
             me: watch::Sender::new(None),
             leases: Mutex::default(),
+            refusals: Mutex::default(),
             spared: Mutex::default(),
             admitting: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
