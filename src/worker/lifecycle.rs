@@ -347,6 +347,10 @@ impl Worker {
                 tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
                 return self.end_link(slot, Cause::ConnectionLost);
             }
+            if entry.session.is_stuck(now) {
+                tracing::info!(peer = %link.peer.addr, client_id = ?entry.session.client_id().as_str(), "another node does not take what the client has published, closing connection");
+                return self.end_link(slot, Cause::Server(ReasonCode::ServerBusy));
+            }
             if link.is_paused {
                 // The client may have sent all that it should: it is not read.
                 return;
