@@ -9,7 +9,7 @@ use flotilla_rpc::membership::{self as rpc, join_reply, lease_reply};
 use flotilla_state::{Incarnation, Member, NodeId};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::shared::{Shared, client};
 use crate::{
@@ -155,7 +155,7 @@ impl Shared {
     }
 
     fn begin_life(&self, member: Member) {
-        debug!(member = %member, "admitted to the cluster");
+        info!(%member, "this node is admitted to the cluster");
         self.local.update(|bound| bound.incarnation = Some(member.incarnation));
         self.me.send_replace(Some(member));
         self.observer.admitted(member);
@@ -177,9 +177,7 @@ impl Shared {
                 if !is_live || !self.lease.is_valid(now) {
                     debug!(member = %member, is_live, "this node is no member any more");
                     if progress.borrow().removed == Some(member) {
-                        warn!(
-                            "this node was removed from the cluster; it asks for admission when it starts again"
-                        );
+                        info!("this node belongs to the cluster no more; it asks for admission when it starts again");
                         self.leaving.send_replace(true);
                     }
                     return false;
