@@ -122,7 +122,7 @@ fn fail(error: &CtlError) -> ExitCode {
 enum CtlError {
     #[error("{0:?} is not host:port")]
     Address(String),
-    #[error("no node answers at {addr}, where its cluster.listen should be: {reason}")]
+    #[error("no node answers at {addr}: {reason} (nodes answer at their cluster.listen)")]
     Unreachable { addr: String, reason: String },
     #[error("{addr} answers: {reason}")]
     Refused { addr: String, reason: String },
