@@ -20,7 +20,7 @@ use flotilla_raft::meta::{Lease, Meta, Observer, ProposeError};
 use flotilla_registry::{Limits, Registry, Tenure, View, WillId};
 use flotilla_state::{
     ClusterState, Command, ConnectionEpoch, Effects, Event as StateEvent, Fingerprint, LogIndex,
-    Member as Life, NodeId, Reply, ShardRing,
+    Member as Life, NodeId, Reply, ShardRing, Status, Why,
 };
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
@@ -58,6 +58,10 @@ pub(crate) struct Member {
     pub(super) node: OnceLock<Arc<Node>>,
     /// Whether everything that this node has is known to the cluster, so that it may serve.
     pub(super) is_up: AtomicBool,
+    /// Whether this node takes no new clients.
+    pub(super) is_draining: AtomicBool,
+    /// Whether this node stops or leaves, so that the end of its life is no news.
+    pub(super) is_going: AtomicBool,
     /// Whether this node has left the cluster for good.
     pub(super) has_left: AtomicBool,
 }
@@ -192,11 +196,12 @@ impl Member {
             tracing::debug!(%error, "this node is not up yet");
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        self.is_draining.store(false, Ordering::Release);
         self.is_up.store(true, Ordering::Release);
         for mailbox in &node.mailboxes {
             mailbox.send(Event::Admit);
         }
-        tracing::info!(member = %me, "this node is up");
+        tracing::info!(member = %me, "this node is up, and serves clients");
     }
 
     /// Tells the others what this node counts.
@@ -206,12 +211,16 @@ impl Member {
         let mut last = None;
         loop {
             ticks.tick().await;
-            let Some(node) = self.node.get() else { continue };
+            // What is said before the others take it is lost.
+            let Some(node) = self.node.get().filter(|_| self.is_ready()) else {
+                last = None;
+                continue;
+            };
             let totals = node.totals();
             let report = Report { sessions: totals.sessions, connections: totals.connections };
             let members = self.links.members();
             // Nothing is said twice, so that an idle cluster is quiet.
-            let said = Some((report, members.clone()));
+            let said = Some((*self.meta.me().borrow(), report, members.clone()));
             if said == last {
                 continue;
             }
@@ -220,6 +229,11 @@ impl Member {
             }
             last = said;
         }
+    }
+
+    /// Whether this node has been told to take no new clients.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
     }
 
     /// Whether this node serves clients.
@@ -240,28 +254,49 @@ impl Member {
     fn handle_event(&self, event: &StateEvent, state: &ClusterState) {
         match event {
             StateEvent::MemberJoined(member) if member.node != self.me => {
+                tracing::info!(%member, name = name_of(*member, state), "a node has joined");
                 self.links.joined(*member);
                 self.retained.joined(*member);
             }
             StateEvent::MemberEnded(member, why) if member.node != self.me => {
-                tracing::info!(%member, name = name_of(*member, state), ?why, "a node is no member any more");
+                tracing::info!(%member, name = name_of(*member, state), "{}", ending(*why));
                 self.links.ended(*member);
                 self.retained.ended(*member);
                 self.barriers.handle_ended(*member);
                 self.reports.ended(*member);
             }
             StateEvent::Placed(shard) => self.retained.placed(*shard, state),
-            StateEvent::StatusChanged(member, status) if member.node != self.me => {
-                tracing::info!(%member, name = name_of(*member, state), ?status, "a node has changed its status");
+            StateEvent::StatusChanged(member, status) => {
+                let name = name_of(*member, state);
+                match status {
+                    Status::Draining if member.node == self.me => {
+                        self.is_draining.store(true, Ordering::Release);
+                        tracing::info!("this node takes no new clients");
+                    }
+                    // It says so itself when it is.
+                    _ if member.node == self.me => {}
+                    Status::Draining => tracing::info!(%member, name, "a node takes no new clients"),
+                    _ => tracing::info!(%member, name, "a node is up"),
+                }
             }
             _ => {}
         }
     }
 }
 
-/// As people call it; empty when it is forgotten already.
-fn name_of(member: Life, state: &ClusterState) -> &str {
-    state.node(member.node).map_or("", |node| &node.name)
+/// As people call it, unless it is forgotten already.
+fn name_of(member: Life, state: &ClusterState) -> Option<&str> {
+    state.node(member.node).map(|node| &*node.name)
+}
+
+/// What an operator is told of the end of another node's life.
+fn ending(why: Why) -> &'static str {
+    match why {
+        Why::Down => "a node is down",
+        Why::Rejoined => "a node begins a new life",
+        Why::Left => "a node has left the cluster",
+        Why::Removed => "a node was removed from the cluster",
+    }
 }
 
 /// The observer that the meta group calls; it holds the member once there is one.
@@ -313,7 +348,11 @@ impl Observer for Watcher {
 
     fn lease_lost(&self) {
         let Some(member) = self.0.get() else { return };
-        tracing::warn!("this node has lost its place in the cluster, its clients are disconnected");
+        if member.is_going.load(Ordering::Acquire) {
+            tracing::debug!("this node's life has ended");
+        } else {
+            tracing::warn!("this node has lost the cluster: its clients are disconnected, and none is served until it is back");
+        }
         member.is_up.store(false, Ordering::Release);
         if let Some(node) = member.node.get() {
             for mailbox in &node.mailboxes {
@@ -346,6 +385,9 @@ impl Cluster for Arc<Member> {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
         if !self.is_ready() {
             return Box::pin(std::future::ready(Err(ReasonCode::ServerUnavailable)));
+        }
+        if self.is_draining() {
+            return Box::pin(std::future::ready(Err(ReasonCode::UseAnotherServer)));
         }
         let (sender, answer) = oneshot::channel();
         let client_id = claim.client_id.clone();

@@ -4,7 +4,7 @@ use std::{
     io,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -71,9 +71,12 @@ pub enum ClusterError {
     /// The system does not give us threads, or what they need.
     #[error("cannot start the threads of the cluster: {0}")]
     Runtime(io::Error),
-    /// The node's own data, or the settings.
+    /// The settings do not fit together.
+    #[error(transparent)]
+    Settings(MetaError),
+    /// The node's own data.
     #[error("node.data_dir {}: {source}", dir.display())]
-    Meta {
+    Data {
         /// The data directory.
         dir: PathBuf,
         /// What is wrong.
@@ -106,7 +109,10 @@ impl Candidate {
             source,
         })?;
         let watcher = Arc::new(Watcher::default());
-        let failed = |source| ClusterError::Meta { dir: config.node.data_dir.clone(), source };
+        let failed = |error| match error {
+            MetaError::Options(_) | MetaError::Discovery(_) => ClusterError::Settings(error),
+            source => ClusterError::Data { dir: config.node.data_dir.clone(), source },
+        };
         let (meta, services) =
             runtime.block_on(open_meta(config, listen, &listener, &watcher)).map_err(failed)?;
         let (me, state, lease) = (meta.node(), meta.state(), meta.lease().clone());
@@ -147,6 +153,8 @@ impl Candidate {
             reports,
             node: OnceLock::new(),
             is_up: false.into(),
+            is_draining: false.into(),
+            is_going: false.into(),
             has_left: false.into(),
         });
         let seat = Seat { clock, cluster: Box::new(Arc::clone(&member)), routes, retained: Box::new(retained) };
@@ -187,12 +195,13 @@ impl Seated {
     /// Before clients are disconnected: gives up what others wait for this node for.
     pub(crate) fn hand_over(&self) {
         let member = Arc::clone(&self.member);
+        member.is_going.store(true, Ordering::Release);
         self.runtime.block_on(async move {
             let deadline = Instant::now() + HAND_OVER;
             let handed_over = async {
                 if member.meta.me().borrow().is_some() {
                     if let Err(error) = member.meta.drain(deadline).await {
-                        tracing::info!(%error, "cannot tell the cluster that this node stops");
+                        tracing::info!(%error, "the cluster could not be told that this node stops");
                     }
                     member.meta.hand_over_leadership().await;
                 }

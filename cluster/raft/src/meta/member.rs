@@ -141,7 +141,7 @@ impl Shared {
                 Renewal::Held(from) => {
                     let (now, until) = (Instant::now(), from + self.timing.node_down_after);
                     if admitted && !self.lease.extend(now, until) {
-                        warn!(member = %member, "the lease has lapsed");
+                        debug!(member = %member, "the lease has lapsed");
                         return;
                     }
                     if !admitted && until > now && self.state.read().is_live(member) {
@@ -151,7 +151,7 @@ impl Shared {
                     }
                 }
                 Renewal::Ended => {
-                    warn!(member = %member, "this life of the node has ended");
+                    debug!(member = %member, "this life of the node has ended");
                     return;
                 }
                 Renewal::Unanswered if admitted => {}
@@ -166,7 +166,7 @@ impl Shared {
     }
 
     fn begin_life(&self, member: Member) {
-        info!(member = %member, "admitted to the cluster");
+        info!(%member, "this node is admitted to the cluster");
         self.local.update(|bound| bound.incarnation = Some(member.incarnation));
         self.me.send_replace(Some(member));
         self.observer.admitted(member);
@@ -190,9 +190,7 @@ impl Shared {
                         if is_live { "no leader answers its heartbeats" } else { "the cluster has ended it" };
                     warn!(member = %member, why, "this life of the node is over");
                     if progress.borrow().removed == Some(member) {
-                        warn!(
-                            "this node was removed from the cluster; it asks for admission when it starts again"
-                        );
+                        info!("this node belongs to the cluster no more; it asks for admission when it starts again");
                         self.leaving.send_replace(true);
                     }
                     return false;

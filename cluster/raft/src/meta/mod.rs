@@ -29,7 +29,7 @@ mod voters;
 mod wire;
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -167,6 +167,7 @@ impl Meta {
             lease: Lease::new(Instant::now()),
             me: watch::Sender::new(None),
             leases: Mutex::default(),
+            refusals: Mutex::default(),
             spared: Mutex::default(),
             admitting: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
@@ -174,7 +175,6 @@ impl Meta {
             founding,
             founding_inputs: Mutex::new(Some(founding_inputs)),
             hint: Mutex::new(None),
-            refusals: AtomicU64::new(0),
             proposals,
             leaving: watch::Sender::new(false),
             stop: CancellationToken::new(),

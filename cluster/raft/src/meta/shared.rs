@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -54,10 +54,10 @@ pub(crate) struct Shared {
     pub(super) attempt: RwLock<Option<Attempt>>,
     pub(super) founding: mpsc::Sender<founding::Input>,
     pub(super) founding_inputs: Mutex<Option<mpsc::Receiver<founding::Input>>>,
+    /// Addresses where this node is refused: why, and when the log last said so.
+    pub(super) refusals: Mutex<BTreeMap<String, (String, Instant)>>,
     /// The address of somebody who may know the leader.
     pub(super) hint: Mutex<Option<String>>,
-    /// How often another node has refused to know this one.
-    pub(super) refusals: AtomicU64,
     pub(super) proposals: Semaphore,
     /// The node leaves, or has left: it does not ask for admission again.
     pub(super) leaving: watch::Sender<bool>,
@@ -75,6 +75,12 @@ impl Shared {
             client_addresses: self.options.client_addresses.clone(),
             version: self.options.version.clone(),
         }
+    }
+
+    /// What an operator calls a node: its name, or its identifier where no name is known.
+    pub(super) fn name_of(&self, node: NodeId) -> String {
+        let state = self.state.read();
+        state.node(node).map_or_else(|| node.to_string(), |node| node.name.to_string())
     }
 
     /// The cluster, once it has been created as far as this node knows.
