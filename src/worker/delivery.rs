@@ -293,6 +293,7 @@ impl Worker {
         metrics.messages_acked.add(report.acked.into());
         self.count_drop(DropReason::Expired, report.expired.into());
         self.count_drop(DropReason::TooLarge, report.too_large.into());
+        self.count_drop(DropReason::QueueFull, report.trimmed.into());
         if has_output {
             self.mark_dirty(slot);
         }
