@@ -240,6 +240,7 @@ impl Member {
     fn handle_event(&self, event: &StateEvent, state: &ClusterState) {
         match event {
             StateEvent::MemberJoined(member) if member.node != self.me => {
+                let _life = self.links.begin_life();
                 self.links.joined(*member);
                 self.retained.joined(*member);
             }
@@ -298,8 +299,10 @@ impl Observer for Watcher {
             member.barriers.handle_ended(gone);
             member.reports.ended(gone);
         }
+        let life = member.links.begin_life();
         member.links.replace(others.clone());
         others.into_iter().for_each(|other| member.retained.joined(other));
+        drop(life);
         (0..state.placements().len()).filter_map(|shard| u16::try_from(shard).ok()).for_each(|shard| {
             member.retained.placed(flotilla_state::ShardId(shard), state);
         });
@@ -326,6 +329,8 @@ impl Observer for Watcher {
     fn admitted(&self, me: Life) {
         let Some(member) = self.0.get() else { return };
         tracing::info!(member = %me, "this node is a member of the cluster");
+        // Before the state: those who receive wait for that.
+        let _life = member.links.begin_life();
         let state = member.state.read();
         member.links.admitted(me);
         member.retained.admitted(me, &state);
