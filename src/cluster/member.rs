@@ -26,7 +26,7 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::{
-    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Receipt,
+    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Origin, Receipt,
     announcer::{Announcement, Announcer, Done, Wants},
     barriers::Barriers,
     claims::{Claims, Input},
@@ -373,9 +373,10 @@ impl Cluster for Arc<Member> {
         self.claims.put(Input::WillPublished(will));
     }
 
-    fn abandon(&self, client_id: &ClientId, tenure: Tenure) {
+    fn abandon(&self, client_id: &ClientId, claimed: &Claimed) {
         self.early.done(client_id);
-        self.release(client_id, tenure);
+        let was_here = matches!(claimed.origin, Origin::Here);
+        self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure, was_here));
     }
 
     fn release(&self, client_id: &ClientId, tenure: Tenure) {
@@ -434,7 +435,7 @@ impl Drop for PendingClaim<'_> {
         let Some(mut answer) = self.answer.take() else { return };
         answer.close();
         match answer.try_recv() {
-            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, claimed.tenure),
+            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, &claimed),
             _ => self.member.early.done(&self.client_id),
         }
     }

@@ -68,7 +68,7 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
     fn will_published(&self, will: WillId);
 
     /// The claim has come to nothing: its connection gets no session.
-    fn abandon(&self, client_id: &ClientId, tenure: Tenure);
+    fn abandon(&self, client_id: &ClientId, claimed: &Claimed);
 
     /// The session of a claim is over.
     fn release(&self, client_id: &ClientId, tenure: Tenure);
@@ -128,8 +128,19 @@ impl Claim {
 pub(crate) struct Claimed {
     /// Later claims of the same client have a higher one.
     pub(crate) tenure: Tenure,
-    /// The session, if another node had it.
-    pub(crate) session: Option<Bytes>,
+    pub(crate) origin: Origin,
+}
+
+/// Where the session of a client is that has been granted to a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Origin {
+    /// On this node, if there is one.
+    #[default]
+    Here,
+    /// There is none: what this node may have has been taken over by others since.
+    Nowhere,
+    /// Another node had it.
+    Elsewhere(Bytes),
 }
 
 /// Whom to tell when something has been kept.
@@ -210,7 +221,7 @@ impl Cluster for Alone {
 
     fn will_published(&self, _: WillId) {}
 
-    fn abandon(&self, _: &ClientId, _: Tenure) {}
+    fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
     fn release(&self, _: &ClientId, _: Tenure) {}
 
@@ -286,7 +297,7 @@ pub(crate) mod tests {
 
         fn will_published(&self, _: WillId) {}
 
-        fn abandon(&self, _: &ClientId, _: Tenure) {}
+        fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
         fn release(&self, _: &ClientId, _: Tenure) {}
 

@@ -207,15 +207,16 @@ impl Seated {
     pub(crate) fn leave(self) {
         let Self { runtime, member } = self;
         runtime.block_on(async {
+            let me = *member.meta.me().borrow();
             let sent = async {
-                while !member.links.is_all_sent() {
+                // First what clients have left behind, such as a will that has been published here and must not be again.
+                while me.is_some() && !member.claims.is_idle() || !member.links.is_all_sent() {
                     tokio::time::sleep(LOOK).await;
                 }
             };
             if tokio::time::timeout(SEND_ALL, sent).await.is_err() {
                 tracing::warn!("not everything could be sent to the other nodes");
             }
-            let me = *member.meta.me().borrow();
             if let Some(me) = me {
                 // Nobody has to wait until the silence is long enough.
                 let goodbye = Command::NodeDown { member: me };

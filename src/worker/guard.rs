@@ -91,7 +91,7 @@ mod tests {
 
         fn will_published(&self, _: WillId) {}
 
-        fn abandon(&self, _: &ClientId, _: Tenure) {}
+        fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
         fn release(&self, _: &ClientId, _: Tenure) {}
 

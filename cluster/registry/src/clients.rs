@@ -290,13 +290,21 @@ impl Clients {
         epoch: ConnectionEpoch,
         session: Option<Bytes>,
     ) {
-        let Some(owned) = self.owned.get_mut(client) else { return };
-        let Some(export) = &mut owned.export else { return };
-        let ExportStage::Asked { cancelled, next } = &export.stage else { return };
-        if export.epoch != epoch {
+        let owned = self.owned.get_mut(client);
+        let asked = owned.and_then(|owned| match owned.export.as_deref() {
+            Some(Export { epoch: asked, to, stage: ExportStage::Asked { cancelled, next } }) if *asked == epoch => {
+                let (cancelled, next, to) = (*cancelled, *next, *to);
+                Some((owned, cancelled, next, to))
+            }
+            _ => None,
+        });
+        let Some((owned, cancelled, next, to)) = asked else {
+            if session.is_some() {
+                // The client was discarded while the shell exported it: neither the copy nor the stub is for anybody.
+                context.output(Output::StubVoid { client: client.clone(), epoch });
+            }
             return;
-        }
-        let (cancelled, next, to) = (*cancelled, *next, export.to);
+        };
         let is_wanted = !cancelled && next.is_none();
         if let Some(will) = owned.will.take() {
             // It has been published or dropped with the connection.
@@ -304,7 +312,7 @@ impl Clients {
         }
         match session {
             Some(session) if is_wanted => {
-                export.stage = ExportStage::Sent;
+                owned.export = Some(Box::new(Export { epoch, to, stage: ExportStage::Sent }));
                 self.stubs_out.insert((client.clone(), epoch), to);
                 send_session(context, client, epoch, to, session);
             }
