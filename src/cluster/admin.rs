@@ -58,6 +58,12 @@ impl Overview {
         Some(Report { sessions: totals.sessions, connections: totals.connections })
     }
 
+    /// Whether there is a member that this node cannot reach. The leader hears of all of them, so that they stay members.
+    fn misses_a_member(&self) -> bool {
+        let Some(node) = self.0.node.get() else { return false };
+        self.0.links.is_any_out_of_reach(node.config.cluster.node_down_after)
+    }
+
     fn not_ready_because(&self, meta: &MetaStatus) -> String {
         if self.0.is_ready() {
             return String::new();
@@ -84,7 +90,7 @@ impl AdminSource for Overview {
             committed: meta.group.committed.unwrap_or(0),
             applied: meta.group.applied.unwrap_or(0),
             quorum: meta.quorum,
-            partition_suspected: meta.partition_suspected,
+            partition_suspected: meta.partition_suspected || self.misses_a_member(),
             ready: self.0.is_ready(),
             not_ready_because: self.not_ready_because(&meta),
             shards: cluster.map_or(0, |cluster| cluster.shards.into()),

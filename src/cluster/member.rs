@@ -245,7 +245,7 @@ impl Member {
                 self.retained.joined(*member);
             }
             StateEvent::MemberEnded(member, why) if member.node != self.me => {
-                tracing::info!(%member, ?why, "the life of a node has ended");
+                tracing::info!(%member, name = name_of(*member, state), ?why, "a node is no member any more");
                 self.links.ended(*member);
                 self.retained.ended(*member);
                 self.barriers.handle_ended(*member);
@@ -253,11 +253,16 @@ impl Member {
             }
             StateEvent::Placed(shard) => self.retained.placed(*shard, state),
             StateEvent::StatusChanged(member, status) => {
-                tracing::info!(%member, ?status, "a node has changed its status");
+                tracing::info!(%member, name = name_of(*member, state), ?status, "a node has changed its status");
             }
             _ => {}
         }
     }
+}
+
+/// As people call it; empty when it is forgotten already.
+fn name_of(member: Life, state: &ClusterState) -> &str {
+    state.node(member.node).map_or("", |node| &node.name)
 }
 
 /// The observer that the meta group calls; it holds the member once there is one.
@@ -328,7 +333,6 @@ impl Observer for Watcher {
 
     fn admitted(&self, me: Life) {
         let Some(member) = self.0.get() else { return };
-        tracing::info!(member = %me, "this node is a member of the cluster");
         // Before the state: those who receive wait for that.
         let _life = member.links.begin_life();
         let state = member.state.read();

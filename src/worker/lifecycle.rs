@@ -152,7 +152,7 @@ impl Worker {
             if entry.claim > claimed.tenure {
                 return Place::Late;
             }
-            if matches!(entry.transfer.as_deref(), Some(Transfer::Stub(_))) {
+            if entry.is_gone() {
                 // It has been taken back, and the order to do so is on its way.
                 self.revive(home.slot);
                 continue;
@@ -368,7 +368,7 @@ impl Worker {
     fn next_deadline(&mut self, slot: u32) -> Option<Timestamp> {
         let node = Arc::clone(&self.node);
         let entry = self.sessions.entry(slot)?;
-        if matches!(entry.transfer.as_deref(), Some(Transfer::Stub(_))) {
+        if entry.is_gone() {
             // How long the session lasts, and its will, are the business of the node that has it.
             return None;
         }
@@ -397,14 +397,15 @@ impl Worker {
         let now = self.now;
         let mqtt = &self.node.config.mqtt;
         let (packet_timeout, write_timeout) = (mqtt.packet_timeout, mqtt.write_timeout);
-        if self.next_deadline(slot).is_none_or(|at| at > now) {
-            return;
-        }
-        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(entry) = self.sessions.entry(slot).filter(|entry| !entry.is_gone()) else { return };
         if let Some(link) = &entry.link {
             if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
                 tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
                 return self.end_link(slot, Cause::ConnectionLost);
+            }
+            if entry.session.is_stuck(now) {
+                tracing::info!(peer = %link.peer.addr, client_id = ?entry.session.client_id().as_str(), "another node does not take what the client has published, closing connection");
+                return self.end_link(slot, Cause::Server(ReasonCode::ServerBusy));
             }
             if link.is_paused {
                 // The client may have sent all that it should: it is not read.

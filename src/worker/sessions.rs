@@ -58,6 +58,11 @@ impl Entry {
         })
     }
 
+    /// Whether the session has gone to another node, and this is what is left of it.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.transfer.as_deref(), Some(Transfer::Stub(_)))
+    }
+
     /// Tells the groups how busy the session is.
     pub(super) fn update_load(&self) {
         if let Some(load) = &self.load {

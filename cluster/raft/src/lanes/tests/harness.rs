@@ -221,6 +221,8 @@ pub(super) struct Proxy {
     address: SocketAddr,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
     accepting: JoinHandle<()>,
+    /// Whether new connections are closed at once.
+    is_blocked: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -229,8 +231,13 @@ impl Proxy {
         let address = listener.local_addr().expect("it is bound");
         let connections = Arc::new(Mutex::new(Vec::new()));
         let accepted = Arc::clone(&connections);
+        let is_blocked = Arc::new(AtomicBool::new(false));
+        let blocked = Arc::clone(&is_blocked);
         let accepting = tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
+                if blocked.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let connection = tokio::spawn(async move {
                     let Ok(mut far) = TcpStream::connect(target).await else { return };
                     for socket in [&near, &far] {
@@ -241,7 +248,13 @@ impl Proxy {
                 accepted.lock().push(connection);
             }
         });
-        Self { address, connections, accepting }
+        Self { address, connections, accepting, is_blocked }
+    }
+
+    /// Cuts all connections and lets no other pass, until it is told to.
+    pub(super) fn block(&self, is_blocked: bool) {
+        self.is_blocked.store(is_blocked, Ordering::Relaxed);
+        self.cut();
     }
 
     /// Cuts all connections, wherever they are.
