@@ -64,9 +64,11 @@ impl Overview {
         self.0.links.is_any_out_of_reach(node.config.cluster.node_down_after)
     }
 
-    fn not_ready_because(&self, meta: &MetaStatus) -> String {
+    /// Empty: the node is ready for clients, old and new. One that drains serves those that it has.
+    fn not_ready_because(&self, state: &ClusterState, meta: &MetaStatus) -> String {
         if self.0.is_ready() {
-            return String::new();
+            let is_draining = state.node(self.0.me).is_some_and(|node| node.status == Status::Draining);
+            return if is_draining { "this node is draining".to_owned() } else { String::new() };
         }
         match (meta.leader, *self.0.meta.me().borrow()) {
             (None, _) => "no leader is known".to_owned(),
@@ -81,6 +83,7 @@ impl AdminSource for Overview {
         let meta = self.0.meta.status();
         let state = self.0.state.read();
         let cluster = state.cluster();
+        let not_ready_because = self.not_ready_because(&state, &meta);
         ClusterStatusReply {
             cluster_name: cluster.map(|cluster| cluster.name.to_string()).unwrap_or_default(),
             cluster_id: cluster.map(|cluster| format!("{:032x}", cluster.id)).unwrap_or_default(),
@@ -91,8 +94,8 @@ impl AdminSource for Overview {
             applied: meta.group.applied.unwrap_or(0),
             quorum: meta.quorum,
             partition_suspected: meta.partition_suspected || self.misses_a_member(),
-            ready: self.0.is_ready(),
-            not_ready_because: self.not_ready_because(&meta),
+            ready: not_ready_because.is_empty(),
+            not_ready_because,
             shards: cluster.map_or(0, |cluster| cluster.shards.into()),
             replicas: cluster.map_or(0, |cluster| cluster.replicas.into()),
             nodes: state.nodes().map(|node| self.node(node, &state, &meta)).collect(),
