@@ -235,7 +235,7 @@ impl Driver {
         let client = match &output {
             Output::Granted { client, .. }
             | Output::Export { client, .. }
-            | Output::Discard { client }
+            | Output::Discard { client, .. }
             | Output::StubVoid { client, .. } => Some(client),
             _ => None,
         };
@@ -273,9 +273,9 @@ impl Driver {
                     self.order(session, Order::EndGathering { client_id: client, epoch });
                 }
             }
-            Output::Discard { client } => {
+            Output::Discard { client, tenure } => {
                 let session = self.node.registry.find(&client);
-                self.order(session, Order::Discard { client_id: client });
+                self.order(session, Order::Discard { client_id: client, tenure });
             }
             Output::PublishWill { id, message, .. } => self.node.mailboxes[0].send(Event::Will(id, message)),
         }

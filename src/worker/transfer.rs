@@ -65,6 +65,8 @@ pub(crate) enum Order {
     Discard {
         /// Its client.
         client_id: ClientId,
+        /// What it was granted; a session that has a later grant by now stays.
+        tenure: Tenure,
     },
     /// An operator ends the connection of a client.
     Kick {
@@ -167,7 +169,7 @@ impl Worker {
             Order::EndGathering { client_id, epoch } => self.end_gathering(&client_id, epoch),
             Order::ForgetTransfers => self.forget_transfers(),
             Order::Forsake { client_id, tenure } => self.forsake(&client_id, tenure),
-            Order::Discard { client_id } => self.discard(&client_id),
+            Order::Discard { client_id, tenure } => self.discard(&client_id, tenure),
             Order::Kick { client_id } => {
                 if let Some(slot) = self.slot_of(&client_id) {
                     self.end_link(slot, Cause::Server(ReasonCode::AdministrativeAction));
@@ -529,9 +531,9 @@ impl Worker {
         self.deliver(to, &Transit::from_message(&waiting.message), &waiting.options);
     }
 
-    fn discard(&mut self, client_id: &ClientId) {
+    fn discard(&mut self, client_id: &ClientId, tenure: Tenure) {
         let Some(slot) = self.slot_of(client_id) else { return };
-        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(entry) = self.sessions.entry(slot).filter(|entry| entry.claim <= tenure) else { return };
         // The will of that connection is the business of those who serve the client now.
         entry.session.forget_will();
         if entry.link.is_some() {

@@ -422,7 +422,7 @@ impl Clients {
         epoch: ConnectionEpoch,
     ) {
         let Some(owned) = self.owned.get(client).filter(|owned| owned.tenure.epoch == epoch) else { return };
-        let client_id = client.clone();
+        let (client_id, tenure) = (client.clone(), owned.tenure);
         match owned.export.as_deref() {
             Some(Export { epoch, stage: ExportStage::Sent, .. }) => {
                 // Somebody has it who had it from the new owner, or is the new owner.
@@ -431,12 +431,12 @@ impl Clients {
             }
             Some(Export { epoch, to, stage: ExportStage::Asked { .. } }) => {
                 let wanted = Wanted { by: *to, epoch: *epoch, discard: false };
-                context.output(Output::Discard { client: client_id });
+                context.output(Output::Discard { client: client_id, tenure });
                 self.remove_owned(context, client, false);
                 self.hand_over(context, client, wanted);
             }
             None => {
-                context.output(Output::Discard { client: client_id });
+                context.output(Output::Discard { client: client_id, tenure });
                 self.remove_owned(context, client, false);
             }
         }
@@ -584,7 +584,7 @@ impl Clients {
             // Which of the two has it is not for this one to say: the other one lives.
             let is_mine = owned.export.is_none() && owned.importing.is_none();
             if !is_mine {
-                output(Output::Discard { client: client.clone() });
+                output(Output::Discard { client: client.clone(), tenure: owned.tenure });
             }
             is_mine
         });
@@ -751,7 +751,7 @@ impl Clients {
             let taken = before.export.filter(|export| export.is_sent());
             context.output(match taken {
                 Some(export) => Output::Taken { client: client.clone(), epoch: export.epoch },
-                None => Output::Discard { client: client.clone() },
+                None => Output::Discard { client: client.clone(), tenure: before.tenure },
             });
             if let Some(old) = before.will {
                 old.drop_everywhere(context, client, before.tenure);

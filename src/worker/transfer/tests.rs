@@ -244,7 +244,15 @@ fn a_session_that_is_taken_back_is_found_before_its_worker_knows() {
 fn a_session_that_others_have_taken_over_since_is_not_resumed() {
     let stage = Stage::set();
     stage.leave_session(1);
-    assert_eq!(stage.connect(CONNECT, 2, Origin::Nowhere).1, [0, 0]);
+    let (mut client, connack) = stage.connect(CONNECT, 2, Origin::Nowhere);
+    assert_eq!(connack, [0, 0]);
+    // The order to discard it comes late, and is not about the connection that came after it.
+    stage.order(Order::Discard { client_id: client_id(), tenure: tenure(1) });
+    client.write_all(b"\xc0\x00").expect("it reads");
+    let mut pong = [0; 2];
+    client.read_exact(&mut pong).expect("it lives");
+    stage.order(Order::Discard { client_id: client_id(), tenure: tenure(2) });
+    assert_eq!(client.read(&mut [0]).expect("closed in order"), 0);
     stage.broker.stop(Duration::from_secs(10));
 }
 
