@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -56,8 +56,11 @@ pub(crate) struct Member {
     pub(super) early: Arc<EarlyMessages>,
     pub(super) reports: Arc<Reports>,
     pub(super) node: OnceLock<Arc<Node>>,
-    /// Whether everything that this node has is known to the cluster, so that it may serve.
-    pub(super) is_up: AtomicBool,
+    /// The incarnation of this node's present life; 0: it leads none.
+    pub(super) life: AtomicU64,
+    /// The incarnation in which everything that this node has is known to the cluster, so that it may serve. Apart from `life`,
+    /// for a life may end in the moment in which that is known.
+    pub(super) up_in: AtomicU64,
     /// Whether this node has left the cluster for good.
     pub(super) has_left: AtomicBool,
 }
@@ -192,7 +195,7 @@ impl Member {
             tracing::debug!(%error, "this node is not up yet");
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        self.is_up.store(true, Ordering::Release);
+        self.up_in.store(me.incarnation.0, Ordering::Release);
         for mailbox in &node.mailboxes {
             mailbox.send(Event::Admit);
         }
@@ -224,7 +227,8 @@ impl Member {
 
     /// Whether this node serves clients.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_up.load(Ordering::Acquire) && self.lease.is_valid(Instant::now())
+        let life = self.life.load(Ordering::Acquire);
+        life != 0 && self.up_in.load(Ordering::Acquire) == life && self.lease.is_valid(Instant::now())
     }
 
     /// Whether this node has left the cluster for good.
@@ -317,7 +321,7 @@ impl Observer for Watcher {
     fn lease_lost(&self) {
         let Some(member) = self.0.get() else { return };
         tracing::warn!("this node has lost its place in the cluster, its clients are disconnected");
-        member.is_up.store(false, Ordering::Release);
+        member.life.store(0, Ordering::Release);
         if let Some(node) = member.node.get() {
             for mailbox in &node.mailboxes {
                 // "Server unavailable" is for CONNACK only (section 3.14.2.1).
@@ -336,6 +340,7 @@ impl Observer for Watcher {
         // Before the state: those who receive wait for that.
         let _life = member.links.begin_life();
         let state = member.state.read();
+        member.life.store(me.incarnation.0, Ordering::Release);
         member.links.admitted(me);
         member.retained.admitted(me, &state);
         member.claims.put(Input::Admitted(me));

@@ -146,7 +146,8 @@ impl Candidate {
             early,
             reports,
             node: OnceLock::new(),
-            is_up: false.into(),
+            life: 0.into(),
+            up_in: 0.into(),
             has_left: false.into(),
         });
         let seat = Seat { clock, cluster: Box::new(Arc::clone(&member)), routes, retained: Box::new(retained) };
