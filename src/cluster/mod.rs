@@ -405,6 +405,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_client_is_not_read_while_many_of_its_subscribes_wait() {
+        let (broker, asks, mut client) = start(false);
+        assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 0]);
+        let subscribe = |id: u8| [0x82, 6, 0, id, 0, 1, b't', 1];
+        client.write_all(&(1..=64).flat_map(subscribe).collect::<Vec<_>>()).expect("it reads");
+        let first: Vec<Completion> = (0..64).map(|_| asks.recv().expect("it asked")).collect();
+        client.write_all(&subscribe(65)).expect("there is room");
+        assert!(asks.recv_timeout(Duration::from_millis(100)).is_err(), "it waits for its turn");
+        complete(&broker, first[0]);
+        assert_eq!(exchange(&mut client, b""), [0x90, 3, 0, 1, 1]);
+        asks.recv().expect("the next one is read");
+        broker.stop(Duration::from_secs(10));
+    }
+
+    #[test]
     fn a_client_whose_claim_is_refused_is_told() {
         let (broker, _asks, mut client) = start(true);
         assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 3]);
