@@ -190,7 +190,9 @@ impl Shared {
                         if is_live { "no leader answers its heartbeats" } else { "the cluster has ended it" };
                     warn!(member = %member, why, "this life of the node is over");
                     if progress.borrow().removed == Some(member) {
-                        info!("this node belongs to the cluster no more; it asks for admission when it starts again");
+                        info!(
+                            "this node belongs to the cluster no more; it asks for admission when it starts again"
+                        );
                         self.leaving.send_replace(true);
                     }
                     return false;
