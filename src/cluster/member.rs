@@ -137,7 +137,7 @@ impl Member {
         for done in announced {
             match done {
                 Done::Session(completion) => {
-                    by_worker[usize::from(completion.session.worker)].push(completion)
+                    by_worker[usize::from(completion.session.worker)].push(completion);
                 }
                 Done::Task(sender) => drop(sender.send(index)),
             }
