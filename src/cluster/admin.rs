@@ -105,7 +105,8 @@ impl AdminSource for Overview {
         let state = self.0.state.read();
         let cluster = state.cluster();
         let not_ready_because = self.not_ready_because(&meta, &state);
-        let configured = || self.0.node.get().map(|node| node.config.cluster.name.clone()).unwrap_or_default();
+        let configured =
+            || self.0.node.get().map(|node| node.config.cluster.name.clone()).unwrap_or_default();
         ClusterStatusReply {
             cluster_name: cluster.map_or_else(configured, |cluster| cluster.name.to_string()),
             cluster_id: cluster.map(|cluster| format!("{:032x}", cluster.id)).unwrap_or_default(),
@@ -120,7 +121,11 @@ impl AdminSource for Overview {
             not_ready_because: not_ready_because.to_owned(),
             shards: cluster.map_or(0, |cluster| cluster.shards.into()),
             replicas: cluster.map_or(0, |cluster| cluster.replicas.into()),
-            nodes: state.nodes().map(|node| self.node(node, &state, &meta)).chain(self.stranger(&state)).collect(),
+            nodes: state
+                .nodes()
+                .map(|node| self.node(node, &state, &meta))
+                .chain(self.stranger(&state))
+                .collect(),
         }
     }
 
@@ -215,12 +220,17 @@ impl AdminSource for Overview {
 
     fn remove(&self, node: String) -> BoxFuture<'_, Result<(), AdminError>> {
         Box::pin(async move {
-            let by_name = self.0.state.read().nodes().find(|known| *known.name == *node).map(|known| known.id);
+            let by_name =
+                self.0.state.read().nodes().find(|known| *known.name == *node).map(|known| known.id);
             let by_id = || u64::from_str_radix(&node, 16).ok().map(NodeId);
             let by_id = || by_id().filter(|id| self.0.state.read().node(*id).is_some());
-            let Some(id) = by_name.or_else(by_id) else { return Err(AdminError::NotFound(format!("node {node:?}"))) };
+            let Some(id) = by_name.or_else(by_id) else {
+                return Err(AdminError::NotFound(format!("node {node:?}")));
+            };
             if self.0.state.read().member(id).is_some() {
-                let reason = format!("{node} is not down: let it leave (flotilla ctl nodes leave {node}), or stop it first");
+                let reason = format!(
+                    "{node} is not down: let it leave (flotilla ctl nodes leave {node}), or stop it first"
+                );
                 return Err(AdminError::Refused(reason));
             }
             self.0.meta.remove(id, deadline()).await.map_err(refused)

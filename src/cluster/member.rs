@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::{
-    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Receipt,
+    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Origin, Receipt,
     announcer::{Announcement, Announcer, Done, Wants},
     barriers::Barriers,
     claims::{Claims, Input},
@@ -56,8 +56,11 @@ pub(crate) struct Member {
     pub(super) early: Arc<EarlyMessages>,
     pub(super) reports: Arc<Reports>,
     pub(super) node: OnceLock<Arc<Node>>,
-    /// Whether everything that this node has is known to the cluster, so that it may serve.
-    pub(super) is_up: AtomicBool,
+    /// The incarnation of this node's present life; 0: it leads none.
+    pub(super) life: AtomicU64,
+    /// The incarnation in which everything that this node has is known to the cluster, so that it may serve. Apart from `life`,
+    /// for a life may end in the moment in which that is known.
+    pub(super) up_in: AtomicU64,
     /// Whether this node takes no new clients.
     pub(super) is_draining: AtomicBool,
     /// Whether this node stops or leaves, so that the end of its life is no news.
@@ -133,7 +136,9 @@ impl Member {
         let mut by_worker: Vec<Vec<Completion>> = vec![Vec::new(); node.mailboxes.len()];
         for done in announced {
             match done {
-                Done::Session(completion) => by_worker[usize::from(completion.session.worker)].push(completion),
+                Done::Session(completion) => {
+                    by_worker[usize::from(completion.session.worker)].push(completion)
+                }
                 Done::Task(sender) => drop(sender.send(index)),
             }
         }
@@ -197,7 +202,7 @@ impl Member {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         self.is_draining.store(false, Ordering::Release);
-        self.is_up.store(true, Ordering::Release);
+        self.up_in.store(me.incarnation.0, Ordering::Release);
         for mailbox in &node.mailboxes {
             mailbox.send(Event::Admit);
         }
@@ -238,7 +243,8 @@ impl Member {
 
     /// Whether this node serves clients.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_up.load(Ordering::Acquire) && self.lease.is_valid(Instant::now())
+        let life = self.life.load(Ordering::Acquire);
+        life != 0 && self.up_in.load(Ordering::Acquire) == life && self.lease.is_valid(Instant::now())
     }
 
     /// Whether this node has left the cluster for good.
@@ -255,6 +261,7 @@ impl Member {
         match event {
             StateEvent::MemberJoined(member) if member.node != self.me => {
                 tracing::info!(%member, name = name_of(*member, state), "a node has joined");
+                let _life = self.links.begin_life();
                 self.links.joined(*member);
                 self.retained.joined(*member);
             }
@@ -338,8 +345,10 @@ impl Observer for Watcher {
             member.barriers.handle_ended(gone);
             member.reports.ended(gone);
         }
+        let life = member.links.begin_life();
         member.links.replace(others.clone());
         others.into_iter().for_each(|other| member.retained.joined(other));
+        drop(life);
         (0..state.placements().len()).filter_map(|shard| u16::try_from(shard).ok()).for_each(|shard| {
             member.retained.placed(flotilla_state::ShardId(shard), state);
         });
@@ -351,9 +360,11 @@ impl Observer for Watcher {
         if member.is_going.load(Ordering::Acquire) {
             tracing::debug!("this node's life has ended");
         } else {
-            tracing::warn!("this node has lost the cluster: its clients are disconnected, and none is served until it is back");
+            tracing::warn!(
+                "this node has lost the cluster: its clients are disconnected, and none is served until it is back"
+            );
         }
-        member.is_up.store(false, Ordering::Release);
+        member.life.store(0, Ordering::Release);
         if let Some(node) = member.node.get() {
             for mailbox in &node.mailboxes {
                 // "Server unavailable" is for CONNACK only (section 3.14.2.1).
@@ -369,7 +380,10 @@ impl Observer for Watcher {
 
     fn admitted(&self, me: Life) {
         let Some(member) = self.0.get() else { return };
+        // Before the state: those who receive wait for that.
+        let _life = member.links.begin_life();
         let state = member.state.read();
+        member.life.store(me.incarnation.0, Ordering::Release);
         member.links.admitted(me);
         member.retained.admitted(me, &state);
         member.claims.put(Input::Admitted(me));
@@ -414,9 +428,10 @@ impl Cluster for Arc<Member> {
         self.claims.put(Input::WillPublished(will));
     }
 
-    fn abandon(&self, client_id: &ClientId, tenure: Tenure) {
+    fn abandon(&self, client_id: &ClientId, claimed: &Claimed) {
         self.early.done(client_id);
-        self.release(client_id, tenure);
+        let was_here = matches!(claimed.origin, Origin::Here);
+        self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure, was_here));
     }
 
     fn release(&self, client_id: &ClientId, tenure: Tenure) {
@@ -475,7 +490,7 @@ impl Drop for PendingClaim<'_> {
         let Some(mut answer) = self.answer.take() else { return };
         answer.close();
         match answer.try_recv() {
-            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, claimed.tenure),
+            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, &claimed),
             _ => self.member.early.done(&self.client_id),
         }
     }

@@ -28,7 +28,7 @@ use std::{
 
 use crate::harness::unique;
 
-pub(crate) use clients::{Ear, Traffic, expect_let_go, fence, next_publish, number, numbers, receive};
+pub(crate) use clients::{Ear, Traffic, fence, next_publish, number, numbers, receive};
 pub(crate) use network::in_own_network;
 pub(crate) use node::Node;
 pub(crate) use status::Status;
@@ -204,8 +204,9 @@ impl Cluster {
                     return None;
                 }
             }
-            // A leader that has just been cut off is still believed in for a while.
-            leader.flatten().filter(|name| numbers.iter().any(|number| self.nodes[*number].name() == *name))
+            // A leader that has just been lost is known as such until its followers stand for election.
+            let leader = leader.flatten()?;
+            numbers.iter().any(|number| self.nodes[*number].name() == leader).then_some(())
         });
     }
 
