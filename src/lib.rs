@@ -63,8 +63,8 @@
 //! * `least_inflight` knows the load of this node's members of a group only. Between nodes it goes by how many members they have.
 //! * Elections begin after 0.75 to 1.25 s, not 1.5 to 3 s: a leader must be found well within `cluster.node_down_after`, or every
 //!   death of a leader would fence all nodes.
-//! * SUBACK is sent after the commit of the route, not after all nodes have applied it, which nobody could wait for: a message
-//!   that is published in the milliseconds between may miss the subscriber.
+//! * SUBACK is sent when the route is committed, and does not wait until this node has applied it: the other nodes apply it in
+//!   the same moment, and a message from one that has not yet, some milliseconds, may miss the subscriber either way.
 
 pub mod admin;
 mod auth;

@@ -95,7 +95,11 @@ async fn run_until_stopped(
     };
     tokio::pin!(input_ended);
     let mut health = time::interval(HEALTH_INTERVAL);
-    let mut is_announced = false;
+    // A node alone is ready at once, and whoever waits for its word may stop it in the same moment.
+    let mut is_announced = broker.is_ready();
+    if is_announced {
+        announce_ready(name);
+    }
     loop {
         tokio::select! {
             number = signals.next() => {

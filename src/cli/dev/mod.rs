@@ -117,7 +117,7 @@ fn introduction(layout: &Layout, fleet: &Fleet) -> String {
          \n  flotilla ctl cluster status --addr 127.0.0.1:{}\
          \n  kill -9 {pid}\
          \n  flotilla start -c {}\n\
-         \nThe last two kill {} and bring it back, where you are then. Ctrl-C here stops what runs here.\n",
+         \nThe last two kill {} and bring it back, in the other terminal. Ctrl-C stops what runs here.\n",
         last.mqtt_port,
         first.mqtt_port,
         first.cluster_port,
