@@ -2,7 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    io::{ErrorKind, Read, Write},
+    fmt,
+    io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -33,11 +34,39 @@ pub(crate) enum Event {
     Closed,
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum NotConnected {
+    /// There is nobody.
+    Unreachable(io::Error),
+    /// Another answer than CONNACK with code 0.
+    Refused(Packet),
+    /// No answer, but the end.
+    Closed,
+    /// No answer in time.
+    Silent,
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(error) => write!(f, "{error}"),
+            Self::Refused(packet) => write!(f, "{packet:?}"),
+            Self::Closed => f.write_str("the connection was closed instead of an answer"),
+            Self::Silent => f.write_str("no answer in time"),
+        }
+    }
+}
+
 /// Connecting.
 impl Client {
     /// A TCP connection on which nothing has been sent.
     pub(crate) fn open(address: SocketAddr, version: Version) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the broker listens");
+        Self::over(stream, version)
+    }
+
+    fn over(stream: TcpStream, version: Version) -> Self {
         stream.set_nodelay(true).expect("a new socket takes options");
         stream.set_write_timeout(Some(DEADLINE)).expect("a new socket takes options");
         Self {
@@ -54,10 +83,27 @@ impl Client {
     /// A client that was accepted.
     #[track_caller]
     pub(crate) fn connect(address: SocketAddr, connect: &Connect) -> Self {
-        let mut client = Self::open(address, connect.version);
-        client.send(&connect.bytes());
-        client.connack = client.expect_connack(0);
-        client
+        Self::attempt(address, connect, DEADLINE).unwrap_or_else(|error| panic!("not accepted: {error}"))
+    }
+
+    /// A client that was accepted within this time, or why it was not.
+    pub(crate) fn attempt(
+        address: SocketAddr,
+        connect: &Connect,
+        within: Duration,
+    ) -> Result<Self, NotConnected> {
+        let stream = TcpStream::connect_timeout(&address, within).map_err(NotConnected::Unreachable)?;
+        let mut client = Self::over(stream, connect.version);
+        client.try_send(&connect.bytes()).map_err(NotConnected::Unreachable)?;
+        match client.next_event(within) {
+            Some(Event::Packet(Packet::ConnAck(connack))) if connack.code == 0 => {
+                client.connack = connack;
+                Ok(client)
+            }
+            Some(Event::Packet(packet)) => Err(NotConnected::Refused(packet)),
+            Some(Event::Closed) => Err(NotConnected::Closed),
+            None => Err(NotConnected::Silent),
+        }
     }
 
     /// The answer to CONNECT.
@@ -105,7 +151,7 @@ impl Client {
     }
 
     /// The same when the broker may close before it has read everything.
-    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 

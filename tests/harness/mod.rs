@@ -4,7 +4,7 @@
 //! in one of them shows. Nothing waits by sleeping: every wait is for a condition, under a [`DEADLINE`].
 
 mod broker;
-mod client;
+pub(crate) mod client;
 mod connect;
 mod packet;
 mod parse;
