@@ -46,7 +46,8 @@ use log::LogStore;
 use machine::{Failure, Machine};
 use network::Peers;
 use snapshot::SnapshotStore;
-use types::{Command, Raft, Snapshot, Types, blocking};
+pub(crate) use types::blocking;
+use types::{Command, Raft, Snapshot, Types};
 
 pub use error::{Corrupt, DecodeError, GroupError, ProposeError, SnapshotError, Unreachable};
 pub use ports::{GroupId, StateMachine, Transport};

@@ -11,12 +11,12 @@ use flotilla_lane::{Batch, Change, Congestion, LANES, LaneId, ProtocolError, Sen
 use flotilla_rpc::lanes as rpc;
 use futures_util::{Stream, task::AtomicWaker};
 use parking_lot::Mutex;
-use rand::RngExt;
 use rpc::{lane_down, lane_up, lanes_client::LanesClient};
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Counters, LaneEvents, LaneOptions, Sent, Shared, Untaken};
+use crate::random::random;
 use flotilla_state::Member;
 
 /// Another member, as one that we send to.
@@ -317,7 +317,7 @@ impl Backoff {
     fn next(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
-        pause.mul_f64(rand::rng().random_range(0.5..1.0))
+        pause.mul_f64(0.5 + random::<f64>() / 2.0)
     }
 }
 

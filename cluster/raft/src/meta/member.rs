@@ -12,7 +12,10 @@ use tonic::Status;
 use tracing::{debug, error, info, warn};
 
 use super::{Shared, client};
-use crate::peers::{Class, PeerChannel};
+use crate::{
+    clock,
+    peers::{Class, PeerChannel},
+};
 
 /// Runs until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -119,12 +122,12 @@ impl Shared {
         // Nothing is promised before the first answer to a heartbeat, and nothing is admitted before this node itself has seen
         // its admission in the log.
         let mut admitted = false;
-        let began = Instant::now();
+        let began = clock::now();
         loop {
-            let beat = Instant::now();
+            let beat = clock::now();
             match self.heartbeat(member).await {
                 Renewal::Held(from) => {
-                    let (now, until) = (Instant::now(), from + self.timing.node_down_after);
+                    let (now, until) = (clock::now(), from + self.timing.node_down_after);
                     if admitted && !self.lease.extend(now, until) {
                         warn!(member = %member, "the lease has lapsed");
                         return;
@@ -140,11 +143,11 @@ impl Shared {
                     return;
                 }
                 Renewal::Unanswered if admitted => {}
-                Renewal::Unanswered if began.elapsed() > self.timing.node_down_after => return,
+                Renewal::Unanswered if clock::since(began) > self.timing.node_down_after => return,
                 Renewal::Unanswered => {}
             }
             let pause = if admitted { self.timing.interval() } else { self.timing.interval() / 4 };
-            if !self.wait_within_life(member, admitted, pause.saturating_sub(beat.elapsed())).await {
+            if !self.wait_within_life(member, admitted, pause.saturating_sub(clock::since(beat))).await {
                 return;
             }
         }
@@ -159,11 +162,11 @@ impl Shared {
 
     /// Waits for the next heartbeat; false as soon as the lease has lapsed, or this node has applied the end of its life.
     async fn wait_within_life(&self, member: Member, admitted: bool, pause: Duration) -> bool {
-        let next = Instant::now() + pause;
+        let next = clock::now() + pause;
         let mut progress = self.progress.clone();
         let mut leaving = self.leaving.subscribe();
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             progress.borrow_and_update();
             if *leaving.borrow_and_update() {
                 return false;
@@ -200,7 +203,7 @@ impl Shared {
         if leader == self.local.node() {
             // A quorum's confirmation of the leader is what keeps its own lease.
             let sent = status.millis_since_quorum_ack.map(Duration::from_millis);
-            let sent = sent.and_then(|age| Instant::now().checked_sub(age));
+            let sent = sent.and_then(|age| clock::now().checked_sub(age));
             return match (self.renew(member, &self.options.advertise), sent) {
                 (lease_reply::Outcome::Held(_), Some(sent)) => Renewal::Held(sent),
                 (lease_reply::Outcome::Ended(_), _) => Renewal::Ended,
@@ -210,7 +213,7 @@ impl Shared {
         let Some(channel) = self.peers.channel(leader, Class::Raft) else { return Renewal::Unanswered };
         let address = self.options.advertise.clone();
         let request = rpc::LeaseRequest { node: member.node.0, incarnation: member.incarnation.0, address };
-        let sent = Instant::now();
+        let sent = clock::now();
         // Lapses before the lease does, so that the end of the lease is noticed in time.
         let limit = (self.timing.interval() * 2).min(self.lease_left(sent));
         let outcome = match flatten(timeout(limit, client(channel).lease(request)).await) {

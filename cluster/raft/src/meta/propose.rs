@@ -12,7 +12,7 @@ use super::{
     Shared, client,
     member::{Way, flatten},
 };
-use crate::{group, peers::Class};
+use crate::{clock, group, peers::Class};
 
 /// Why a command was not applied, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +63,7 @@ impl Shared {
                     return Ok((LogIndex(index), reply));
                 }
                 Try::Failed(error) => return Err(error),
-                Try::Again(error) if Instant::now() + pause >= deadline => return Err(error),
+                Try::Again(error) if clock::now() + pause >= deadline => return Err(error),
                 Try::Again(_) => {}
             }
             sleep(pause).await;

@@ -16,6 +16,7 @@ use super::{
     member::{Way, flatten},
 };
 use crate::{
+    clock,
     group::{GroupStatus, Role as RaftRole},
     peers::Class,
 };
@@ -86,7 +87,7 @@ impl Shared {
         let group = self.group.status();
         let me = *self.me.borrow();
         let leads = group.role == RaftRole::Leader;
-        let quorum = if leads { self.is_certain_leader() } else { self.lease.is_valid(Instant::now()) };
+        let quorum = if leads { self.is_certain_leader() } else { self.lease.is_valid(clock::now()) };
         let heard = self.peers.heard_within(self.timing.node_down_after);
         // Only the leader hears of everybody all the time.
         let silent = leads
@@ -160,7 +161,7 @@ impl Shared {
         deadline: Instant,
     ) -> Result<(), ChangeError> {
         let mut last = "no leader is known".to_owned();
-        while Instant::now() < deadline {
+        while clock::now() < deadline {
             match self.try_to_change(node, command.clone(), deadline).await {
                 Ok(Some(Outcome::Changed(_))) => return Ok(()),
                 Ok(Some(Outcome::Refused(reason))) => return Err(ChangeError::Refused(reason)),
