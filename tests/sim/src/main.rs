@@ -24,6 +24,8 @@ mod world;
 
 use std::process::ExitCode;
 
+use crate::trace::Trace;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -49,7 +51,9 @@ fn run_one(seed: &str, is_traced: bool) -> Result<(), String> {
     if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
-    let (outcome, trace) = world::run(seed, is_traced);
+    let trace = Trace::new(is_traced);
+    runner::watch(seed, trace.clone());
+    let outcome = world::run(seed, &trace);
     let (hash, lines) = outcome.digest;
     println!("seed {seed}: {}, {lines} events with hash {hash:016x}", outcome.counts);
     outcome.verdict.map_err(|violation| {

@@ -323,6 +323,8 @@ impl Process {
                     self.shared().check(Err(format!("routes of {} are refused: {error}", self.node.name)));
                     return None;
                 }
+                // The node is about to end.
+                Err(ProposeError::Stopped(_)) => return None,
                 Err(_) => {}
             }
             if *self.meta.me().borrow() != Some(me) {

@@ -6,8 +6,10 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use crate::trace::Trace;
 
 /// How to run a seed again, with everything that happens.
 pub fn repeat(seed: u64) -> String {
@@ -46,6 +48,24 @@ pub fn run_many(range: &str, jobs: u64) -> Result<(), String> {
     Err(failed.into_iter().map(|(_, error)| error).collect::<Vec<_>>().join("\n"))
 }
 
+/// Ends this process when virtual time stands still: some task goes round in circles.
+pub fn watch(seed: u64, trace: Trace) {
+    std::thread::spawn(move || {
+        let (mut last, mut since) = (trace.now(), Instant::now());
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = trace.now();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            } else if since.elapsed() > STANDSTILL {
+                trace.recent().iter().for_each(|line| println!("  {line}"));
+                eprintln!("seed {seed}: FAILED: time stands still at {now} ms\nto see it again: {}", repeat(seed));
+                std::process::exit(1);
+            }
+        }
+    });
+}
+
 /// Runs a seed in two processes; they must do the same.
 pub fn run_twice(seed: &str) -> Result<(), String> {
     let seed = seed.parse().map_err(|_| "a seed is a number")?;
@@ -76,3 +96,6 @@ fn report(seed: u64, output: &Output) -> Result<(), String> {
     // A panic says nothing of seeds.
     Err(format!("seed {seed}: {}\n{}\nto see it again: {}", output.status, error.trim_end(), repeat(seed)))
 }
+
+/// A step takes milliseconds; this is far beyond, even on a machine that has other things to do.
+const STANDSTILL: Duration = Duration::from_secs(30);

@@ -32,13 +32,12 @@ pub struct Outcome {
 }
 
 /// Runs a seed.
-pub fn run(seed: u64, is_traced: bool) -> (Outcome, Trace) {
-    let trace = Trace::new(is_traced);
+pub fn run(seed: u64, trace: &Trace) -> Outcome {
     flotilla_raft::seed(seed);
     let mut world = World::new(seed, trace.clone());
     let verdict = world.live();
     let (digest, counts) = (trace.digest(), world.counts());
-    (Outcome { verdict, digest, counts }, trace)
+    Outcome { verdict, digest, counts }
 }
 
 struct World {
@@ -233,6 +232,9 @@ impl World {
 
     /// What is not at an end yet.
     fn unrest(&self) -> Option<Violation> {
+        if let Some(what) = lacks(&self.nodes) {
+            return Some(what);
+        }
         let mut applied = BTreeMap::new();
         let mut lives: BTreeSet<Member> = BTreeSet::new();
         for (name, process) in self.processes() {

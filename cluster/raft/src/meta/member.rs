@@ -220,6 +220,8 @@ impl Shared {
             Ok(reply) => reply.into_inner().outcome,
             Err(status) => {
                 debug!(leader = %leader, reason = status.message(), "a heartbeat was not answered");
+                // The packets of a link that was cut are sent again ever more rarely: a new connection heals sooner.
+                self.peers.reopen_class(leader, Class::Raft);
                 None
             }
         };

@@ -177,7 +177,7 @@ impl Peers {
     }
 
     /// Gives one connection to a node up, as [`Peers::reopen`] does.
-    pub(super) fn reopen_class(&self, node: NodeId, class: Class) {
+    pub(crate) fn reopen_class(&self, node: NodeId, class: Class) {
         self.0.channels.lock().remove(&(node, class));
     }
 
