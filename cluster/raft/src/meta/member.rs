@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::{Shared, client};
 use crate::{
     clock,
+    group::Role,
     peers::{Class, PeerChannel},
 };
 
@@ -69,9 +70,11 @@ impl Shared {
         }
     }
 
-    /// Waits until the node knows which cluster it belongs to, and for ever once it leaves or was removed.
+    /// Waits until the node knows which cluster it belongs to, and for ever once it leaves, was removed, or cannot follow the
+    /// log any more.
     async fn may_join(&self) {
-        while *self.leaving.borrow() || self.local.cluster_id().is_none() {
+        let cannot_follow = || self.group.status().role == Role::Stopped;
+        while *self.leaving.borrow() || self.local.cluster_id().is_none() || cannot_follow() {
             sleep(self.options.retry / 2).await;
         }
     }
@@ -191,7 +194,12 @@ impl Shared {
             let wait = next.saturating_duration_since(now).min(lease).max(Duration::from_millis(1));
             tokio::select! {
                 () = sleep(wait) => {}
-                _ = progress.changed(), if admitted => {}
+                changed = progress.changed(), if admitted => {
+                    if changed.is_err() {
+                        error!("the Raft group of this node has stopped, so it is no member any more");
+                        return false;
+                    }
+                }
                 _ = leaving.changed() => {}
             }
         }
