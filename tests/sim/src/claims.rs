@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     desk::{Session, filters_of},
-    node::Process,
+    node::{Control, Process},
 };
 
 /// What the registry is to be told, in order.
@@ -112,7 +112,8 @@ async fn wait_for_shards(process: &Process) -> Option<u16> {
     }
 }
 
-fn now() -> Timestamp {
+/// The time of this node.
+pub fn now() -> Timestamp {
     Timestamp::from_millis(u64::try_from(turmoil::elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -153,7 +154,7 @@ impl Driver<'_> {
         let process = self.process;
         match output {
             Output::Send { to, bytes } => {
-                process.send(to, CONTROL, &Frame::Control { kind: 1, bytes: &bytes }, None);
+                process.send(to, CONTROL, &Frame::Control { kind: Control::Registry as u8, bytes: &bytes }, None);
             }
             Output::Granted { request, client, tenure, source } => self.grant(request, client, tenure, source),
             Output::Refused { request, refusal } => {

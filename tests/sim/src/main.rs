@@ -1,8 +1,9 @@
 //! Runs clusters of three to five nodes on a virtual clock and a virtual network, from a seed: they are founded, suffer faults,
 //! and must be well again when these are over. What must hold is in `invariants`, a file for each.
 //!
-//! The meta group, the lanes, the registry and everything below them are the real crates. In the place of the broker that holds
-//! them together are `node`, `desk` and `claims`, and `clients` in the place of clients.
+//! The meta group, the lanes, the registry, the retained messages and everything below them are the real crates. In the place of the broker that holds
+//! them together are `node`, `desk`,
+//! `claims` and `retained`, and `clients` in the place of clients.
 //!
 //! One seed is one process, for some of the libraries keep random state for a whole thread. The same seed gives the same run.
 //!
@@ -18,6 +19,7 @@ mod faults;
 mod invariants;
 mod network;
 mod node;
+mod retained;
 mod runner;
 mod trace;
 mod world;

@@ -34,6 +34,7 @@ use crate::{
     disk::Disk,
     invariants::{Forwarding, Founding, States, Violation},
     network::{SimConnector, address, listen},
+    retained::Retained,
     trace::Trace,
 };
 
@@ -189,6 +190,8 @@ pub struct Process {
     pub desk: Mutex<Desk>,
     /// There may be something to announce.
     pub wake: Notify,
+    /// The retained messages.
+    pub retained: Retained,
     /// What the registry is to be told.
     pub claims: claims::Mailbox,
     /// The registry, once it is known how many shards there are.
@@ -215,6 +218,7 @@ impl Process {
             lanes: OnceLock::new(),
             desk: Mutex::default(),
             wake: Notify::new(),
+            retained: Retained::new(),
             claims: claims::Mailbox::default(),
             registry: Mutex::new(None),
             requests: Mutex::default(),
@@ -336,6 +340,9 @@ impl Process {
     /// The cluster knows what this node has: clients may come.
     async fn begin(self: Arc<Self>) {
         let Some(me) = self.life() else { return };
+        while self.life() == Some(me) && !self.retained.is_synced() {
+            sleep(Duration::from_millis(20)).await;
+        }
         while self.life() == Some(me) {
             match self.meta.set_up((Instant::now() + PROPOSE_TIMEOUT).into_std()).await {
                 Ok(Reply::Done) if self.life() == Some(me) => {
@@ -352,6 +359,7 @@ impl Process {
         if let Some(lanes) = self.lanes.get() {
             lanes.member_joined(member);
         }
+        self.retained.joined(self, member);
     }
 
     fn ended(&self, member: Member) {
@@ -359,7 +367,17 @@ impl Process {
         if let Some(lanes) = self.lanes.get() {
             drop(lanes.member_ended(member));
         }
+        self.retained.ended(self, member);
     }
+}
+
+/// What a control frame is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Control {
+    /// The registry.
+    Registry = 1,
+    /// The retained messages.
+    Retained = 2,
 }
 
 /// What the meta group calls; it knows the process once there is one.
@@ -393,8 +411,11 @@ impl Observer for Watcher {
                 Event::MemberJoined(member) if member.node != process.meta.node() => process.joined(*member),
                 Event::MemberEnded(member, why) => {
                     process.note(format_args!("applies the end of {member} at {}: {why:?}", index.0));
-                    process.ended(*member);
+                    if member.node != process.meta.node() {
+                        process.ended(*member);
+                    }
                 }
+                Event::Placed(shard) => process.retained.placed(process, *shard, state),
                 _ => {}
             }
             is_view_new |= !matches!(event, Event::RoutesChanged { .. } | Event::RoutesReset(_));
@@ -411,10 +432,14 @@ impl Observer for Watcher {
         let Some(process) = self.process.get() else { return };
         let others = state.nodes().filter_map(flotilla_state::Node::member);
         let others: Vec<Member> = others.filter(|member| member.node != process.meta.node()).collect();
+        let known = std::mem::take(&mut *process.others.lock());
+        known.into_values().filter(|known| !others.contains(known)).for_each(|gone| process.retained.ended(process, gone));
         *process.others.lock() = others.iter().map(|member| (member.node, *member)).collect();
         if let Some(lanes) = process.lanes.get() {
-            drop(lanes.set_members(others));
+            drop(lanes.set_members(others.clone()));
         }
+        others.into_iter().for_each(|other| process.retained.joined(process, other));
+        process.retained.placed_all(process, state);
         process.claims.put(Input::View(view(state)));
     }
 
@@ -426,6 +451,7 @@ impl Observer for Watcher {
         if let Some(lanes) = process.lanes.get() {
             drop(lanes.fenced());
         }
+        process.retained.fenced(process);
         process.claims.put(Input::Fenced);
         let ended = process.desk.lock().fence();
         for (client, session) in ended {
@@ -442,6 +468,7 @@ impl Observer for Watcher {
             drop(lanes.admitted(me));
         }
         *process.life.lock() = Some(me);
+        process.retained.admitted(process, me, &state);
         process.claims.put(Input::Admitted(me));
         process.claims.put(Input::View(view(&state)));
         process.desk.lock().announce_all();
@@ -485,8 +512,11 @@ impl LaneEvents for Inbox {
                         self.process.claims.put(Input::StubEnded(client, epoch));
                     }
                 }
-                Frame::Control { bytes, .. } if lane == CONTROL => {
+                Frame::Control { kind, bytes } if lane == CONTROL && kind == Control::Registry as u8 => {
                     self.process.claims.put(Input::Message(from, bytes.to_vec().into()));
+                }
+                Frame::Control { kind, bytes } if lane == CONTROL && kind == Control::Retained as u8 => {
+                    self.process.retained.handle_message(&self.process, from, bytes);
                 }
                 _ => self.process.shared().check(Err(format!("an unexpected {frame:?}"))),
             }

@@ -16,7 +16,7 @@ use turmoil::Sim;
 use crate::{
     disk::Disk,
     faults::Fault,
-    invariants::{Connections, Leaders, Violation, check_routes, lacks},
+    invariants::{Connections, Leaders, Violation, check_retained, check_routes, lacks},
     node::{Node, Process, Shared},
     trace::Trace,
 };
@@ -223,6 +223,10 @@ impl World {
         let processes: Vec<Arc<Process>> = self.processes().into_iter().map(|(_, process)| process).collect();
         let wanted: BTreeMap<NodeId, BTreeSet<String>> =
             processes.iter().map(|process| (process.meta.node(), process.desk.lock().wanted())).collect();
+        let contents: Vec<_> =
+            processes.iter().map(|process| (process.node.name.clone(), process.retained.content())).collect();
+        check_retained(&contents)?;
+        self.shared.trace.note(format_args!("{} retained messages", contents[0].1.len()));
         for process in &processes {
             check_routes(&process.node.name, &process.meta.state().read(), &wanted)?;
         }
@@ -248,6 +252,9 @@ impl World {
                 && (stats.pending, stats.stubs, stats.shards_collecting, stats.held_bytes) != (0, 0, 0, 0)
             {
                 return Some(format!("the registry of {name} is not at rest: {stats:?}"));
+            }
+            if process.retained.pending() > 0 || !process.retained.is_synced() {
+                return Some(format!("changes of retained messages wait at {name}"));
             }
             applied.insert(process.meta.state().read().applied(), name);
             lives.extend(process.life());

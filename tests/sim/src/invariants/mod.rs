@@ -5,6 +5,7 @@ mod founding;
 mod forwarding;
 mod leaders;
 mod progress;
+mod retained;
 mod routes;
 mod state;
 
@@ -13,6 +14,7 @@ pub use forwarding::Forwarding;
 pub use founding::Founding;
 pub use leaders::Leaders;
 pub use progress::lacks;
+pub use retained::check_retained;
 pub use routes::check_routes;
 pub use state::States;
 
