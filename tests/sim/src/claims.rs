@@ -154,9 +154,16 @@ impl Driver<'_> {
         let process = self.process;
         match output {
             Output::Send { to, bytes } => {
-                process.send(to, CONTROL, &Frame::Control { kind: Control::Registry as u8, bytes: &bytes }, None);
+                process.send(
+                    to,
+                    CONTROL,
+                    &Frame::Control { kind: Control::Registry as u8, bytes: &bytes },
+                    None,
+                );
             }
-            Output::Granted { request, client, tenure, source } => self.grant(request, client, tenure, source),
+            Output::Granted { request, client, tenure, source } => {
+                self.grant(request, client, tenure, source)
+            }
             Output::Refused { request, refusal } => {
                 process.requests.lock().remove(&request);
                 process.note(format_args!("refuses {request:?}: {refusal:?}"));
@@ -225,7 +232,12 @@ impl Driver<'_> {
             Source::Elsewhere { session, .. } => {
                 desk.insert(
                     client.clone(),
-                    Session { tenure, is_connected: true, is_persistent: true, filters: filters_of(&session) },
+                    Session {
+                        tenure,
+                        is_connected: true,
+                        is_persistent: true,
+                        filters: filters_of(&session),
+                    },
                 );
                 desk.settle(client.clone(), tenure.epoch);
                 let now = now();
@@ -253,6 +265,11 @@ async fn end_stub(process: &Process, client: ClientId, epoch: ConnectionEpoch, t
     sleep(Duration::from_millis(50)).await;
     process.desk.lock().end_stub(client.clone(), epoch);
     process.wake.notify_one();
-    process.send(to, lane_of(client.as_str().as_bytes()), &Frame::EndOfStub { client_id: client.as_str(), epoch }, None);
+    process.send(
+        to,
+        lane_of(client.as_str().as_bytes()),
+        &Frame::EndOfStub { client_id: client.as_str(), epoch },
+        None,
+    );
     process.claims.put(Input::StubEnded(client, epoch));
 }

@@ -70,12 +70,20 @@ impl Desk {
 
     /// The clients that are connected.
     pub fn connected(&self) -> Vec<ClientId> {
-        self.sessions.iter().filter(|(_, session)| session.is_connected).map(|(client, _)| client.clone()).collect()
+        self.sessions
+            .iter()
+            .filter(|(_, session)| session.is_connected)
+            .map(|(client, _)| client.clone())
+            .collect()
     }
 
     /// The clients that have a session and no connection.
     pub fn away(&self) -> Vec<ClientId> {
-        self.sessions.iter().filter(|(_, session)| !session.is_connected).map(|(client, _)| client.clone()).collect()
+        self.sessions
+            .iter()
+            .filter(|(_, session)| !session.is_connected)
+            .map(|(client, _)| client.clone())
+            .collect()
     }
 
     /// The filters that somebody here wants.
@@ -122,7 +130,12 @@ impl Desk {
     }
 
     /// The session moves elsewhere under `epoch`, unless it is discarded or ends with its connection. Returns its bytes.
-    pub fn export(&mut self, client: &ClientId, epoch: ConnectionEpoch, discard: bool) -> Option<(Session, Option<Bytes>)> {
+    pub fn export(
+        &mut self,
+        client: &ClientId,
+        epoch: ConnectionEpoch,
+        discard: bool,
+    ) -> Option<(Session, Option<Bytes>)> {
         let session = self.sessions.remove(client)?;
         if discard || !session.is_persistent {
             session.filters.iter().for_each(|filter| self.drop_want(filter));

@@ -17,11 +17,8 @@ pub struct Disk {
 impl Disk {
     /// Opens the disk for a process. Its log is flushed by whoever calls `Wal::flush`.
     pub fn open(&self, name: &str) -> Result<Storage, MetaError> {
-        let wal = WalOptions {
-            segment_bytes: SEGMENT_BYTES,
-            flushing: Flushing::OnCall,
-            ..WalOptions::default()
-        };
+        let wal =
+            WalOptions { segment_bytes: SEGMENT_BYTES, flushing: Flushing::OnCall, ..WalOptions::default() };
         let (kv, files) = (Arc::new(self.kv.clone()), Arc::new(self.files.clone()));
         Storage::open_in(kv, files, Path::new("/"), name, crate::node::CLUSTER_NAME, wal)
     }

@@ -73,7 +73,9 @@ impl Fault {
             Self::Cut(a, b) => cut(a, b),
             Self::CutOneWay(from, to) if begins => sim.partition_oneway(name(from), name(to)),
             Self::CutOneWay(from, to) => sim.repair_oneway(name(from), name(to)),
-            Self::Isolate(node) => (0..nodes.len()).filter(|other| *other != node).for_each(|other| cut(node, other)),
+            Self::Isolate(node) => {
+                (0..nodes.len()).filter(|other| *other != node).for_each(|other| cut(node, other))
+            }
             Self::Hold(a, b) if begins => sim.hold(name(a), name(b)),
             Self::Hold(a, b) => sim.release(name(a), name(b)),
             Self::Slow(a, b) => {

@@ -33,7 +33,9 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match *words {
         ["run", range] => runner::run_many(range, 2),
-        ["run", range, "--jobs", jobs] => jobs.parse().map_err(|_| USAGE.into()).and_then(|jobs| runner::run_many(range, jobs)),
+        ["run", range, "--jobs", jobs] => {
+            jobs.parse().map_err(|_| USAGE.into()).and_then(|jobs| runner::run_many(range, jobs))
+        }
         ["twice", seed] => runner::run_twice(seed),
         [seed] => run_one(seed, false),
         [seed, "--trace"] => run_one(seed, true),

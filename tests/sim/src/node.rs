@@ -157,7 +157,10 @@ impl Node {
         let observer: Arc<dyn Observer> = Arc::<Watcher>::clone(&watcher);
         let (meta, services) = Meta::open(self.options(), storage, Arc::new(SimConnector), observer).await?;
         let process = Arc::new(Process::new(Arc::clone(&self), meta.clone()));
-        let events = Arc::new(Inbox { process: Arc::clone(&process), random: Mutex::new(StdRng::seed_from_u64(random.random())) });
+        let events = Arc::new(Inbox {
+            process: Arc::clone(&process),
+            random: Mutex::new(StdRng::seed_from_u64(random.random())),
+        });
         let channels = Arc::new(PeerChannels(meta.peers().clone()));
         let lanes = Lanes::new(LaneOptions::default(), channels, events, Handle::current());
         let routes = services.routes().add_service(lanes.service());
@@ -433,7 +436,10 @@ impl Observer for Watcher {
         let others = state.nodes().filter_map(flotilla_state::Node::member);
         let others: Vec<Member> = others.filter(|member| member.node != process.meta.node()).collect();
         let known = std::mem::take(&mut *process.others.lock());
-        known.into_values().filter(|known| !others.contains(known)).for_each(|gone| process.retained.ended(process, gone));
+        known
+            .into_values()
+            .filter(|known| !others.contains(known))
+            .for_each(|gone| process.retained.ended(process, gone));
         *process.others.lock() = others.iter().map(|member| (member.node, *member)).collect();
         if let Some(lanes) = process.lanes.get() {
             drop(lanes.set_members(others.clone()));

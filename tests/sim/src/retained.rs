@@ -40,7 +40,8 @@ impl Retained {
         }
         self.change(process, |replica| {
             replica.admit(me);
-            let others = state.nodes().filter_map(flotilla_state::Node::member).filter(|member| *member != me);
+            let others =
+                state.nodes().filter_map(flotilla_state::Node::member).filter(|member| *member != me);
             others.for_each(|member| replica.member_joined(member));
             place_all(replica, state);
         });
@@ -75,7 +76,9 @@ impl Retained {
     pub fn handle_message(&self, process: &Process, from: Member, bytes: &[u8]) {
         let handled = self.change(process, |replica| replica.handle(from, bytes, now()));
         let name = &process.node.name;
-        process.shared().check(handled.map_err(|error| format!("{name} does not understand {from}: {error}")));
+        process
+            .shared()
+            .check(handled.map_err(|error| format!("{name} does not understand {from}: {error}")));
     }
 
     /// A client sets a retained message, or deletes it with an empty text.

@@ -41,7 +41,12 @@ pub fn run_many(range: &str, jobs: u64) -> Result<(), String> {
         }
     });
     let failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    println!("{} seeds in {:.1} s, {} failed", end.saturating_sub(first), began.elapsed().as_secs_f64(), failed.len());
+    println!(
+        "{} seeds in {:.1} s, {} failed",
+        end.saturating_sub(first),
+        began.elapsed().as_secs_f64(),
+        failed.len()
+    );
     if failed.is_empty() {
         return Ok(());
     }
@@ -59,7 +64,10 @@ pub fn watch(seed: u64, trace: Trace) {
                 (last, since) = (now, Instant::now());
             } else if since.elapsed() > STANDSTILL {
                 trace.recent().iter().for_each(|line| println!("  {line}"));
-                eprintln!("seed {seed}: FAILED: time stands still at {now} ms\nto see it again: {}", repeat(seed));
+                eprintln!(
+                    "seed {seed}: FAILED: time stands still at {now} ms\nto see it again: {}",
+                    repeat(seed)
+                );
                 std::process::exit(1);
             }
         }

@@ -132,7 +132,10 @@ impl World {
     fn begin_fault(&mut self) -> Result<(), Violation> {
         let may_wipe = !self.has_wiped && self.faults.is_empty() && lacks(&self.nodes).is_none();
         let fault = Fault::draw(&mut self.random, self.nodes.len(), may_wipe);
-        if fault.victim().is_some_and(|node| self.faults.iter().any(|(_, other)| other.victim() == Some(node))) {
+        if fault
+            .victim()
+            .is_some_and(|node| self.faults.iter().any(|(_, other)| other.victim() == Some(node)))
+        {
             return Ok(());
         }
         let duration = fault.duration(&mut self.random);
@@ -318,7 +321,7 @@ impl World {
     fn counts(&self) -> String {
         let (sent, received) = self.shared.forwarding.counts();
         format!(
-            "{} nodes, {} faults, {} terms, {} entries, {sent} messages sent, {received} received, up {} % of {} s",
+            "{} nodes, {} faults, {} elections, {} entries, {sent} messages sent, {received} received, up {} % of {} s",
             self.nodes.len(),
             self.faults_count,
             self.leaders.len(),

@@ -70,8 +70,7 @@ impl Founding {
         };
         let me = Founder { name: shared.options.name.clone(), id: shared.local.node() };
         let (kept, belongs) = (shared.attempt.read().clone(), shared.identity.cluster_id());
-        let bootstrap =
-            Bootstrap::new(options, me, kept, belongs, shared.group.is_pristine(), random());
+        let bootstrap = Bootstrap::new(options, me, kept, belongs, shared.group.is_pristine(), random());
         let now = clock::now();
         Self {
             shared,
@@ -355,4 +354,3 @@ async fn ask_for_grant(shared: Arc<Shared>, address: String, to: NodeId, attempt
     let input = Input::GrantAnswer { from: to, cluster_id: attempt.cluster_id, answer };
     let _ = shared.founding.send(input).await;
 }
-

@@ -12,7 +12,11 @@ pub struct Connections<'a>(BTreeMap<ClientId, &'a str>);
 
 impl<'a> Connections<'a> {
     /// A node that is a member has these connections.
-    pub fn check(&mut self, name: &'a str, connected: impl IntoIterator<Item = ClientId>) -> Result<(), Violation> {
+    pub fn check(
+        &mut self,
+        name: &'a str,
+        connected: impl IntoIterator<Item = ClientId>,
+    ) -> Result<(), Violation> {
         for client in connected {
             if let Some(other) = self.0.insert(client.clone(), name) {
                 return Err(format!("{client} is connected to {other} and to {name}"));

@@ -67,6 +67,8 @@ impl Forwarding {
     /// How many were sent, and how many have come.
     pub fn counts(&self) -> (usize, usize) {
         let lanes = self.0.lock();
-        lanes.values().fold((0, 0), |(sent, received), lane| (sent + lane.sent.len(), received + lane.received))
+        lanes
+            .values()
+            .fold((0, 0), |(sent, received), lane| (sent + lane.sent.len(), received + lane.received))
     }
 }

@@ -13,7 +13,9 @@ impl Founding {
     pub fn check(&self, cluster: u128) -> Result<(), Violation> {
         let mut founded = self.0.lock();
         match *founded {
-            Some(first) if first != cluster => Err(format!("two clusters were founded: {first:x} and {cluster:x}")),
+            Some(first) if first != cluster => {
+                Err(format!("two clusters were founded: {first:x} and {cluster:x}"))
+            }
             _ => {
                 *founded = Some(cluster);
                 Ok(())

@@ -1,8 +1,8 @@
 //! What must hold, whatever fails. Each says what it has found as an error, with which the run ends.
 
 mod connections;
-mod founding;
 mod forwarding;
+mod founding;
 mod leaders;
 mod progress;
 mod retained;

@@ -35,5 +35,8 @@ pub fn lacks(nodes: &[Arc<Node>]) -> Option<Violation> {
         leaders.push((name, leader));
     }
     let is_other = |pair: &&[(&String, u64)]| pair[0].1 != pair[1].1;
-    leaders.windows(2).find(is_other).map(|pair| format!("{} and {} follow different leaders", pair[0].0, pair[1].0))
+    leaders
+        .windows(2)
+        .find(is_other)
+        .map(|pair| format!("{} and {} follow different leaders", pair[0].0, pair[1].0))
 }

@@ -19,7 +19,9 @@ impl States {
         state.snapshot().for_each(|chunk| hash.update(&chunk));
         let (index, hash) = (state.applied(), hash.digest());
         match *self.0.lock().entry(index).or_insert(hash) {
-            first if first != hash => Err(format!("{name} has another state at {index:?} than the first to reach it")),
+            first if first != hash => {
+                Err(format!("{name} has another state at {index:?} than the first to reach it"))
+            }
             _ => Ok(()),
         }
     }
