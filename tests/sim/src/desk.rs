@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use flotilla_mqtt::session::ClientId;
 use flotilla_registry::Tenure;
-use flotilla_state::{ConnectionEpoch, Fingerprint, LogIndex, RouteChange};
+use flotilla_state::{ConnectionEpoch, Fingerprint, RouteChange};
 
 /// A session.
 #[derive(Debug, Clone)]
@@ -246,9 +246,6 @@ pub fn filters_of(session: &Bytes) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(session);
     text.split('\n').filter(|filter| !filter.is_empty()).map(str::to_owned).collect()
 }
-
-/// What an announcement came to: the entry that it is in.
-pub type Committed = LogIndex;
 
 /// Few, so that several announcements follow on each other.
 const CHANGES_MAX: usize = 8;

@@ -295,6 +295,7 @@ impl World {
         }
         let mut leaders = std::mem::take(&mut self.leaders);
         let outcome = self.check_nodes(&mut leaders);
+        leaders.end_step();
         self.leaders = leaders;
         self.serving_steps += outcome?;
         Ok(())

@@ -22,9 +22,4 @@ impl Founding {
             }
         }
     }
-
-    /// Whether there is a cluster.
-    pub fn is_founded(&self) -> bool {
-        self.0.lock().is_some()
-    }
 }
