@@ -58,6 +58,12 @@ impl Overview {
         Some(Report { sessions: totals.sessions, connections: totals.connections })
     }
 
+    /// Whether there is a member that this node cannot reach. The leader hears of all of them, so that they stay members.
+    fn misses_a_member(&self) -> bool {
+        let Some(node) = self.0.node.get() else { return false };
+        self.0.links.is_any_out_of_reach(node.config.cluster.node_down_after)
+    }
+
     fn not_ready_because(&self, meta: &MetaStatus) -> String {
         if self.0.is_ready() {
             return String::new();
@@ -84,7 +90,7 @@ impl AdminSource for Overview {
             committed: meta.group.committed.unwrap_or(0),
             applied: meta.group.applied.unwrap_or(0),
             quorum: meta.quorum,
-            partition_suspected: meta.partition_suspected,
+            partition_suspected: meta.partition_suspected || self.misses_a_member(),
             ready: self.0.is_ready(),
             not_ready_because: self.not_ready_because(&meta),
             shards: cluster.map_or(0, |cluster| cluster.shards.into()),
@@ -184,6 +190,10 @@ impl AdminSource for Overview {
             let by_id = || u64::from_str_radix(&node, 16).ok().map(NodeId);
             let by_id = || by_id().filter(|id| self.0.state.read().node(*id).is_some());
             let Some(id) = by_name.or_else(by_id) else { return Err(AdminError::NotFound(format!("node {node}"))) };
+            if self.0.state.read().member(id).is_some() {
+                let reason = format!("{node} lives: it can leave by itself (ctl nodes leave), or has to be stopped first");
+                return Err(AdminError::Refused(reason));
+            }
             self.0.meta.remove(id, deadline()).await.map_err(refused)
         })
     }

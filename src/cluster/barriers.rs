@@ -93,13 +93,18 @@ impl Barriers {
 
     /// Waits until this node has applied an entry, and all its workers have handed over what they matched before.
     async fn flush(&self, node: &Arc<Node>, index: LogIndex) {
-        // The sender is never dropped before this ends.
-        let _ = self.applied.subscribe().wait_for(|applied| *applied >= index).await;
+        self.applied(index).await;
         let round = Arc::new(FlushRound::of(node.mailboxes.len()));
         for mailbox in &node.mailboxes {
             mailbox.send(Event::Flush(Arc::clone(&round)));
         }
         round.wait().await;
+    }
+
+    /// Waits until this node has applied an entry.
+    pub(super) async fn applied(&self, index: LogIndex) {
+        // The sender is never dropped before this ends.
+        let _ = self.applied.subscribe().wait_for(|applied| *applied >= index).await;
     }
 
     /// This node has applied an entry, and its routes are in force.

@@ -122,7 +122,7 @@ impl Driver {
                 self.next_request += 1;
                 let request = RequestId(self.next_request);
                 self.waiting.insert(request, answer);
-                self.registry.claim(now, request, claim.client_id, claim.clean_start, claim.will);
+                self.registry.claim(now, request, &claim.client_id, claim.clean_start, claim.will);
             }
             Input::Attached(client, tenure) => {
                 let is_import = self.unattached.get(&client).is_some_and(|grant| grant.is_import);

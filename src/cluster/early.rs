@@ -12,6 +12,8 @@ use flotilla_mqtt::{
 use flotilla_state::LogIndex;
 use parking_lot::Mutex;
 
+use crate::router::SessionRef;
+
 /// A message for a session that is not here yet.
 #[derive(Debug)]
 pub(crate) struct Early {
@@ -52,17 +54,28 @@ impl EarlyMessages {
         }
     }
 
-    /// Keeps a message; whether the client is expected.
-    pub(super) fn keep(&self, client_id: &ClientId, early: impl FnOnce() -> Early) -> bool {
+    /// The session of a client that `find` finds. While it finds none and the client is expected, the message is kept.
+    ///
+    /// `find` looks under the lock: a session that was not there a moment ago has either not taken what was kept, or is
+    /// found.
+    pub(super) fn find_or_keep(
+        &self,
+        client_id: &ClientId,
+        find: impl FnOnce() -> Option<SessionRef>,
+        early: impl FnOnce() -> Early,
+    ) -> Option<SessionRef> {
         let mut expected = self.0.lock();
-        let Some(entry) = expected.get_mut(client_id) else { return false };
+        if let Some(session) = find() {
+            return Some(session);
+        }
+        let entry = expected.get_mut(client_id)?;
         let early = early();
         let bytes = entry.bytes + early.message.size();
         if entry.messages.len() < MESSAGES_MAX && bytes <= BYTES_MAX {
             entry.bytes = bytes;
             entry.messages.push(early);
         }
-        true
+        None
     }
 
     /// The messages of a client whose session is here now.
@@ -95,14 +108,18 @@ mod tests {
     #[test]
     fn messages_are_kept_in_order_while_the_client_is_expected() {
         let (messages, client) = (EarlyMessages::default(), ClientId::new("c").expect("not empty"));
-        assert!(!messages.keep(&client, || early(b"lost")));
+        let keep = |payload| messages.find_or_keep(&client, || None, || early(payload));
+        keep(b"lost");
         messages.expect(&client);
         messages.expect(&client);
-        assert!(messages.keep(&client, || early(b"1")) && messages.keep(&client, || early(b"2")));
+        keep(b"1");
+        keep(b"2");
+        let here = SessionRef { worker: 1, slot: 2, epoch: 3 };
+        assert_eq!(messages.find_or_keep(&client, || Some(here), || early(b"found")), Some(here));
         let payloads: Vec<_> = messages.take(&client).iter().map(|early| early.message.payload.clone()).collect();
         assert_eq!(payloads, [&b"1"[..], b"2"]);
         messages.done(&client);
-        assert!(messages.keep(&client, || early(b"3")));
+        keep(b"3");
         messages.done(&client);
         assert!(messages.take(&client).is_empty() && messages.0.lock().is_empty());
     }

@@ -131,15 +131,8 @@ impl Inbox {
         let publisher = desk.publisher.of(message.publisher).cloned();
         let transit = message.transit(now, publisher.as_ref());
         let here = || node.registry.find(&client_id).or_else(|| node.stubs.latest(&client_id));
-        let session = here().or_else(|| {
-            // If it is not expected any more it may just have come.
-            let is_kept = self.early.keep(&client_id, || Early {
-                message: transit.keep(),
-                options: options.clone(),
-                stamp,
-            });
-            if is_kept { None } else { here() }
-        });
+        let early = || Early { message: transit.keep(), options: options.clone(), stamp };
+        let session = here().or_else(|| self.early.find_or_keep(&client_id, here, early));
         if let Some(session) = session {
             let source = Source { publisher: None, stamp };
             let receivers = Receivers::Moved(session, Box::new(options));

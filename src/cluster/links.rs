@@ -1,8 +1,11 @@
 //! What this node sends to the others.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -109,6 +112,12 @@ impl Links {
         if let Some(lanes) = self.lanes.get() {
             drop(lanes.fenced());
         }
+    }
+
+    /// Whether there is a member that this node has not reached for `time`.
+    pub(super) fn is_any_out_of_reach(&self, time: Duration) -> bool {
+        let lanes = self.lanes.get();
+        lanes.is_some_and(|lanes| lanes.broken_since().iter().any(|(_, since)| since.elapsed() >= time))
     }
 
     /// Whether the other nodes have everything that was sent to them.

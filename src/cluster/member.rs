@@ -84,12 +84,15 @@ impl Member {
     async fn announce_changes(self: Arc<Self>) {
         let wants = NodeWants { member: &self };
         loop {
-            let announcement = self.announcer.next(&wants).await;
+            let mut announcement = self.announcer.next(&wants).await;
             let committed = self.propose_routes(&announcement).await;
-            self.announcer.settled(&announcement);
+            let done = std::mem::take(&mut announcement.done);
             if let Some(index) = committed {
-                self.complete_announcement(announcement, index);
+                self.complete(done, index);
+                // The announcer looks at what this node has applied: until then the entry counts as on its way.
+                self.barriers.applied(index).await;
             }
+            self.announcer.settled(&announcement);
         }
     }
 
@@ -126,10 +129,10 @@ impl Member {
         }
     }
 
-    fn complete_announcement(&self, announcement: Announcement, index: LogIndex) {
+    fn complete(&self, announced: Vec<Done>, index: LogIndex) {
         let Some(node) = self.node.get() else { return };
         let mut by_worker: Vec<Vec<Completion>> = vec![Vec::new(); node.mailboxes.len()];
-        for done in announcement.done {
+        for done in announced {
             match done {
                 Done::Session(completion) => by_worker[usize::from(completion.session.worker)].push(completion),
                 Done::Task(sender) => drop(sender.send(index)),
@@ -246,7 +249,7 @@ impl Member {
                 self.retained.joined(*member);
             }
             StateEvent::MemberEnded(member, why) if member.node != self.me => {
-                tracing::info!(%member, ?why, "the life of a node has ended");
+                tracing::info!(%member, name = name_of(*member, state), ?why, "a node is no member any more");
                 self.links.ended(*member);
                 self.retained.ended(*member);
                 self.barriers.handle_ended(*member);
@@ -254,11 +257,16 @@ impl Member {
             }
             StateEvent::Placed(shard) => self.retained.placed(*shard, state),
             StateEvent::StatusChanged(member, status) => {
-                tracing::info!(%member, ?status, "a node has changed its status");
+                tracing::info!(%member, name = name_of(*member, state), ?status, "a node has changed its status");
             }
             _ => {}
         }
     }
+}
+
+/// As people call it; empty when it is forgotten already.
+fn name_of(member: Life, state: &ClusterState) -> &str {
+    state.node(member.node).map_or("", |node| &node.name)
 }
 
 /// The observer that the meta group calls; it holds the member once there is one.
@@ -314,7 +322,8 @@ impl Observer for Watcher {
         member.is_up.store(false, Ordering::Release);
         if let Some(node) = member.node.get() {
             for mailbox in &node.mailboxes {
-                mailbox.send(Event::Fence(ReasonCode::ServerUnavailable));
+                // "Server unavailable" is for CONNACK only (section 3.14.2.1).
+                mailbox.send(Event::Fence(ReasonCode::ServerBusy));
             }
         }
         member.links.fenced();
@@ -326,7 +335,6 @@ impl Observer for Watcher {
 
     fn admitted(&self, me: Life) {
         let Some(member) = self.0.get() else { return };
-        tracing::info!(member = %me, "this node is a member of the cluster");
         let state = member.state.read();
         member.links.admitted(me);
         member.retained.admitted(me, &state);

@@ -16,7 +16,10 @@ impl RawConfig {
         self.check_keep_alive(&mut found);
         self.check_membership(&mut found);
         self.cluster.check_addresses(&mut found);
-        self.cluster.check_bootstrap(&mut found);
+        self.cluster.check_discovery(&mut found);
+        if self.node.role == Role::Core && self.cluster.listen != OrNone::None {
+            self.cluster.check_bootstrap(&mut found);
+        }
         self.cluster.check_times(&mut found);
         found
     }
@@ -95,25 +98,26 @@ impl RawCluster {
         }
     }
 
-    fn check_bootstrap(&self, found: &mut Vec<(String, String)>) {
+    fn check_discovery(&self, found: &mut Vec<(String, String)>) {
         if let [first, others @ ..] = self.discovery_keys().as_slice() {
             found.extend(
                 others.iter().map(|key| ((*key).to_owned(), format!("{first} is set, too; only one may be"))),
             );
         }
+    }
+
+    /// What would keep core nodes from founding a cluster, or let them found two.
+    fn check_bootstrap(&self, found: &mut Vec<(String, String)>) {
         let expect = self.expect();
-        if self.listen == OrNone::None || expect == 1 {
-            return;
-        }
-        if self.discovery_keys().is_empty() {
+        if expect > 1 && self.discovery_keys().is_empty() {
             let reason = format!("{expect} nodes cannot find each other without cluster.discovery");
             found.push((EXPECT.to_owned(), reason));
         }
         let listed = self.discovery.r#static.len();
         if listed > 0 && expect * 2 <= listed {
-            // Two such groups could come together on either side of a broken network.
+            // They could come together on either side of a broken network, or one by one.
             let reason = format!(
-                "{expect} of the {listed} nodes of {STATIC} could found two clusters; more than half must be expected"
+                "must be more than half of the {listed} nodes of {STATIC}, not {expect}, or several clusters could be founded"
             );
             found.push((EXPECT.to_owned(), reason));
         }

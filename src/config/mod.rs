@@ -339,6 +339,8 @@ impl Config {
             expiry_v3: session.expiry_v3,
             awaiting_rel_max: session.awaiting_rel_max,
             subscriptions_max: session.subscriptions_max,
+            // Whoever would answer is declared down within the first of these, unless only this node cannot reach it.
+            answer_timeout: self.cluster.listen.as_ref().map(|_| self.cluster.node_down_after * 3),
         }
     }
 }

@@ -89,8 +89,9 @@ pub(super) struct RawCluster {
     pub(super) advertise: OrNone<NodeAddress>,
     pub(super) secret: OrNone<Secret>,
     pub(super) bootstrap_expect: Count<1, 7>,
-    pub(super) node_down_after: SpanOf<SECOND, HOUR>,
-    pub(super) edge_forget_after: SpanOf<SECOND, YEAR>,
+    /// A leader that dies must be replaced before its followers' leases end.
+    pub(super) node_down_after: SpanOf<{ 5 * SECOND }, HOUR>,
+    pub(super) edge_forget_after: SpanOf<{ 5 * SECOND }, YEAR>,
     pub(super) shards: Count<1, 1024>,
     pub(super) replicas: Count<1, 7>,
     pub(super) discovery: RawDiscovery,

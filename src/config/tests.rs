@@ -420,7 +420,7 @@ fn a_node_is_named_after_where_others_find_it() {
 
 #[test]
 fn each_way_of_discovery_can_be_set_in_each_layer() {
-    let listen = "[cluster]\nlisten = \"10.0.0.1:5883\"\n";
+    let listen = "[cluster]\nlisten = \"10.0.0.1:5883\"\nbootstrap_expect = 2\n";
     let discovery = |file: &str, env: &[_], set: &[_]| {
         load(Some(&format!("{listen}{file}")), env, set).unwrap().cluster.discovery
     };
@@ -439,7 +439,7 @@ fn each_way_of_discovery_can_be_set_in_each_layer() {
         panic!("it is a name");
     };
     assert_eq!((dns.host(), dns.port()), ("nodes", 5883));
-    assert_eq!(discovery("", &[], &[]), Discovery::None);
+    assert_eq!(discovery("", &[], &["cluster.bootstrap_expect=1"]), Discovery::None);
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn what_cannot_make_a_cluster_is_a_fault() {
         "cluster.advertise: 0.0.0.0:5883 is no address that other nodes can reach",
     );
     check(
-        &[listen, "cluster.discovery.static=['[::]:1', 'a:1', 'a:1']"],
+        &[listen, "cluster.bootstrap_expect=2", "cluster.discovery.static=['[::]:1', 'a:1', 'a:1']"],
         "cluster.discovery.static: [::]:1 is no address that can be reached\n\
          cluster.discovery.static: a:1 is named twice",
     );
@@ -480,7 +480,7 @@ fn what_cannot_make_a_cluster_is_a_fault() {
         "cluster.listen: 10.0.0.1:5883 is already the address of listeners.tcp",
     );
     check(
-        &["cluster.edge_forget_after=4s"],
+        &["cluster.edge_forget_after=6s", "cluster.node_down_after=7s"],
         "cluster.edge_forget_after: must not be shorter than cluster.node_down_after",
     );
     assert!(faults(None, &[], &["cluster.listen=10.0.0.1:0"]).contains("with a port that is not 0"));
@@ -501,13 +501,14 @@ fn a_static_list_bounds_how_many_found_the_cluster() {
             Some(fault) => assert!(faults(None, &[], &set).contains(fault), "{expect} of {listed}"),
         }
     };
-    check(1, 3, None);
+    check(1, 1, None);
+    check(1, 2, Some("must be more than half of the 2 nodes of cluster.discovery.static, not 1"));
     check(2, 3, None);
     check(3, 3, None);
     check(3, 5, None);
     check(3, 2, None);
-    check(2, 4, Some("2 of the 4 nodes of cluster.discovery.static could found two clusters"));
-    check(2, 5, Some("2 of the 5 nodes"));
+    check(2, 4, Some("must be more than half of the 4 nodes of cluster.discovery.static, not 2"));
+    check(2, 5, Some("of the 5 nodes of cluster.discovery.static, not 2"));
     check(4, 2, Some("names only 2 nodes, so 4 are never found"));
 }
 

@@ -150,7 +150,8 @@ impl Worker {
         if let Some(bytes) = &claimed.session {
             match self.adopt_session(client_id, claimed.tenure.epoch, bytes) {
                 Ok(entry) => {
-                    self.sessions.insert(entry);
+                    let slot = self.sessions.insert(entry);
+                    self.take_early(slot);
                     return false;
                 }
                 Err(error) => {
@@ -345,6 +346,10 @@ impl Worker {
             if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
                 tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
                 return self.end_link(slot, Cause::ConnectionLost);
+            }
+            if entry.session.is_stuck(now) {
+                tracing::info!(peer = %link.peer.addr, client_id = ?entry.session.client_id().as_str(), "another node does not take what the client has published, closing connection");
+                return self.end_link(slot, Cause::Server(ReasonCode::ServerBusy));
             }
             if link.is_paused {
                 // The client may have sent all that it should: it is not read.

@@ -104,8 +104,11 @@ impl Worker {
         let answer = self.accept(here, &message, ticket);
         scratch.clear();
         self.properties = scratch;
-        if let (Some(ticket), Some(reason)) = (ticket, answer) {
-            self.acknowledge(slot, ticket, reason);
+        match (ticket, answer) {
+            (Some(ticket), Some(reason)) => self.acknowledge(slot, ticket, reason),
+            // Not for ever.
+            (Some(_), None) => self.remind(slot),
+            (None, _) => {}
         }
     }
 

@@ -85,6 +85,8 @@ pub(super) enum Transfer {
     Stub(Stub),
     /// It has come.
     Gathering(Gathering),
+    /// It came some time ago, and is complete: what is stamped before this entry has come through the old node.
+    Arrived(LogIndex),
 }
 
 /// What is left of a session that has gone to another node.
@@ -108,6 +110,8 @@ pub(super) struct Gathering {
     /// Came directly.
     own: VecDeque<Waiting>,
     bytes: usize,
+    /// Its client has connected to yet another node: it goes on when it is complete.
+    leaving: Option<Export>,
 }
 
 #[derive(Debug)]
@@ -174,6 +178,10 @@ impl Worker {
             self.metrics().session_discarded.increment();
             self.finish(slot, ending);
             return self.node.cluster.exported(&export.client_id, export.epoch, None);
+        }
+        if let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() {
+            gathering.leaving = Some(export.clone());
+            return;
         }
         if entry.session.is_storing() {
             // The client will send again what is not stored, and only its old session knows whether it is.
@@ -264,13 +272,25 @@ impl Worker {
         let mut entry = Entry::new(session);
         entry.transfer = Some(Box::new(Transfer::Gathering(Gathering {
             epoch: claim,
-            outstanding: 0,
+            // Until they are announced it is not known how many there are.
+            outstanding: usize::MAX,
             routes_at: LogIndex::default(),
             passed_on: VecDeque::new(),
             own: VecDeque::new(),
             bytes: 0,
+            leaving: None,
         })));
         Ok(entry)
+    }
+
+    /// Gives a session that has come what the old node has passed on already, before anything else can reach it.
+    pub(super) fn take_early(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let client_id = entry.session.client_id().clone();
+        let here = self.session_ref(slot);
+        for Early { message, options, stamp } in self.node.cluster.early(&client_id) {
+            self.deliver_moved(here, &Transit::from_message(&message), &options, stamp);
+        }
     }
 
     /// Makes the subscriptions of a session that has come known, here and to the other nodes.
@@ -301,10 +321,6 @@ impl Worker {
         if let Some(Transfer::Gathering(gathering)) = entry.transfer.as_deref_mut() {
             gathering.outstanding = outstanding;
             gathering.routes_at = applied;
-        }
-        let client_id = entry.session.client_id().clone();
-        for Early { message, options, stamp } in self.node.cluster.early(&client_id) {
-            self.deliver_moved(here, &Transit::from_message(&message), &options, stamp);
         }
         if outstanding == 0 {
             self.settle(slot);
@@ -350,7 +366,8 @@ impl Worker {
                 self.forward_moved(&stub, message, options, stamp);
             }
             Some(Transfer::Gathering(_)) => self.hold_back(to.slot, message, options, stamp, true),
-            Some(Transfer::Leaving(_)) | None => self.deliver(to, message, options),
+            Some(Transfer::Arrived(routes_at)) if stamp < *routes_at => {}
+            Some(Transfer::Leaving(_) | Transfer::Arrived(_)) | None => self.deliver(to, message, options),
         }
     }
 
@@ -408,6 +425,9 @@ impl Worker {
         let Some(Transfer::Gathering(gathering)) = entry.transfer.take_if(is_it).map(|transfer| *transfer) else {
             return;
         };
+        if gathering.is_settled() {
+            entry.transfer = Some(Box::new(Transfer::Arrived(gathering.routes_at)));
+        }
         // Without the routes' entry the old node has ended before it could pass on everything: what came directly is all
         // there is.
         let (settled, routes_at) = (gathering.is_settled(), gathering.routes_at);
@@ -415,6 +435,9 @@ impl Worker {
         let own = gathering.own.into_iter().filter(|waiting| !settled || waiting.stamp >= routes_at);
         for waiting in passed_on.chain(own) {
             self.deliver_waiting(slot, &waiting);
+        }
+        if let Some(export) = gathering.leaving {
+            self.export(&export);
         }
     }
 

@@ -75,7 +75,8 @@ fn many_connections_of_strangers_do_not_shut_the_members_out() {
         (0..2_000).filter_map(|_| TcpStream::connect(cluster.node(0).cluster()).ok()).collect();
     assert!(strangers.len() > 1_000, "{} connections", strangers.len());
     assert!(cluster.node(0).open_files() < 1_500, "the number of connections is bounded");
-    cluster.stays(Duration::from_secs(6), "the node stays a member", || {
+    // Longer than the silence after which a node is declared down.
+    cluster.stays(Duration::from_secs(7), "the node stays a member", || {
         cluster.node(1).status().is_none_or(|status| status.has(&cluster.node(0).name(), "up"))
     });
     drop(strangers);

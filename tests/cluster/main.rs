@@ -11,12 +11,11 @@ mod harness;
 #[allow(dead_code, unused_imports, reason = "the tests below use the rest of it")]
 mod fleet;
 
-// To be enabled one by one as nodes learn to be a cluster:
-// mod bad_input;
-// mod membership;
-// mod partitions;
-// mod retained;
-// mod routing;
-// mod shared;
-// mod takeover;
-// mod wills;
+mod bad_input;
+mod membership;
+mod partitions;
+mod retained;
+mod routing;
+mod shared;
+mod takeover;
+mod wills;

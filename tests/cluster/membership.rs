@@ -184,22 +184,31 @@ fn two_processes_do_not_share_a_data_directory() {
 }
 
 #[test]
-fn a_dead_node_is_removed_by_an_operator() {
+fn a_dead_node_is_removed_by_an_operator_and_may_join_again() {
     // F57.
     let cluster = Cluster::start(3);
     let (number, leader) = (cluster.follower(), cluster.leader());
     let name = cluster.node(number).name();
     assert!(!cluster.node(leader).ctl(&["nodes", "remove", &name]).status.success(), "it is not dead");
+    let removed =
+        cluster.node(leader).status().expect("it answers").node(&name).expect("it is up").incarnation;
     cluster.node(number).kill();
     cluster.await_seen(leader, number, "down");
     cluster.node(leader).order(&["nodes", "remove", &name]);
     cluster.await_forgotten(number);
     // The two that are left need each other, and have each other.
     cluster.await_formed();
-    // It cannot come back as if nothing had been.
+    // It has the identity and the secret of a member, so that it may join like any other node. What it remembers of its vote
+    // disturbs nobody meanwhile.
+    let before = cluster.node(leader).status().expect("it answers");
     cluster.node(number).start();
-    let back = || cluster.node(leader).status().is_some_and(|status| status.has(&name, "up"));
-    cluster.stays(SHORT, "the removed node stays out", || !back());
+    cluster.await_formed();
+    let voters = || cluster.node(leader).status().filter(|status| status.voters() == 3);
+    let after = cluster.until("it votes when it has caught up", voters);
+    assert_eq!((&after.leader, after.term), (&before.leader, before.term), "nobody had to be elected");
+    assert_eq!(after.nodes.len(), 3, "it is there once: {:?}", after.nodes);
+    assert!(after.node(&name).is_some_and(|node| node.incarnation > removed), "it leads another life");
+    assert_one_cluster(&cluster);
 }
 
 #[test]
@@ -263,7 +272,7 @@ fn a_minority_refuses_until_the_others_are_back() {
     let mut client = cluster.node(0).client("left-alone");
     cluster.node(1).kill();
     cluster.node(2).kill();
-    client.expect_disconnect(0x88);
+    client.expect_disconnect(0x89);
     let refused = || cluster.node(0).attempt(&Connect::new(Version::V5, "new")).is_err();
     cluster.until("it takes nobody any more", || refused().then_some(()));
     assert!(!cluster.node(0).is_ready());
@@ -295,8 +304,7 @@ fn a_node_that_dies_again_and_again_does_not_disturb() {
 
 #[test]
 fn edge_nodes_serve_clients_do_not_vote_and_are_forgotten() {
-    let settings = [("cluster.node_down_after", "2s"), ("cluster.edge_forget_after", "3s")];
-    let mut cluster = Cluster::with(3, &settings);
+    let mut cluster = Cluster::with(3, &[("cluster.edge_forget_after", "5s")]);
     let edge = cluster.add_edge();
     cluster.await_formed();
     let name = cluster.node(edge).name();
@@ -315,15 +323,15 @@ fn edge_nodes_serve_clients_do_not_vote_and_are_forgotten() {
 
 #[test]
 fn a_core_node_is_never_forgotten() {
-    let settings = [("cluster.node_down_after", "1s"), ("cluster.edge_forget_after", "1s")];
-    let cluster = Cluster::with(3, &settings);
+    let cluster = Cluster::with(3, &[("cluster.edge_forget_after", "5s")]);
     let number = cluster.follower();
     let observer = cluster.leader();
     cluster.node(number).kill();
     cluster.await_seen(observer, number, "down");
     let name = cluster.node(number).name();
     let known = || cluster.node(observer).status().is_none_or(|status| status.has(&name, "down"));
-    cluster.stays(SHORT, "it stays known", known);
+    // An edge node would be forgotten after five.
+    cluster.stays(Duration::from_secs(7), "it stays known", known);
 }
 
 #[test]
@@ -345,7 +353,8 @@ fn a_cluster_status_topic_tells_every_node() {
     // Item 8 of the issue: $SYS/cluster.
     let cluster = Cluster::start(3);
     let mut client = cluster.node(1).client("observer");
-    assert_eq!(client.subscribe("$SYS/cluster/#", 0), 0);
+    // With Retain As Published: what changes while it listens comes without the flag otherwise [MQTT-3.3.1-12].
+    assert_eq!(client.subscribe("$SYS/cluster/#", 0x08), 0);
     let mut named = BTreeSet::new();
     while named.len() < 3 {
         let publish = client.expect_any_publish();
@@ -353,7 +362,6 @@ fn a_cluster_status_topic_tells_every_node() {
         let is_named = |node: &&Node| publish.topic.contains(&node.name());
         named.extend(cluster.nodes().iter().find(is_named).map(Node::name));
     }
-    client.disconnect();
 }
 
 /// All nodes are of one cluster, whose identifier is returned.
@@ -365,5 +373,5 @@ fn assert_one_cluster(cluster: &Cluster) -> Option<String> {
     ids.into_iter().next().flatten()
 }
 
-/// How long something must not happen that would happen soon.
-const SHORT: Duration = Duration::from_secs(4);
+/// How long something must not happen that would happen soon: nodes ask each other several times a second.
+const SHORT: Duration = Duration::from_secs(2);

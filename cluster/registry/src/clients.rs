@@ -9,7 +9,7 @@ use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardId};
 use crate::{
     KeptWill, Limits, Output, Refusal, RequestId, Source, Tenure,
     context::Context,
-    message::{Entry, EntryRole, Hold, Message, Origin},
+    message::{Entry, EntryRole, Hold, Message, Origin, Past},
     own_will::OwnWill,
 };
 
@@ -34,11 +34,22 @@ struct Owned {
     tenure: Tenure,
     /// A registrar knows. While none does, somebody else may have the client, and a claim must ask.
     registered: bool,
+    /// It is from an older life of this node: the next claim tells the registrar that the client is back, for the will.
+    is_from_before: bool,
     /// The previous owner, until the shell has imported its session.
     importing: Option<Member>,
     origin: Option<Box<Origin>>,
+    /// The claim that brought the client here started clean.
+    clean: bool,
     will: Option<Box<OwnWill>>,
     export: Option<Box<Export>>,
+}
+
+impl Owned {
+    /// Whether a claim of this node is none of the others' business.
+    fn needs_nobody(&self) -> bool {
+        self.registered && !self.is_from_before && self.export.is_none()
+    }
 }
 
 /// A session on its way to another node.
@@ -47,6 +58,12 @@ struct Export {
     epoch: ConnectionEpoch,
     to: Member,
     stage: ExportStage,
+}
+
+impl Export {
+    fn is_sent(&self) -> bool {
+        matches!(self.stage, ExportStage::Sent)
+    }
 }
 
 #[derive(Debug)]
@@ -158,13 +175,13 @@ impl Clients {
         &mut self,
         context: &mut Context<'_>,
         request: RequestId,
-        client: ClientId,
+        client: &ClientId,
         clean_start: bool,
         will: Option<KeptWill>,
     ) {
         let deadline = context.now + self.limits.claim_timeout;
         let will = will.map(|will| Box::new(OwnWill::new(will)));
-        if let Some(pending) = self.pending.get_mut(&client) {
+        if let Some(pending) = self.pending.get_mut(client) {
             // The claim that is on its way serves the later CONNECT.
             let (request_before, deadline_before) = (pending.request, pending.deadline);
             let (tenure_before, will_before) = (pending.tenure(), pending.will.take());
@@ -177,9 +194,9 @@ impl Clients {
             self.deadlines.insert((deadline, client.clone()));
             context.output(Output::Refused { request: request_before, refusal: Refusal::Superseded });
             if let (Some(tenure), Some(will)) = (tenure_before, will_before) {
-                will.drop_everywhere(context, &client, tenure);
+                self.forget_claimed_will(context, client, tenure, *will);
             }
-            return self.proceed(context, &client);
+            return self.proceed(context, client);
         }
         if self.pending.len() >= self.limits.claims_pending_max {
             return context.output(Output::Refused { request, refusal: Refusal::Busy });
@@ -188,17 +205,17 @@ impl Clients {
         let claim = self.claims;
         let mut pending =
             Pending { request, clean_start, deadline, claim, turn: 0, will, stage: Stage::Asked };
-        match self.owned.get(&client) {
-            Some(owned) if owned.registered && owned.export.is_none() => {
+        match self.owned.get(client) {
+            Some(owned) if owned.needs_nobody() => {
                 pending.turn = owned.tenure.turn.saturating_add(1);
                 let hand = Hand::Local { previous: None };
                 pending.stage = Stage::Ready { epoch: owned.tenure.epoch, hand };
             }
-            _ => send_claim(context, &client, claim),
+            _ => send_claim(context, client, claim),
         }
         self.deadlines.insert((deadline, client.clone()));
         self.pending.insert(client.clone(), pending);
-        self.proceed(context, &client);
+        self.proceed(context, client);
     }
 
     pub(crate) fn cancel(&mut self, context: &mut Context<'_>, client: &ClientId, request: RequestId) {
@@ -215,7 +232,7 @@ impl Clients {
         }
         let Some(previous) = owned.importing.take() else { return };
         owned.registered = true;
-        let clean = owned.origin.as_ref().is_some_and(|origin| origin.clean);
+        let clean = owned.clean;
         let (client, epoch) = (client.clone(), tenure.epoch);
         context.send(previous, Message::Taken { client: client.clone(), epoch, wants_stub: true });
         context.send_registrar(&client.clone(), Message::Confirm { client, epoch, handed: true, clean });
@@ -369,7 +386,7 @@ impl Clients {
                 context.send(previous.member, Message::Handover { client: client.clone(), epoch, discard });
             }
             _ => {
-                let origin = previous.map(|previous| Origin { previous, handed: false, clean: discard });
+                let origin = previous.map(|previous| Origin { previous, handed: false });
                 pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             }
         }
@@ -429,14 +446,13 @@ impl Clients {
         more: bool,
     ) {
         let Some(pending) = self.pending.get_mut(client) else { return };
-        let clean = pending.clean_start;
         let Stage::Taking { epoch: expected, previous, parts } = &mut pending.stage else { return };
         if *expected != epoch || previous.member != from {
             return;
         }
         let previous = *previous;
         let hand = match part {
-            None => Hand::Nothing { origin: Some(Origin { previous, handed: true, clean }) },
+            None => Hand::Nothing { origin: Some(Origin { previous, handed: true }) },
             Some(part) => {
                 parts.extend_from_slice(&part);
                 if more {
@@ -484,7 +500,7 @@ impl Clients {
         wants_stub: bool,
     ) {
         let export = self.owned.get(client).and_then(|owned| owned.export.as_deref());
-        if export.is_some_and(|export| export.epoch == epoch && matches!(export.stage, ExportStage::Sent)) {
+        if export.is_some_and(|export| export.epoch == epoch && export.is_sent()) {
             context.output(Output::Taken { client: client.clone(), epoch });
             // A registrar that took office in between may know this node as the owner, if the new one has gone since.
             self.remove_owned(context, client, true);
@@ -554,6 +570,7 @@ impl Clients {
         self.stubs_out.clear();
         self.owned.retain(|client, owned| {
             owned.registered = false;
+            owned.is_from_before = true;
             owned.will = None;
             owned.origin = None;
             // Which of the two has it is not for this one to say: the other one lives.
@@ -579,7 +596,7 @@ impl Clients {
         for client in taking {
             let Some(pending) = self.pending.get_mut(&client) else { continue };
             let Stage::Taking { epoch, previous, .. } = pending.stage else { continue };
-            let origin = Some(Origin { previous, handed: false, clean: pending.clean_start });
+            let origin = Some(Origin { previous, handed: false });
             pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             self.proceed(context, &client);
         }
@@ -643,7 +660,12 @@ impl Clients {
                     (Some(_), Some(origin)) => {
                         EntryRole::Claimant { claim: 0, previous: Some(origin.previous) }
                     }
-                    (_, origin) => EntryRole::Owner { registered: owned.registered, origin: origin.copied() },
+                    (_, origin) => {
+                        let past = Past { origin: origin.copied(), clean: owned.clean };
+                        // The new owner may have it already, and then goes first.
+                        let is_sent = owned.export.as_deref().is_some_and(Export::is_sent);
+                        EntryRole::Owner { registered: owned.registered && !is_sent, past }
+                    }
                 };
                 let entry = Entry { client: client.clone(), epoch: owned.tenure.epoch, role };
                 entries.entry(shard).or_default().push(entry);
@@ -718,7 +740,7 @@ impl Clients {
             && let Some(before) = before.take()
         {
             // The client has been elsewhere: what is still here is only what this node has not been told of yet.
-            let taken = before.export.filter(|export| matches!(export.stage, ExportStage::Sent));
+            let taken = before.export.filter(|export| export.is_sent());
             context.output(match taken {
                 Some(export) => Output::Taken { client: client.clone(), epoch: export.epoch },
                 None => Output::Discard { client: client.clone() },
@@ -727,8 +749,16 @@ impl Clients {
                 old.drop_everywhere(context, client, before.tenure);
             }
         }
-        let mut owned =
-            Owned { tenure, registered: true, importing: None, origin: None, will: None, export: None };
+        let mut owned = Owned {
+            tenure,
+            registered: true,
+            is_from_before: false,
+            importing: None,
+            origin: None,
+            clean: clean_start,
+            will: None,
+            export: None,
+        };
         let confirm = |origin: Option<Origin>| {
             let handed = origin.is_some_and(|origin| origin.handed);
             let client = client.clone();
@@ -741,6 +771,9 @@ impl Clients {
                     owned.importing = before.importing;
                     owned.registered = before.registered || previous.is_some();
                     owned.origin = before.origin;
+                    if previous.is_none() {
+                        owned.clean = before.clean;
+                    }
                     if let Some(old) = before.will.take() {
                         match &mut will {
                             Some(will) => {
@@ -752,7 +785,7 @@ impl Clients {
                     }
                 }
                 if let Some(previous) = previous {
-                    let origin = Origin { previous, handed: true, clean: clean_start };
+                    let origin = Origin { previous, handed: true };
                     owned.origin = None;
                     context.send_registrar(client, confirm(Some(origin)));
                 }
@@ -764,7 +797,7 @@ impl Clients {
                 Source::Nowhere
             }
             Hand::Session { previous, session } => {
-                let origin = Origin { previous, handed: true, clean: clean_start };
+                let origin = Origin { previous, handed: true };
                 owned.origin = Some(Box::new(origin));
                 if clean_start {
                     // It had already been asked for when the client changed its mind.
@@ -811,13 +844,7 @@ impl Clients {
             None => {}
         }
         if let (Some(tenure), Some(will)) = (tenure, pending.will) {
-            will.drop_everywhere(context, client, tenure);
-            // It had taken the place of that of the connection which goes on.
-            if let Some(owned) = self.owned.get_mut(client)
-                && let Some(will) = &mut owned.will
-            {
-                will.place_again(context, client, owned.tenure);
-            }
+            self.forget_claimed_will(context, client, tenure, *will);
         }
         if let Some(refusal) = refusal {
             context.output(Output::Refused { request: pending.request, refusal });
@@ -873,7 +900,7 @@ impl Clients {
         if let Stage::Taking { epoch: expected, previous, .. } = pending.stage
             && expected == epoch
         {
-            let origin = Some(Origin { previous, handed: true, clean: pending.clean_start });
+            let origin = Some(Origin { previous, handed: true });
             pending.stage = Stage::Ready { epoch, hand: Hand::Nothing { origin } };
             self.proceed(context, client);
         }
@@ -903,12 +930,31 @@ impl Clients {
     /// A claim that needed nobody else does now.
     fn ask_registrar(&mut self, context: &mut Context<'_>, client: &ClientId) {
         let Some(pending) = self.pending.get_mut(client) else { return };
-        if let (Some(tenure), Some(will)) = (pending.tenure(), &mut pending.will) {
-            will.withdraw(context, client, tenure);
-        }
+        let tenure = pending.tenure();
         pending.stage = Stage::Asked;
         pending.turn = 0;
         send_claim(context, client, pending.claim);
+        if let (Some(tenure), Some(will)) = (tenure, pending.will.take()) {
+            pending.will = Some(Box::new(will.anew()));
+            self.forget_claimed_will(context, client, tenure, *will);
+        }
+    }
+
+    /// The will of a claim that does not go on, or goes on under another name, is not to be kept. At its keepers it may
+    /// have taken the place of that of the connection that is still here.
+    fn forget_claimed_will(
+        &mut self,
+        context: &mut Context<'_>,
+        client: &ClientId,
+        tenure: Tenure,
+        will: OwnWill,
+    ) {
+        will.drop_everywhere(context, client, tenure);
+        if let Some(owned) = self.owned.get_mut(client)
+            && let Some(will) = &mut owned.will
+        {
+            will.place_again(context, client, owned.tenure);
+        }
     }
 
     /// The copy of a session that was sent becomes the session again.
@@ -952,7 +998,7 @@ impl Clients {
         if let Some(will) = owned.will {
             will.drop_everywhere(context, client, owned.tenure);
         }
-        if owned.export.is_none_or(|export| matches!(export.stage, ExportStage::Asked { .. }))
+        if owned.export.is_none_or(|export| !export.is_sent())
             && let Some(previous) = self.stubs_in.remove(&(client.clone(), epoch))
         {
             context.send(previous, Message::Unstub { client: client.clone(), epoch });
@@ -965,8 +1011,7 @@ impl Clients {
         } else if let Some(pending) = self.pending.get_mut(client)
             && let Stage::Ready { epoch, hand: Hand::Local { previous } } = &pending.stage
         {
-            let origin =
-                previous.map(|previous| Origin { previous, handed: true, clean: pending.clean_start });
+            let origin = previous.map(|previous| Origin { previous, handed: true });
             pending.stage = Stage::Ready { epoch: *epoch, hand: Hand::Nothing { origin } };
         }
     }

@@ -80,6 +80,14 @@ impl Keeper {
         }
     }
 
+    /// The will of an ended owner has been dealt with.
+    pub(crate) fn forget_orphan(&mut self, owner: Member, client: &ClientId) {
+        let key = (owner, client.clone());
+        if self.wills.get(&key).is_some_and(|kept| kept.ended_at.is_some()) {
+            self.remove(&key);
+        }
+    }
+
     /// Keeps what another member has kept for an owner that has ended.
     pub(crate) fn adopt(&mut self, orphan: &SentOrphan, due: Timestamp) {
         let key = (orphan.owner, orphan.client.clone());

@@ -15,12 +15,19 @@ pub(crate) struct Hold {
     pub(crate) epoch: ConnectionEpoch,
 }
 
-/// Whom an owner had its client from, for the will that may still be there.
+/// Whom an owner had its client from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) previous: Hold,
     /// The previous owner has ended its connection itself, so that it took care of the will; otherwise it has ended.
     pub(crate) handed: bool,
+}
+
+/// What an owner knows of the time before it, for wills that may still be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// `None`: nobody had the client.
+    pub(crate) origin: Option<Origin>,
     /// The client started clean.
     pub(crate) clean: bool,
 }
@@ -58,7 +65,7 @@ pub(crate) enum EntryRole {
     Owner {
         /// A registrar knows; otherwise any other owner goes first.
         registered: bool,
-        origin: Option<Origin>,
+        past: Past,
     },
     /// The claim was granted, but the client is not here yet.
     Claimant { claim: u64, previous: Option<Hold> },
@@ -140,11 +147,10 @@ pub(crate) enum Message {
         term: ShardEpoch,
         epoch: ConnectionEpoch,
     },
-    /// The will has been published, or never will be: forget it.
+    /// The will of an owner that has ended has been published, or never will be: forget it.
     WillDone {
         owner: Member,
         client: ClientId,
-        tenure: Tenure,
     },
 
     // From the new owner to the previous one, and back.

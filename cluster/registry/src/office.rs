@@ -12,10 +12,10 @@ use flotilla_mqtt::{Timestamp, session::ClientId};
 use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardEpoch, ShardId};
 
 use crate::{
-    Output, Tenure, WillId,
+    Output, WillId,
     context::Context,
     keeper::Keeper,
-    message::{Entry, EntryRole, Hold, Message, Origin, Report, SentOrphan},
+    message::{Entry, EntryRole, Hold, Message, Origin, Past, Report, SentOrphan},
 };
 
 /// What an office works with.
@@ -72,8 +72,8 @@ struct Owner {
     hold: Hold,
     /// False only while this node collects: any other owner goes first.
     registered: bool,
-    /// Known only while this node collects.
-    origin: Option<Box<Origin>>,
+    /// Known only while this node collects: later, wills are decided on when the owner comes.
+    past: Option<Box<Past>>,
 }
 
 #[derive(Debug)]
@@ -101,6 +101,7 @@ struct Orphan {
 }
 
 /// What is done with the will of an ended owner.
+#[derive(Debug, Clone, Copy)]
 enum Verdict {
     /// The takeover that goes on decides.
     Hold,
@@ -223,9 +224,11 @@ impl Office {
         }
         let previous = record.progress.take().and_then(|progress| progress.previous);
         let is_complete = self.collecting.is_none();
-        let origin = previous.map(|previous| Box::new(Origin { previous, handed, clean }));
-        let origin = origin.filter(|_| !is_complete);
-        if let Some(before) = record.owner.replace(Owner { hold, registered: true, origin })
+        let past = (!is_complete).then(|| {
+            let origin = previous.map(|previous| Origin { previous, handed });
+            Box::new(Past { origin, clean })
+        });
+        if let Some(before) = record.owner.replace(Owner { hold, registered: true, past })
             && Some(before.hold) != previous
         {
             self.discard(desk, client, before.hold);
@@ -282,11 +285,12 @@ impl Office {
         client: &ClientId,
         hold: Hold,
         registered: bool,
-        origin: Option<Origin>,
+        past: Option<Past>,
     ) {
         let is_complete = self.collecting.is_none();
         let record = self.records.entry(client.clone()).or_default();
-        let offered = Owner { hold, registered: registered || is_complete, origin: origin.map(Box::new) };
+        let past = past.filter(|_| !is_complete).map(Box::new);
+        let offered = Owner { hold, registered: registered || is_complete, past };
         match &mut record.owner {
             None => {
                 let progress = record.progress.as_ref();
@@ -294,11 +298,11 @@ impl Office {
                     // The client has been granted to somebody already.
                     return self.discard(desk, client, hold);
                 }
-                record.owner = Some(Owner { origin: offered.origin.filter(|_| !is_complete), ..offered });
+                record.owner = Some(offered);
             }
             Some(owner) if owner.hold == hold => {
                 owner.registered |= offered.registered;
-                owner.origin = offered.origin.filter(|_| !is_complete).or(owner.origin.take());
+                owner.past = offered.past.or(owner.past.take());
             }
             Some(owner) => {
                 let rank = |owner: &Owner| (owner.registered, owner.hold.epoch);
@@ -365,8 +369,8 @@ impl Office {
             }
             let hold = Hold { member: from, epoch };
             match role {
-                EntryRole::Owner { registered, origin } => {
-                    self.offer(desk, &client, hold, registered, origin);
+                EntryRole::Owner { registered, past } => {
+                    self.offer(desk, &client, hold, registered, Some(past));
                 }
                 EntryRole::Claimant { claim, previous } if self.collecting.is_some() => {
                     let record = self.records.entry(client).or_default();
@@ -403,7 +407,8 @@ impl Office {
     /// Begins to grant claims when everything is known.
     fn complete(&mut self, desk: &mut Desk<'_, '_>) {
         let is_known = |collecting: &mut Collecting| {
-            collecting.awaited.is_empty() && collecting.vacated.values().all(|vacated| vacated.awaited.is_empty())
+            collecting.awaited.is_empty()
+                && collecting.vacated.values().all(|vacated| vacated.awaited.is_empty())
         };
         let Some(collecting) = self.collecting.take_if(is_known) else { return };
         let clients: Vec<ClientId> = self.records.keys().cloned().collect();
@@ -424,7 +429,7 @@ impl Office {
         }
         for client in &clients {
             if let Some(owner) = self.records.get_mut(client).and_then(|record| record.owner.as_mut()) {
-                owner.origin = None;
+                owner.past = None;
             }
             self.go_on(desk, client);
         }
@@ -495,8 +500,7 @@ impl Office {
             }
         } else if !desk.publications.add_keeper(&client, owner, from) {
             // It was dropped, or published; its keeper did not hear of it.
-            let tenure = orphan.tenure;
-            desk.context.send(from, Message::WillDone { owner, client, tenure });
+            desk.context.send(from, Message::WillDone { owner, client });
         }
     }
 
@@ -571,8 +575,16 @@ impl Office {
             && owner.hold.epoch > hold.epoch
         {
             // Somebody had the client after it, from it or from others.
-            let origin = owner.origin.as_ref().filter(|origin| origin.previous == hold && !origin.handed);
-            let publish = origin.is_some_and(|origin| orphan.outlives(origin.clean));
+            // Whoever handed the client on has taken care of its will; a later life of the owner knows of none.
+            let is_open = |past: &Past| {
+                past.origin.is_none_or(|Origin { previous, handed }| {
+                    let is_later_life =
+                        previous.member.node == hold.member.node && previous.member != hold.member;
+                    is_later_life || previous == hold && !handed
+                })
+            };
+            let past = owner.past.as_deref().filter(|past| is_open(past));
+            let publish = past.is_some_and(|past| orphan.outlives(past.clean));
             return if publish { Verdict::Publish } else { Verdict::Forget };
         }
         if orphan.due <= now { Verdict::Publish } else { Verdict::Wait }
@@ -590,18 +602,16 @@ impl Office {
             Verdict::Publish => {
                 if let Some(orphan) = self.orphans.remove(&key) {
                     // From here on this node answers for it, not as one of its keepers.
-                    desk.keeper.forget(owner, client, orphan.sent.tenure);
+                    desk.keeper.forget_orphan(owner, client);
                     desk.publications.publish(desk.context, orphan);
                 }
             }
             Verdict::Forget => {
                 if let Some(orphan) = self.orphans.remove(&key) {
                     for keeper in orphan.keepers {
-                        let tenure = orphan.sent.tenure;
-                        let done = Message::WillDone { owner, client: client.clone(), tenure };
-                        desk.context.send(keeper, done);
+                        desk.context.send(keeper, Message::WillDone { owner, client: client.clone() });
                     }
-                    desk.keeper.forget(owner, client, orphan.sent.tenure);
+                    desk.keeper.forget_orphan(owner, client);
                 }
             }
         }
@@ -638,7 +648,6 @@ pub(crate) struct Publications {
 /// A will that the shell is publishing.
 #[derive(Debug)]
 struct Publication {
-    tenure: Tenure,
     /// Who keeps it, and forgets it when it is published.
     keepers: Vec<Member>,
 }
@@ -680,8 +689,7 @@ impl Publications {
         let Some(publication) = self.underway.remove(&key) else { return };
         let (client, owner) = key;
         for keeper in publication.keepers {
-            let tenure = publication.tenure;
-            context.send(keeper, Message::WillDone { owner, client: client.clone(), tenure });
+            context.send(keeper, Message::WillDone { owner, client: client.clone() });
         }
     }
 
@@ -701,7 +709,7 @@ impl Publications {
     fn publish(&mut self, context: &mut Context<'_>, orphan: Orphan) {
         self.count += 1;
         let id = WillId(self.count);
-        let SentOrphan { owner, client, tenure, will, .. } = orphan.sent;
+        let SentOrphan { owner, client, will, .. } = orphan.sent;
         let mut message = will.will.message;
         if let Some(expiry) = will.will.expiry {
             Arc::make_mut(&mut message).expires_at = Some(context.now + expiry);
@@ -709,6 +717,6 @@ impl Publications {
         context.output(Output::PublishWill { id, client: client.clone(), message });
         let key = (client, owner);
         self.keys.insert(id, key.clone());
-        self.underway.insert(key, Publication { tenure, keepers: orphan.keepers });
+        self.underway.insert(key, Publication { keepers: orphan.keepers });
     }
 }

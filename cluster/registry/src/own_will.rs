@@ -103,17 +103,17 @@ impl OwnWill {
         first.is_none_or(|first| self.keepers.iter().any(|keeper| keeper.member == first && keeper.has_it))
     }
 
-    /// Has it forgotten, and begins anew.
-    pub(crate) fn withdraw(&mut self, context: &mut Context<'_>, client: &ClientId, tenure: Tenure) {
-        let keepers = std::mem::take(&mut self.keepers).into_iter().map(|keeper| keeper.member);
-        for member in keepers.chain(std::mem::take(&mut self.former)) {
-            context.send(member, Message::Drop { client: client.clone(), tenure });
-        }
+    /// The same will, which nobody keeps yet.
+    pub(crate) fn anew(&self) -> Self {
+        Self::new(self.will.clone())
     }
 
     /// Has it forgotten.
-    pub(crate) fn drop_everywhere(mut self, context: &mut Context<'_>, client: &ClientId, tenure: Tenure) {
-        self.withdraw(context, client, tenure);
+    pub(crate) fn drop_everywhere(self, context: &mut Context<'_>, client: &ClientId, tenure: Tenure) {
+        let keepers = self.keepers.into_iter().map(|keeper| keeper.member);
+        for member in keepers.chain(self.former) {
+            context.send(member, Message::Drop { client: client.clone(), tenure });
+        }
     }
 
     fn forget_former(&mut self, context: &mut Context<'_>, client: &ClientId, tenure: Tenure) {

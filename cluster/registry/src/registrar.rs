@@ -109,7 +109,7 @@ impl Registrar {
         report: Report,
     ) {
         self.in_office(context, keeper, report.shard, |office, desk| {
-            office.handle_report(desk, from, report)
+            office.handle_report(desk, from, report);
         });
     }
 

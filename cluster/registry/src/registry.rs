@@ -104,7 +104,7 @@ impl Registry {
         &mut self,
         now: Timestamp,
         request: RequestId,
-        client: ClientId,
+        client: &ClientId,
         clean_start: bool,
         will: Option<KeptWill>,
     ) {
@@ -214,7 +214,7 @@ impl Registry {
     pub fn handle_deadline(&mut self, now: Timestamp) {
         self.act(now, |registry, context| {
             registry.clients.handle_deadline(context);
-            registry.registrar.handle_deadline(context, &mut registry.keeper);
+            registry.registrar.handle_deadline(context, registry.keeper);
         });
     }
 
@@ -437,7 +437,7 @@ impl Parts<'_> {
             }
             // Of a term that is over.
             Message::Superseded { .. } | Message::Registered { .. } | Message::Discard { .. } => {}
-            Message::WillDone { owner, client, tenure } => keeper.forget(owner, &client, tenure),
+            Message::WillDone { owner, client } => keeper.forget_orphan(owner, &client),
             Message::Handover { client, epoch, discard } => {
                 clients.handle_handover(context, from, &client, epoch, discard);
             }

@@ -270,8 +270,8 @@ impl From<Message> for Item {
                 Self { term: term.0, ..at(Kind::Registered, client, epoch) }
             }
             M::Discard { client, term, epoch } => Self { term: term.0, ..at(Kind::Discard, client, epoch) },
-            M::WillDone { owner, client, tenure } => {
-                Self { member: Some(owner.into()), ..during(Kind::WillDone, client, tenure) }
+            M::WillDone { owner, client } => {
+                Self { member: Some(owner.into()), ..of(Kind::WillDone, client) }
             }
             M::Handover { client, epoch, discard } => {
                 Self { flag: discard, ..at(Kind::Handover, client, epoch) }
@@ -336,7 +336,7 @@ impl TryFrom<Item> for Message {
             Kind::Superseded => Self::Superseded { client, term, claim },
             Kind::Registered => Self::Registered { client, term, epoch },
             Kind::Discard => Self::Discard { client, term, epoch },
-            Kind::WillDone => Self::WillDone { owner: required(item.member)?, client, tenure },
+            Kind::WillDone => Self::WillDone { owner: required(item.member)?, client },
             Kind::Handover => Self::Handover { client, epoch, discard: flag },
             Kind::Handed => Self::Handed { client, epoch, part: item.part, more: flag },
             Kind::Cancel => Self::Cancel { client, epoch },
@@ -392,11 +392,11 @@ impl From<message::Entry> for Entry {
             ..Self::default()
         };
         match entry.role {
-            message::EntryRole::Owner { registered, origin } => Self {
+            message::EntryRole::Owner { registered, past: message::Past { origin, clean } } => Self {
                 registered,
                 previous: origin.map(|origin| origin.previous.into()),
                 handed: origin.is_some_and(|origin| origin.handed),
-                clean: origin.is_some_and(|origin| origin.clean),
+                clean,
                 ..base
             },
             message::EntryRole::Claimant { claim, previous } => {
@@ -415,8 +415,8 @@ impl TryFrom<Entry> for message::Entry {
         let role = if entry.claims {
             message::EntryRole::Claimant { claim: entry.claim, previous }
         } else {
-            let origin = previous.map(|previous| message::Origin { previous, handed, clean });
-            message::EntryRole::Owner { registered: entry.registered, origin }
+            let origin = previous.map(|previous| message::Origin { previous, handed });
+            message::EntryRole::Owner { registered: entry.registered, past: message::Past { origin, clean } }
         };
         Ok(Self { client: client(&entry.client)?, epoch: epoch(entry.shard_epoch, entry.sequence), role })
     }
@@ -508,4 +508,150 @@ fn epoch(shard: u64, sequence: u64) -> state::ConnectionEpoch {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Tenure;
+
+    fn member(node: u64) -> state::Member {
+        state::Member { node: NodeId(node), incarnation: Incarnation(7) }
+    }
+
+    fn messages() -> Vec<Message> {
+        let client = ClientId::new("sensor-7").expect("not empty");
+        let epoch = epoch(5, 6);
+        let tenure = Tenure { epoch, turn: 3 };
+        let term = ShardEpoch(5);
+        let hold = message::Hold { member: member(2), epoch };
+        let message = MqttMessage {
+            topic: "gone".into(),
+            properties: Bytes::from_static(b"\x01\x01"),
+            payload: Bytes::from_static(b"payload"),
+            qos: QoS::ExactlyOnce,
+            retain: true,
+            expires_at: None,
+            publisher: Some(client.clone()),
+        };
+        let will = message::SentWill {
+            will: KeptWill {
+                message: Arc::new(message),
+                delay: Duration::from_secs(9),
+                expiry: Some(Duration::from_secs(8)),
+                session_expiry: SessionExpiry::After(Duration::from_secs(7)),
+            },
+            rest: Some(Duration::from_millis(1_234)),
+        };
+        let orphan = message::SentOrphan {
+            owner: member(3),
+            client: client.clone(),
+            tenure,
+            will: will.clone(),
+            ended_at: LogIndex(11),
+        };
+        let origin = Some(message::Origin { previous: hold, handed: true });
+        let roles = [
+            message::EntryRole::Owner { registered: true, past: message::Past { origin, clean: false } },
+            message::EntryRole::Owner {
+                registered: false,
+                past: message::Past { origin: None, clean: true },
+            },
+            message::EntryRole::Claimant { claim: 12, previous: Some(hold) },
+            message::EntryRole::Claimant { claim: 13, previous: None },
+        ];
+        let entries = roles.map(|role| message::Entry { client: client.clone(), epoch, role }).to_vec();
+        let report = message::Report {
+            shard: ShardId(9),
+            term,
+            entries,
+            orphans: vec![orphan.clone()],
+            as_of: LogIndex(10),
+            authority: LogIndex(8),
+            last: true,
+        };
+        let client = || client.clone();
+        vec![
+            Message::Claim { client: client(), term, claim: 1 },
+            Message::Withdraw { client: client(), claim: 2 },
+            Message::Confirm { client: client(), epoch, handed: true, clean: false },
+            Message::Confirm { client: client(), epoch, handed: false, clean: true },
+            Message::Release { client: client(), epoch },
+            Message::Register { client: client(), epoch },
+            Message::Report(report),
+            Message::Orphans { owner: member(3), wills: vec![orphan], last: false },
+            Message::Granted { client: client(), claim: 3, epoch, previous: Some(hold) },
+            Message::Granted { client: client(), claim: 3, epoch, previous: None },
+            Message::Superseded { client: client(), term, claim: 4 },
+            Message::Registered { client: client(), term, epoch },
+            Message::Discard { client: client(), term, epoch },
+            Message::WillDone { owner: member(4), client: client() },
+            Message::Handover { client: client(), epoch, discard: true },
+            Message::Handed { client: client(), epoch, part: None, more: false },
+            Message::Handed { client: client(), epoch, part: Some(Bytes::new()), more: true },
+            Message::Cancel { client: client(), epoch },
+            Message::Taken { client: client(), epoch, wants_stub: true },
+            Message::Settle { client: client(), epoch, index: LogIndex(77) },
+            Message::Unstub { client: client(), epoch },
+            Message::Keep { client: client(), tenure, will },
+            Message::Kept { client: client(), tenure },
+            Message::Drop { client: client(), tenure },
+        ]
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same() {
+        let envelope = || Envelope { view: LogIndex(4), to: Incarnation(3), messages: messages() };
+        assert_eq!(Envelope::decode(envelope().encode()).expect("it decodes"), envelope());
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let batch = Batch { version: 2, ..Batch::default() };
+        let refused = Envelope::decode(batch.encode_to_vec().into());
+        assert!(matches!(refused, Err(MessageError::UnknownVersion(2))), "{refused:?}");
+        // Nothing at all is no batch without messages.
+        let refused = Envelope::decode(Bytes::new());
+        assert!(matches!(refused, Err(MessageError::UnknownVersion(0))), "{refused:?}");
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused() {
+        let check = |item: Item, expected: &str| {
+            let batch = Batch { version: VERSION, items: vec![item], ..Batch::default() };
+            match Envelope::decode(batch.encode_to_vec().into()) {
+                Err(MessageError::Invalid(part)) => assert_eq!(part, expected),
+                other => panic!("{other:?}"),
+            }
+        };
+        let item = |kind: Kind| Item { kind: kind.into(), client: "c".into(), ..Item::default() };
+        check(item(Kind::Unspecified), "kind");
+        check(Item { kind: 99, ..item(Kind::Claim) }, "kind");
+        check(Item { client: String::new(), ..item(Kind::Claim) }, "client identifier");
+        check(Item { shard: 70_000, ..item(Kind::Report) }, "shard");
+        check(item(Kind::Orphans), "member");
+        check(item(Kind::WillDone), "member");
+        check(item(Kind::Keep), "will");
+        check(Item { will: Some(Will::default()), ..item(Kind::Keep) }, "topic");
+        let will = Will { topic: "t".into(), qos: 3, ..Will::default() };
+        check(Item { will: Some(will), ..item(Kind::Keep) }, "QoS");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
+            let _ = Envelope::decode(bytes.into());
+        }
+
+        #[test]
+        fn a_changed_byte_is_read_without_panic(at: prop::sample::Index, to: u8) {
+            let envelope = Envelope { view: LogIndex(4), to: Incarnation(3), messages: messages() };
+            let mut bytes = envelope.encode().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            let _ = Envelope::decode(bytes.into());
+        }
+    }
 }

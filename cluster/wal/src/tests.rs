@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -13,7 +13,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::{collection::vec, prelude::*};
 
-use crate::{DiskFiles, Files, Flushing, GroupState, MemoryFiles, Record, Wal, WalError, WalOptions};
+use crate::{
+    DirectoryLock, DiskFiles, File, Files, Flushing, GroupState, MemoryFiles, Record, Wal, WalError,
+    WalOptions,
+};
 
 const EVERYTHING: Range<u64> = 0..u64::MAX;
 
@@ -579,6 +582,159 @@ fn an_entry_that_changes_on_the_disk_is_not_given_out() {
     assert_eq!(wal.entries(1, 0..1, 100).unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
 
+#[test]
+fn a_panic_on_the_writers_thread_leaves_nobody_waiting() {
+    let files = MemoryFiles::new();
+    let options = WalOptions { flushing: Flushing::OnThread, ..options(4096) };
+    let wal = open(&files, &options);
+    let (sender, receiver) = mpsc::channel();
+    wal.submit(vec![vote(1, b"one")], move |_| {
+        // More is queued by the time of the panic.
+        receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        panic!("on purpose");
+    });
+    let (told, results) = mpsc::channel();
+    wal.submit(vec![vote(1, b"two")], move |result| told.send(result.is_err()).unwrap());
+    sender.send(()).unwrap();
+    // Told, or dropped where it was in the same batch.
+    assert_ne!(results.recv_timeout(Duration::from_secs(20)), Ok(false));
+    assert!(submit(&wal, vec![vote(1, b"three")]).is_err());
+    assert!(wal.status().failed.is_some());
+    wal.close();
+    assert!(open(&files, &options).group(1).vote.is_some());
+}
+
+/// Does something before the next read, as another thread might.
+type BeforeRead = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+#[derive(Clone)]
+struct Interrupted {
+    files: MemoryFiles,
+    before_read: BeforeRead,
+}
+
+impl fmt::Debug for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.files.fmt(f)
+    }
+}
+
+impl Files for Interrupted {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.files.create_dir(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.files.list(dir)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(InterruptedFile {
+            file: self.files.create(path)?,
+            before_read: self.before_read.clone(),
+        }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(InterruptedFile { file: self.files.open(path)?, before_read: self.before_read.clone() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.files.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.files.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<DirectoryLock>> {
+        self.files.lock(path)
+    }
+}
+
+struct InterruptedFile {
+    file: Arc<dyn File>,
+    before_read: BeforeRead,
+}
+
+impl fmt::Debug for InterruptedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl File for InterruptedFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let interruption = self.before_read.lock().take();
+        if let Some(interruption) = interruption {
+            interruption();
+        }
+        self.file.read_at(buffer, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+fn interrupted() -> (Interrupted, WalOptions, Wal) {
+    let files = Interrupted { files: MemoryFiles::new(), before_read: Arc::default() };
+    let options = WalOptions { cache_bytes_max: 0, ..options(512) };
+    let wal = Wal::open(&dir(), options.clone(), Arc::new(files.clone())).unwrap();
+    (files, options, wal)
+}
+
+#[test]
+fn a_segment_that_is_read_is_not_written_again() {
+    let (files, _, wal) = interrupted();
+    submit(&wal, vec![entry(1, 0, "the first"), entry(1, 1, "the second")]).unwrap();
+    let writer = wal.clone();
+    *files.before_read.lock() = Some(Box::new(move || {
+        for index in 2..100 {
+            submit(&writer, vec![entry(1, index, vec![9; 100]), purged(1, index - 1)]).unwrap();
+        }
+    }));
+    assert_eq!(wal.entries(1, 0..1, 100).unwrap(), [(0, "the first".into())]);
+    assert_eq!(indexes(&wal, 1), [99]);
+}
+
+#[test]
+fn what_is_truncated_while_it_is_brought_forward_stays_away() {
+    let (files, options, wal) = interrupted();
+    submit(&wal, vec![entry(1, 5, "a"), entry(1, 6, "b"), entry(1, 7, "c")]).unwrap();
+    let truncated = Arc::new(Mutex::new(false));
+    let (writer, also) = (wal.clone(), truncated.clone());
+    *files.before_read.lock() = Some(Box::new(move || {
+        writer.submit(vec![Record::TruncateFrom { group: 1, index: 5 }], |_| {});
+        *also.lock() = true;
+    }));
+    // Until the log is large enough that the first segment has to go.
+    let mut index = 0;
+    while !*truncated.lock() {
+        submit(&wal, vec![entry(2, index, vec![9; 100])]).unwrap();
+        if index > 0 {
+            submit(&wal, vec![purged(2, index - 1)]).unwrap();
+        }
+        index += 1;
+        assert!(index < 200);
+    }
+    assert!(indexes(&wal, 1).is_empty());
+    drop(wal);
+    assert!(indexes(&open(&files.files.kill(), &options), 1).is_empty());
+}
+
 /// One step of a random run.
 #[derive(Debug, Clone)]
 enum Step {
@@ -811,7 +967,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is done, and wherever the power fails: what was acknowledged is there, in order; each submission is there whole or
     /// not at all; what was truncated or purged does not come back.

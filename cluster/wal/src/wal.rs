@@ -195,7 +195,8 @@ impl Wal {
     }
 
     /// Takes records to be made durable, after all that was submitted before. They are visible to reads when this returns, and
-    /// kept whole or not at all. `done` is called once, in the order of submission, on the writer's thread: it must be short.
+    /// kept whole or not at all. `done` is called once, in the order of submission, on the writer's thread: it must be short. Where
+    /// it panics, the log has failed, and those that were flushed together with it may be dropped without a call.
     ///
     /// Never waits for a flush. There is no bound on what waits: callers bound their pipeline by what is not `done`
     /// ([`WalStatus::queued_bytes`] has the sum). A truncation behind the cached entries reads one entry from the disk.

@@ -332,6 +332,7 @@ impl Writer {
             records.push(Record::Entry { group, index, bytes });
         }
         let state = &mut *self.shared.state();
+        // What was truncated or purged while it was read would come back: those records stand before these in the queue.
         records.retain(|record| state.index.is_live_in(record, oldest));
         state.reclaiming = true;
         state.queue.push_back(Job::Carry { from: oldest, records });

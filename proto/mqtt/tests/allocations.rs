@@ -176,5 +176,6 @@ fn limits() -> Limits {
         expiry_v3: Some(Duration::from_secs(7200)),
         awaiting_rel_max: 100,
         subscriptions_max: 100,
+        answer_timeout: None,
     }
 }

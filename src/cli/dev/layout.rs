@@ -98,7 +98,7 @@ impl NodeLayout {
             "# Written by `flotilla dev`, and written anew each time.\n\
              [node]\nname = \"{name}\"\ndata_dir = {data_dir}\n\n\
              [listeners.tcp]\nbind = \"127.0.0.1:{mqtt_port}\"\n\n\
-             [cluster]\nname = \"dev\"\nlisten = \"127.0.0.1:{cluster_port}\"\nbootstrap_expect = {}\n\
+             [cluster]\nlisten = \"127.0.0.1:{cluster_port}\"\nbootstrap_expect = {}\n\
              discovery.static = [{}]\n",
             all.len(),
             peers.join(", ")

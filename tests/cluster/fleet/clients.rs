@@ -65,6 +65,18 @@ pub(crate) fn next_publish(client: &mut Client, within: Duration) -> Option<Publ
     }
 }
 
+/// The node lets its client go because it is cut off from the others: the client is to try another one.
+///
+/// The acknowledgement of a publish must not come first. Server unavailable (0x88), which a CONNACK says, is no reason of a
+/// DISCONNECT (table 3.10 of MQTT 5.0): Server busy, Server shutting down and Use another server are.
+#[track_caller]
+pub(crate) fn expect_let_go(client: &mut Client) {
+    match client.receive() {
+        Packet::Disconnect { reason: 0x89 | 0x8B | 0x9C, .. } => client.expect_closed(),
+        other => panic!("expected DISCONNECT 0x89, 0x8B or 0x9C, got {other:02x?}"),
+    }
+}
+
 /// A payload that is a number.
 #[track_caller]
 pub(crate) fn number(publish: &Publish) -> u32 {

@@ -10,16 +10,19 @@ use std::{
 use super::*;
 use crate::harness::{Connect, Version};
 
-/// Nodes that know of no others.
+/// Nodes that know of no others: each is a cluster of its own.
 fn alone(nodes: usize) -> Cluster {
-    Cluster::prepare(nodes, &[("cluster.bootstrap_expect", "1"), ("sys.interval", "0s")])
+    Cluster::prepare(
+        nodes,
+        &[("cluster.bootstrap_expect", "1"), ("cluster.discovery.static", "[]"), ("sys.interval", "0s")],
+    )
 }
 
 #[test]
 fn nodes_are_started_killed_and_started_again() {
     let cluster = alone(2);
     cluster.nodes().iter().for_each(Node::start);
-    cluster.nodes().iter().for_each(Node::await_listening);
+    cluster.nodes().iter().for_each(Node::await_ready);
     assert_ne!(cluster.node(0).address(), cluster.node(1).address());
     let mut client = cluster.node(0).client("c");
     cluster.node(0).kill();
@@ -29,7 +32,7 @@ fn nodes_are_started_killed_and_started_again() {
     cluster.node(0).start();
     cluster.node(0).connect_soon(&Connect::new(Version::V5, "c")).ping();
     cluster.node(1).restart();
-    cluster.node(1).await_listening();
+    cluster.node(1).await_ready();
     assert_eq!(cluster.node(1).log().matches("---- it is started").count(), 2);
 }
 
@@ -37,7 +40,7 @@ fn nodes_are_started_killed_and_started_again() {
 fn a_node_that_is_paused_answers_when_it_is_resumed() {
     let cluster = alone(1);
     cluster.node(0).start();
-    cluster.node(0).await_listening();
+    cluster.node(0).await_ready();
     let mut client = cluster.node(0).client("c");
     cluster.node(0).pause();
     client.send(&crate::harness::pingreq());
@@ -51,7 +54,7 @@ fn a_node_that_is_paused_answers_when_it_is_resumed() {
 fn a_node_that_is_terminated_says_goodbye() {
     let cluster = alone(1);
     cluster.node(0).start();
-    cluster.node(0).await_listening();
+    cluster.node(0).await_ready();
     let mut client = cluster.node(0).client("c");
     let ending = thread::scope(|scope| {
         let ending = scope.spawn(|| cluster.node(0).terminate());
@@ -68,17 +71,17 @@ fn a_node_can_be_moved_and_wiped() {
     let mut cluster = alone(1);
     let before = cluster.node(0).address();
     cluster.node(0).start();
-    cluster.node(0).await_listening();
+    cluster.node(0).await_ready();
     cluster.move_node(0);
     assert_ne!(cluster.node(0).address(), before);
-    cluster.node(0).await_listening();
+    cluster.node(0).await_ready();
     cluster.node(0).kill();
     fs::create_dir_all(cluster.node(0).data_dir()).expect("the directory is ours");
     fs::write(cluster.node(0).data_dir().join("kept"), "").expect("the directory is ours");
     cluster.node(0).wipe();
     assert!(!cluster.node(0).data_dir().exists());
     let number = cluster.add_core();
-    cluster.node(number).await_listening();
+    cluster.node(number).await_ready();
     assert_eq!(cluster.node(number).name(), "node-1");
 }
 
@@ -86,7 +89,7 @@ fn a_node_can_be_moved_and_wiped() {
 fn a_fence_stands_behind_all_that_was_sent() {
     let cluster = alone(1);
     cluster.node(0).start();
-    cluster.node(0).await_listening();
+    cluster.node(0).await_ready();
     let (mut subscriber, mut publisher) = (cluster.node(0).client("s"), cluster.node(0).client("p"));
     assert_eq!(subscriber.subscribe("t/+", 2), 2);
     for message in 0..100u32 {
@@ -106,7 +109,7 @@ fn a_fence_stands_behind_all_that_was_sent() {
 fn an_ear_hears_all_of_the_traffic() {
     let cluster = alone(1);
     cluster.node(0).start();
-    cluster.node(0).await_listening();
+    cluster.node(0).await_ready();
     let mut subscriber = cluster.node(0).client("s");
     assert_eq!(subscriber.subscribe("flow", 1), 1);
     let ear = Ear::start(subscriber);
@@ -157,7 +160,7 @@ fn an_isolated_node_serves_its_clients() {
     in_own_network(|| {
         let cluster = alone(3);
         cluster.nodes().iter().for_each(Node::start);
-        cluster.nodes().iter().for_each(Node::await_listening);
+        cluster.nodes().iter().for_each(Node::await_ready);
         cluster.isolate(1);
         let (from, to) = (cluster.node(1).address(), cluster.node(2).mqtt());
         assert!(dial(from, to, Duration::from_millis(300)).is_none());

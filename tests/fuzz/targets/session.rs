@@ -140,6 +140,7 @@ fn limits(options: u8) -> Limits {
         expiry_v3: Some(Duration::from_secs(5)),
         awaiting_rel_max: 4,
         subscriptions_max: 3,
+        answer_timeout: None,
     }
 }
 

@@ -23,7 +23,7 @@ impl Failure {
     }
 
     /// Notes the reason; returns the error to hand to openraft, which stops the group.
-    pub(super) fn note(&self, reason: impl ToString) -> io::Error {
+    pub(super) fn note(&self, reason: &dyn ToString) -> io::Error {
         let reason = self.0.get_or_init(|| reason.to_string());
         io::Error::other(reason.clone())
     }
@@ -52,10 +52,7 @@ impl Machine {
 
     fn state(&mut self) -> io::Result<&mut Box<dyn StateMachine>> {
         let failure = &self.failure;
-        self.state
-            .get_mut()
-            .as_mut()
-            .ok_or_else(|| failure.note("the state was lost while a snapshot was read"))
+        self.state.get_mut().as_mut().ok_or_else(|| failure.note(&LOST))
     }
 }
 
@@ -78,7 +75,7 @@ impl RaftStateMachine<Types> for Machine {
                     Ok(reply) => reply,
                     Err(corrupt) => {
                         let reason = format!("the command at entry {index} is not understood: {corrupt}");
-                        return Err(self.failure.note(reason));
+                        return Err(self.failure.note(&reason));
                     }
                 },
                 EntryPayload::Membership(membership) => {
@@ -108,7 +105,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
         let Some(mut state) = self.state.get_mut().take() else {
-            return Err(self.failure.note("the state was lost while a snapshot was read"));
+            return Err(self.failure.note(&LOST));
         };
         let index = snapshot.last_index().unwrap_or(0);
         let store = Arc::clone(&self.store);
@@ -127,7 +124,7 @@ impl RaftStateMachine<Types> for Machine {
         })
         .await;
         *self.state.get_mut() = Some(state);
-        result.map_err(|reason| self.failure.note(reason))?;
+        result.map_err(|reason| self.failure.note(&reason))?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         Ok(())
@@ -152,7 +149,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let chunks = self.chunks.get_mut().take();
         let Some(chunks) = chunks else {
-            return Err(self.failure.note("a snapshot was to be written twice"));
+            return Err(self.failure.note(&"a snapshot was to be written twice"));
         };
         let mut chunks = chunks?;
         let store = Arc::clone(&self.store);
@@ -164,7 +161,9 @@ impl RaftSnapshotBuilder<Types> for Builder {
         .await;
         match result {
             Ok(snapshot) => Ok(Snapshot { meta: self.meta.clone(), snapshot }),
-            Err(error) => Err(self.failure.note(error)),
+            Err(error) => Err(self.failure.note(&error)),
         }
     }
 }
+
+const LOST: &str = "the state was lost while a snapshot was read";

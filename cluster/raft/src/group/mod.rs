@@ -15,7 +15,9 @@
 mod error;
 mod log;
 mod machine;
+mod monitor;
 mod network;
+mod options;
 mod ports;
 mod snapshot;
 mod status;
@@ -27,29 +29,29 @@ mod wire;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_wal::{Files, Wal};
 use futures_util::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError,
 };
-use openraft::{ChangeMembers, Config, EmptyNode, Instant, SnapshotPolicy};
+use openraft::{ChangeMembers, EmptyNode, Instant};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 use log::LogStore;
 use machine::{Failure, Machine};
+use monitor::{Monitor, SnapshotTrigger};
 use network::Peers;
 use snapshot::SnapshotStore;
 pub(crate) use types::blocking;
 use types::{Command, Raft, Snapshot, Types};
 
 pub use error::{Corrupt, DecodeError, GroupError, ProposeError, SnapshotError, Unreachable};
+pub use options::GroupOptions;
 pub use ports::{GroupId, StateMachine, Transport};
 pub use status::{GroupStatus, Role};
 
@@ -58,47 +60,6 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// The greatest command. One entry must fit a message between nodes.
 pub const COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
-
-/// What a group is started with.
-pub struct GroupOptions {
-    /// Names the group within the node and the cluster.
-    pub id: GroupId,
-    /// This node.
-    pub me: u64,
-    /// The interval of heartbeats of the leader.
-    pub heartbeat: Duration,
-    /// A follower that hears nothing from the leader stands for election after a time drawn from this range.
-    pub election: Range<Duration>,
-    /// A snapshot is made, and the log cut, when the log exceeds this. See [`GroupOptions::LOG_BYTES_MAX`].
-    pub log_bytes_max: u64,
-    /// Entries before the snapshot that are kept for followers that are a little behind.
-    pub log_entries_kept: u64,
-    /// How long sending and installing a snapshot may take.
-    pub snapshot_timeout: Duration,
-    /// The folder of the snapshot of this group, of nothing else. It is made where it is missing.
-    pub snapshot_dir: PathBuf,
-    /// Where that folder is: the disk, or its twin of a test.
-    pub files: Arc<dyn Files>,
-    /// The write-ahead log of the node.
-    pub wal: Wal,
-    /// What is replicated.
-    pub state_machine: Box<dyn StateMachine>,
-    /// The way to the other nodes.
-    pub transport: Arc<dyn Transport>,
-}
-
-impl GroupOptions {
-    /// The default of `heartbeat`.
-    pub const HEARTBEAT: Duration = Duration::from_millis(300);
-    /// The default of `election`.
-    pub const ELECTION: Range<Duration> = Duration::from_millis(1_500)..Duration::from_millis(3_000);
-    /// The default of `log_bytes_max`.
-    pub const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-    /// The default of `log_entries_kept`.
-    pub const LOG_ENTRIES_KEPT: u64 = 256;
-    /// The default of `snapshot_timeout`.
-    pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
-}
 
 /// A member's handle of a Raft group. Clones share it; the group ends with the last of them, or by [`Group::shutdown`].
 #[derive(Clone)]
@@ -123,6 +84,11 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.monitor.abort();
+        // openraft goes on without its handle.
+        let raft = self.raft.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { raft.shutdown().await.is_ok() });
+        }
     }
 }
 
@@ -132,7 +98,7 @@ impl Group {
     /// # Errors
     /// The options are not usable, or what the disk holds is damaged.
     pub async fn start(options: GroupOptions) -> Result<Self, GroupError> {
-        let config = config(&options)?;
+        let config = options.config()?;
         let failure = Failure::default();
         let log = LogStore::open(options.wal, options.id)?;
         let (dir, files) = (options.snapshot_dir, options.files);
@@ -152,8 +118,18 @@ impl Group {
         // Until its first turn the status would be that of an empty group.
         raft.with_raft_state(|_| ()).await.map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
 
-        let (sender, status) = watch::channel(current_status(&raft, &log, &failure));
+        let now = current_status(&raft, &log, &failure);
+        if now.voters == BTreeSet::from([options.me]) && !now.is_joint {
+            // There is nobody to wait for.
+            raft.trigger()
+                .elect(false)
+                .await
+                .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+        }
+
+        let (sender, status) = watch::channel(now);
         let monitor = Monitor {
+            group: options.id,
             me: options.me,
             raft: raft.clone(),
             log: log.clone(),
@@ -390,6 +366,11 @@ impl Group {
         let mut chunks = std::pin::pin!(chunks);
         let head = next_chunk(&mut chunks).await?.ok_or_else(|| received("nothing came"))?;
         let head = wire::decode_snapshot_head(head)?;
+        // openraft takes both for granted.
+        let last = head.meta.last_log_id.ok_or_else(|| received("it holds nothing"))?;
+        if !head.vote.committed || *last.committed_leader_id() > head.vote.leader_id {
+            return Err(received("it does not come from a leader, or is newer than that"));
+        }
 
         let store = Arc::clone(&self.inner.snapshots);
         let file_bytes = head.file_bytes;
@@ -473,129 +454,6 @@ impl Group {
     }
 }
 
-/// The settings of openraft.
-fn config(options: &GroupOptions) -> Result<Config, GroupError> {
-    let millis = |duration: Duration| {
-        u64::try_from(duration.as_millis()).map_err(|_| GroupError::Options("a time is too long".into()))
-    };
-    let config = Config {
-        cluster_name: format!("group {}", options.id),
-        heartbeat_interval: millis(options.heartbeat)?,
-        election_timeout_min: millis(options.election.start)?,
-        election_timeout_max: millis(options.election.end)?,
-        install_snapshot_timeout: millis(options.snapshot_timeout)?,
-        // By the bytes of the log: see `monitor`.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: options.log_entries_kept,
-        // A member that comes back after a partition or with an old log must not depose a leader that the others hear.
-        enable_pre_vote: Some(true),
-        // A leader that resumes its term after a power cut would give the ids of lost entries, which followers may hold, to others.
-        enable_leader_restore: Some(false),
-        // A member that lost its disk comes back under another number.
-        allow_log_reversion: Some(false),
-        ..Config::default()
-    };
-    config.validate().map_err(|error| GroupError::Options(error.to_string()))
-}
-
-/// Keeps the status, and does what openraft leaves undone: makes snapshots when the log is long, has a leader without a vote
-/// step down, and notes what is committed when the group is quiet.
-struct Monitor {
-    me: u64,
-    raft: Raft,
-    log: LogStore,
-    failure: Failure,
-    status: watch::Sender<GroupStatus>,
-    snapshots: SnapshotTrigger,
-    /// The term in which the leadership was handed over.
-    handed_over_in: Option<u64>,
-}
-
-impl Monitor {
-    async fn run(mut self) {
-        let mut metrics = self.raft.metrics();
-        loop {
-            metrics.borrow_and_update();
-            let mut now = current_status(&self.raft, &self.log, &self.failure);
-            now.millis_since_quorum_ack = None;
-            self.act(&now).await;
-            let ended = now.role == Role::Stopped;
-            if let Some(failed) = &now.failed {
-                tracing::error!(error = %failed, "the Raft group has stopped");
-            }
-            self.status.send_if_modified(|last| {
-                let changed = *last != now;
-                *last = now;
-                changed
-            });
-            if ended {
-                return;
-            }
-            tokio::select! {
-                changed = metrics.changed() => {
-                    if changed.is_err() {
-                        self.status.send_modify(|last| last.role = Role::Stopped);
-                        return;
-                    }
-                }
-                () = tokio::time::sleep(QUIET), if self.log.has_unnoted_commit() => {
-                    // An error stops the group at its next write.
-                    let _ = self.log.note_committed().await;
-                }
-            }
-        }
-    }
-
-    /// An error means that the group has stopped, which the status tells next.
-    async fn act(&mut self, now: &GroupStatus) {
-        if self.snapshots.is_due(now) {
-            let _ = self.raft.trigger().snapshot().await;
-        }
-        // openraft lets a leader lead on that has become a learner.
-        let leads_without_vote = now.role == Role::Leader
-            && !now.is_joint
-            && !now.voters.contains(&self.me)
-            && now.committed >= now.membership_at;
-        if leads_without_vote && self.handed_over_in != Some(now.term) {
-            self.handed_over_in = Some(now.term);
-            let next = now.voters.iter().max_by_key(|voter| now.replication.get(voter));
-            if let Some(next) = next {
-                let _ = self.raft.trigger().transfer_leader(*next).await;
-            }
-        }
-    }
-}
-
-/// Decides when the log is long enough for a snapshot.
-struct SnapshotTrigger {
-    log_bytes_max: u64,
-    /// The length that the log cannot be cut below, as far as seen: entries are kept, and a follower may still need others.
-    kept: u64,
-    /// A snapshot up to this entry, or beyond, was asked for.
-    asked: Option<u64>,
-}
-
-impl SnapshotTrigger {
-    fn new(log_bytes_max: u64) -> Self {
-        Self { log_bytes_max, kept: 0, asked: None }
-    }
-
-    fn is_due(&mut self, status: &GroupStatus) -> bool {
-        if self.asked.is_some() && status.snapshot >= self.asked {
-            self.asked = None;
-            self.kept = status.log_bytes;
-        }
-        self.kept = self.kept.min(status.log_bytes);
-        // Without the second term, a log that cannot be cut would get a snapshot with every entry.
-        let limit = self.log_bytes_max.max(self.kept.saturating_add(self.log_bytes_max / 2));
-        let due = self.asked.is_none() && status.log_bytes > limit && status.applied > status.snapshot;
-        if due {
-            self.asked = status.applied;
-        }
-        due
-    }
-}
-
 fn current_status(raft: &Raft, log: &LogStore, failure: &Failure) -> GroupStatus {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
@@ -609,6 +467,12 @@ fn reason(failure: &Failure, fatal: &Fatal<Types>) -> String {
         (None, Fatal::Stopped) => STOPPED.to_owned(),
         (None, fatal) => fatal.to_string(),
     }
+}
+
+/// Runs what starts a group, and whatever that starts, with elections by a seed. In a simulation no group starts without.
+#[cfg(feature = "simulation")]
+pub async fn with_seed<F: Future>(seed: u64, start: F) -> F::Output {
+    types::Runtime::scope(seed, start).await
 }
 
 async fn next_chunk<S>(chunks: &mut std::pin::Pin<&mut S>) -> Result<Option<Bytes>, GroupError>
@@ -626,9 +490,6 @@ fn received(reason: &str) -> GroupError {
 }
 
 const STOPPED: &str = "on request";
-
-/// A group that writes nothing for so long notes what is committed.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// A snapshot that pauses for longer is given up, so that another can come.
 const SNAPSHOT_CHUNK_PAUSE_MAX: Duration = Duration::from_secs(10);

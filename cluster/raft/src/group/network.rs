@@ -112,7 +112,7 @@ impl RaftNetworkV2<Types> for Peer {
         if result.is_err()
             && let Err(damage) = blocking(move || file.chunks().finish()).await
         {
-            let error = self.failure.note(damage);
+            let error = self.failure.note(&damage);
             let error = ErrorSourceOf::<Types>::from_error(&error);
             return Err(StorageError::read_snapshot(Some(signature), error).into());
         }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_rpc::raft as pb;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
@@ -42,9 +42,9 @@ pub(super) fn decode_append_request(bytes: Bytes) -> Result<AppendEntriesRequest
     let message: pb::AppendRequest = decode(WHAT, bytes)?;
     let request: AppendEntriesRequest<Types> = AppendEntriesRequest {
         vote: to_vote(required(WHAT, "its vote", message.vote)?),
-        prev_log_id: message.previous.map(to_log_id),
+        prev_log_id: optional_log_id(message.previous)?,
         entries: message.entries.into_iter().map(to_entry).collect::<Result<Vec<Entry>>>()?,
-        leader_commit: message.committed.map(to_log_id),
+        leader_commit: optional_log_id(message.committed)?,
     };
     // A gap would stop the group later, with a message that does not name the sender.
     let mut next: Option<u64> = request.prev_log_id.map(|id| id.index() + 1);
@@ -77,7 +77,7 @@ pub(super) fn decode_append_reply(bytes: Bytes) -> Result<AppendEntriesResponse<
     let message: pb::AppendReply = decode(WHAT, bytes)?;
     Ok(match required(WHAT, "its outcome", message.outcome)? {
         Outcome::Success(pb::Success {}) => AppendEntriesResponse::Success,
-        Outcome::Partial(partial) => AppendEntriesResponse::PartialSuccess(partial.last.map(to_log_id)),
+        Outcome::Partial(partial) => AppendEntriesResponse::PartialSuccess(optional_log_id(partial.last)?),
         Outcome::Conflict(pb::Conflict {}) => AppendEntriesResponse::Conflict,
         Outcome::HigherVote(vote) => AppendEntriesResponse::HigherVote(to_vote(vote)),
     })
@@ -96,7 +96,7 @@ pub(super) fn decode_vote_request(bytes: Bytes) -> Result<VoteRequest<Types>> {
     let message: pb::VoteRequest = decode(WHAT, bytes)?;
     Ok(VoteRequest {
         vote: to_vote(required(WHAT, "the vote", message.vote)?),
-        last_log_id: message.last_log.map(to_log_id),
+        last_log_id: optional_log_id(message.last_log)?,
         leadership_transfer: message.transfer,
     })
 }
@@ -113,7 +113,7 @@ pub(super) fn decode_vote_reply(bytes: Bytes) -> Result<VoteResponse<Types>> {
     const WHAT: &str = "reply to a request for a vote";
     let message: pb::VoteReply = decode(WHAT, bytes)?;
     let vote = to_vote(required(WHAT, "the vote", message.vote)?);
-    Ok(VoteResponse::new(vote, message.last_log.map(to_log_id), message.granted))
+    Ok(VoteResponse::new(vote, optional_log_id(message.last_log)?, message.granted))
 }
 
 pub(super) fn encode_transfer_request(request: &TransferLeaderRequest<Types>) -> Bytes {
@@ -128,7 +128,7 @@ pub(super) fn decode_transfer_request(bytes: Bytes) -> Result<TransferLeaderRequ
     const WHAT: &str = "request to take the leadership";
     let message: pb::TransferRequest = decode(WHAT, bytes)?;
     let from = to_vote(required(WHAT, "its leader", message.from)?);
-    Ok(TransferLeaderRequest::new(from, message.to, message.last_log.map(to_log_id)))
+    Ok(TransferLeaderRequest::new(from, message.to, optional_log_id(message.last_log)?))
 }
 
 pub(super) fn encode_transfer_reply(reply: &TransferLeaderResponse<Types>) -> Bytes {
@@ -158,8 +158,8 @@ pub(super) fn decode_transfer_reply(bytes: Bytes) -> Result<TransferLeaderRespon
             actual: to_vote(required(WHAT, "the actual vote", changed.actual)?),
         }),
         Outcome::NotFlushed(log) => Err(TransferLeaderError::LogNotFlushed {
-            expected: log.expected.map(to_log_id),
-            actual: log.actual.map(to_log_id),
+            expected: optional_log_id(log.expected)?,
+            actual: optional_log_id(log.actual)?,
         }),
     })
 }
@@ -231,7 +231,7 @@ pub(super) fn store_log_id(id: &LogId) -> Bytes {
 }
 
 pub(super) fn load_log_id(bytes: Bytes) -> Result<LogId> {
-    Ok(to_log_id(load("stored log id", bytes)?))
+    to_log_id(load("stored log id", bytes)?)
 }
 
 // ---- parts ----
@@ -249,8 +249,15 @@ fn from_log_id(id: &LogId) -> pb::LogId {
     pb::LogId { term: leader.term, node: leader.node_id, index: id.index() }
 }
 
-fn to_log_id(id: pb::LogId) -> LogId {
-    LogId::new(LeaderId::new(id.term, id.node), id.index)
+fn to_log_id(id: pb::LogId) -> Result<LogId> {
+    if id.index == u64::MAX {
+        return Err(malformed("log id", "its index has none after it"));
+    }
+    Ok(LogId::new(LeaderId::new(id.term, id.node), id.index))
+}
+
+fn optional_log_id(id: Option<pb::LogId>) -> Result<Option<LogId>> {
+    id.map(to_log_id).transpose()
 }
 
 fn from_entry(entry: Entry) -> pb::Entry {
@@ -266,7 +273,7 @@ fn from_entry(entry: Entry) -> pb::Entry {
 fn to_entry(entry: pb::Entry) -> Result<Entry> {
     use pb::entry::Payload;
     const WHAT: &str = "log entry";
-    let id = to_log_id(required(WHAT, "its id", entry.id)?);
+    let id = to_log_id(required(WHAT, "its id", entry.id)?)?;
     let payload = match required(WHAT, "its content", entry.payload)? {
         Payload::Blank(pb::Blank {}) => EntryPayload::Blank,
         Payload::Command(bytes) => EntryPayload::Normal(Command(bytes)),
@@ -309,8 +316,8 @@ fn to_snapshot_meta(meta: pb::SnapshotMeta) -> Result<SnapshotMeta> {
     const WHAT: &str = "description of a snapshot";
     let membership = to_membership(required(WHAT, "its membership", meta.membership)?)?;
     Ok(SnapshotMeta {
-        last_log_id: meta.last.map(to_log_id),
-        last_membership: StoredMembership::new(meta.membership_at.map(to_log_id), membership),
+        last_log_id: optional_log_id(meta.last)?,
+        last_membership: StoredMembership::new(optional_log_id(meta.membership_at)?, membership),
     })
 }
 
@@ -329,10 +336,13 @@ fn store(message: &impl Message) -> Bytes {
     bytes.freeze()
 }
 
-fn load<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M> {
+fn load<M: Message + Default>(what: &'static str, mut bytes: Bytes) -> Result<M> {
     match bytes.first() {
         None => Err(malformed(what, "no bytes")),
-        Some(&STORED_VERSION) => decode(what, bytes.slice(1..)),
+        Some(&STORED_VERSION) => {
+            bytes.advance(1);
+            decode(what, bytes)
+        }
         Some(&version) => {
             Err(DecodeError::Version { what, version: version.into(), known: STORED_VERSION.into() })
         }
@@ -345,4 +355,195 @@ fn required<T>(what: &'static str, field: &'static str, value: Option<T>) -> Res
 
 fn malformed(what: &'static str, reason: &str) -> DecodeError {
     DecodeError::Malformed { what, reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::collection::{btree_set, vec};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_received(
+            vote in votes(),
+            other in votes(),
+            id in proptest::option::of(log_ids()),
+            second in proptest::option::of(log_ids()),
+            payloads in vec(payloads(), 0..5),
+            flag: bool,
+            number: u64,
+        ) {
+            let mut next = id.map_or(number >> 8, |id: LogId| id.index() + 1);
+            let entries: Vec<Entry> = payloads.into_iter().map(|payload| {
+                let entry = Entry::new(LogId::new(LeaderId::new(3, 4), next), payload);
+                next += 1;
+                entry
+            }).collect();
+            for entry in &entries {
+                prop_assert_eq!(&load_entry(store_entry(entry.clone())).expect("stored"), entry);
+            }
+            let request: AppendEntriesRequest<Types> =
+                AppendEntriesRequest { vote, prev_log_id: id, entries, leader_commit: second };
+            let received = decode_append_request(encode_append_request(request.clone())).expect("encoded");
+            prop_assert_eq!(received.vote, request.vote);
+            prop_assert_eq!(received.prev_log_id, request.prev_log_id);
+            prop_assert_eq!(received.entries, request.entries);
+            prop_assert_eq!(received.leader_commit, request.leader_commit);
+
+            for reply in [
+                AppendEntriesResponse::Success,
+                AppendEntriesResponse::PartialSuccess(id),
+                AppendEntriesResponse::Conflict,
+                AppendEntriesResponse::HigherVote(vote),
+            ] {
+                prop_assert_eq!(decode_append_reply(encode_append_reply(&reply)).expect("encoded"), reply);
+            }
+            let request: VoteRequest<Types> = VoteRequest { vote, last_log_id: id, leadership_transfer: flag };
+            prop_assert_eq!(decode_vote_request(encode_vote_request(&request)).expect("encoded"), request);
+            let reply = VoteResponse::<Types>::new(vote, id, flag);
+            prop_assert_eq!(decode_vote_reply(encode_vote_reply(&reply)).expect("encoded"), reply);
+            let request = TransferLeaderRequest::<Types>::new(vote, number, id);
+            prop_assert_eq!(decode_transfer_request(encode_transfer_request(&request)).expect("encoded"), request);
+            for reply in [
+                Ok(()),
+                Err(TransferLeaderError::VoteChanged { expected: vote, actual: other }),
+                Err(TransferLeaderError::LogNotFlushed { expected: id, actual: second }),
+            ] {
+                prop_assert_eq!(decode_transfer_reply(encode_transfer_reply(&reply)).expect("encoded"), reply);
+            }
+            let reply = SnapshotResponse::<Types>::new(vote);
+            prop_assert_eq!(decode_snapshot_reply(encode_snapshot_reply(&reply)).expect("encoded"), reply);
+            prop_assert_eq!(load_vote(store_vote(&vote)).expect("stored"), vote);
+        }
+
+        #[test]
+        fn a_snapshot_tells_what_it_holds(
+            vote in votes(),
+            last in proptest::option::of(log_ids()),
+            at in proptest::option::of(log_ids()),
+            membership in memberships(),
+            file_bytes: u64,
+        ) {
+            let meta = SnapshotMeta {
+                last_log_id: last,
+                last_membership: StoredMembership::new(at, membership),
+            };
+            prop_assert_eq!(&decode_snapshot_meta(encode_snapshot_meta(&meta)).expect("encoded"), &meta);
+            let head = SnapshotHead { vote, meta, file_bytes };
+            prop_assert_eq!(decode_snapshot_head(encode_snapshot_head(&head)).expect("encoded"), head);
+        }
+
+        #[test]
+        fn bytes_of_others_do_no_harm(bytes in vec(any::<u8>(), 0..200)) {
+            let bytes = Bytes::from(bytes);
+            let _ = decode_append_request(bytes.clone());
+            let _ = decode_append_reply(bytes.clone());
+            let _ = decode_vote_request(bytes.clone());
+            let _ = decode_vote_reply(bytes.clone());
+            let _ = decode_transfer_request(bytes.clone());
+            let _ = decode_transfer_reply(bytes.clone());
+            let _ = decode_snapshot_head(bytes.clone());
+            let _ = decode_snapshot_reply(bytes.clone());
+            let _ = load_entry(bytes.clone());
+            let _ = load_vote(bytes.clone());
+            let _ = load_log_id(bytes);
+        }
+    }
+
+    #[test]
+    fn nothing_is_not_something() {
+        fn refused<T: Debug>(decoded: Result<T>) {
+            let error = decoded.expect_err("no bytes");
+            assert!(matches!(error, DecodeError::Missing { .. } | DecodeError::Malformed { .. }), "{error}");
+        }
+        refused(decode_append_request(Bytes::new()));
+        refused(decode_append_reply(Bytes::new()));
+        refused(decode_vote_request(Bytes::new()));
+        refused(decode_vote_reply(Bytes::new()));
+        refused(decode_transfer_request(Bytes::new()));
+        refused(decode_transfer_reply(Bytes::new()));
+        refused(decode_snapshot_head(Bytes::new()));
+        refused(decode_snapshot_reply(Bytes::new()));
+        refused(decode_snapshot_meta(Bytes::new()));
+        refused(load_entry(Bytes::new()));
+        refused(load_vote(Bytes::new()));
+        refused(load_log_id(Bytes::new()));
+    }
+
+    #[test]
+    fn a_newer_format_is_named() {
+        let error = load_vote(Bytes::from_static(&[2, 1, 2, 3])).expect_err("a newer format");
+        assert_eq!(error, DecodeError::Version { what: "stored vote", version: 2, known: 1 });
+    }
+
+    #[test]
+    fn a_voter_is_a_member() {
+        let membership = pb::Membership { configs: vec![pb::Voters { nodes: vec![1, 2] }], members: vec![1] };
+        assert!(matches!(to_membership(membership), Err(DecodeError::Malformed { .. })));
+        let membership = pb::Membership { configs: vec![pb::Voters { nodes: vec![] }], members: vec![1] };
+        assert!(matches!(to_membership(membership), Err(DecodeError::Malformed { .. })));
+    }
+
+    #[test]
+    fn entries_of_a_request_follow_one_another() {
+        let entry = |index| Entry::new(LogId::new(LeaderId::new(1, 1), index), EntryPayload::Blank);
+        let request = |previous: u64, entries: Vec<Entry>| AppendEntriesRequest::<Types> {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(LogId::new(LeaderId::new(1, 1), previous)),
+            entries,
+            leader_commit: None,
+        };
+        let is_taken = |request| decode_append_request(encode_append_request(request)).is_ok();
+        assert!(is_taken(request(3, vec![entry(4), entry(5)])));
+        assert!(!is_taken(request(3, vec![entry(4), entry(6)])));
+        assert!(!is_taken(request(3, vec![entry(5)])));
+        assert!(!is_taken(request(u64::MAX, vec![entry(5)])));
+    }
+
+    #[test]
+    fn commands_are_not_copied_out_of_a_request() {
+        let command = Bytes::from(vec![7; 1000]);
+        let entry = Entry::new(LogId::new(LeaderId::new(1, 1), 4), EntryPayload::Normal(Command(command)));
+        let stored = store_entry(entry);
+        let range = stored.as_ptr_range();
+        let EntryPayload::Normal(Command(command)) = load_entry(stored.clone()).expect("stored").payload
+        else {
+            panic!("a command was stored");
+        };
+        assert!(range.contains(&command.as_ptr()));
+    }
+
+    fn votes() -> impl Strategy<Value = Vote> {
+        (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| {
+            if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) }
+        })
+    }
+
+    fn log_ids() -> impl Strategy<Value = LogId> {
+        // Room above, for the entries that follow.
+        (any::<u64>(), any::<u64>(), 0..u64::MAX / 2)
+            .prop_map(|(term, node, index)| LogId::new(LeaderId::new(term, node), index))
+    }
+
+    fn memberships() -> impl Strategy<Value = Membership> {
+        (vec(btree_set(0..20u64, 1..5), 0..3), btree_set(0..20u64, 0..5)).prop_filter_map(
+            "members without voters",
+            |(configs, learners)| {
+                (!configs.is_empty() || learners.is_empty())
+                    .then(|| Membership::new_with_defaults(configs, learners))
+            },
+        )
+    }
+
+    fn payloads() -> impl Strategy<Value = EntryPayload<Command, u64, openraft::EmptyNode>> {
+        prop_oneof![
+            Just(EntryPayload::Blank),
+            vec(any::<u8>(), 0..50).prop_map(|bytes| EntryPayload::Normal(Command(bytes.into()))),
+            memberships().prop_map(EntryPayload::Membership),
+        ]
+    }
 }

@@ -1,5 +1,6 @@
 //! What a lane is opened through.
 
+use crate::peers::{Class, Peers};
 use bytes::Bytes;
 use flotilla_lane::LaneId;
 use flotilla_state::NodeId;
@@ -33,4 +34,11 @@ where
 {
     let channel = channel.map_response(|response: http::Response<B>| response.map(Body::new));
     BoxCloneSyncService::new(channel.map_err(|error| Status::from_error(error.into())))
+}
+
+impl Channels for Peers {
+    /// All lanes to a node share a connection: flow control keeps them apart.
+    fn channel(&self, node: NodeId, _: LaneId) -> Option<LaneChannel> {
+        Peers::channel(self, node, Class::Lanes).map(lane_channel)
+    }
 }

@@ -22,6 +22,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Counters, LaneEvents, Shared};
+use crate::peers::Caller;
 
 /// The gRPC service: see [`Lanes::service`](super::Lanes::service).
 pub struct LaneService<E: LaneEvents>(Arc<Shared<E>>);
@@ -68,7 +69,11 @@ impl<E: LaneEvents> LaneService<E> {
     }
 
     /// The lane that the peer wants to connect, if both live.
-    fn admit(&self, hello: Option<&rpc::LaneUp>) -> Result<(Member, LaneId, Arc<Incoming>), Status> {
+    fn admit(
+        &self,
+        hello: Option<&rpc::LaneUp>,
+        caller: Option<Caller>,
+    ) -> Result<(Member, LaneId, Arc<Incoming>), Status> {
         let malformed = || {
             Counters::add(&self.0.counters.refused_malformed, 1);
             Status::invalid_argument("the first message is a hello with a lane and two members")
@@ -81,6 +86,10 @@ impl<E: LaneEvents> LaneService<E> {
             return Err(malformed());
         };
         let (from, to) = (super::member_from_rpc(from), super::member_from_rpc(to));
+        if caller.is_some_and(|caller| caller.node != from.node) {
+            Counters::add(&self.0.counters.refused_malformed, 1);
+            return Err(Status::permission_denied("a node opens only lanes from itself"));
+        }
         let mut table = self.0.table.write();
         if table.me != Some(to) || !table.live.contains(&from) {
             drop(table);
@@ -98,10 +107,12 @@ impl<E: LaneEvents> rpc::lanes_server::Lanes for LaneService<E> {
     type OpenStream = Answers<E>;
 
     async fn open(&self, request: Request<Streaming<rpc::LaneUp>>) -> Result<Response<Answers<E>>, Status> {
+        // There is none in a server without a gate, as in tests.
+        let caller = request.extensions().get::<Caller>().copied();
         let mut batches = request.into_inner();
         let hello = timeout(self.0.options.open_timeout, batches.message()).await;
         let hello = hello.map_err(|_| Status::deadline_exceeded("there was no hello"))??;
-        let (from, lane, incoming) = self.admit(hello.as_ref())?;
+        let (from, lane, incoming) = self.admit(hello.as_ref(), caller)?;
         let (connection, resume_after) = incoming.begin();
         Ok(Response::new(Answers {
             shared: Arc::clone(&self.0),

@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use flotilla_lane::{Batch, LaneId, Window};
@@ -260,6 +260,16 @@ impl<E: LaneEvents> Lanes<E> {
             self.0.table.read().peers.iter().map(|(member, peer)| (*member, peer.queued_bytes())).collect();
         queued.sort_unstable();
         queued
+    }
+
+    /// The members that cannot be reached, and since when: a lane to them has lost its connection, or got none.
+    #[must_use]
+    pub fn broken_since(&self) -> Vec<(Member, Instant)> {
+        let table = self.0.table.read();
+        let broken = |(member, peer): (&Member, &Arc<Peer<_>>)| Some((*member, peer.broken_since()?));
+        let mut broken: Vec<_> = table.peers.iter().filter_map(broken).collect();
+        broken.sort_unstable();
+        broken
     }
 
     /// What has happened so far.

@@ -1,10 +1,11 @@
 //! The sending side: one peer with its lanes, and the task that keeps a lane connected.
 
 use std::{
+    collections::BTreeSet,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use flotilla_lane::{Batch, Change, Congestion, LANES, LaneId, ProtocolError, Sender, Sequence};
@@ -16,7 +17,7 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Counters, LaneEvents, LaneOptions, Sent, Shared, Untaken};
-use crate::random::random;
+use crate::{clock, random::random};
 use flotilla_state::Member;
 
 /// Another member, as one that we send to.
@@ -26,7 +27,16 @@ pub(super) struct Peer<D> {
     lanes: [Lane<D>; LANES as usize],
     /// What waits in all lanes.
     congestion: Mutex<Congestion>,
+    broken: Mutex<Broken>,
     ended: CancellationToken,
+}
+
+/// The lanes that have lost their connection, or got none, and are not connected again.
+#[derive(Default)]
+struct Broken {
+    lanes: BTreeSet<LaneId>,
+    /// Since when there are any.
+    since: Option<Instant>,
 }
 
 struct Lane<D> {
@@ -52,7 +62,7 @@ enum LaneError {
     Unknown,
     #[error("the peer did not answer in time")]
     Timeout,
-    #[error("the peer refused or the connection broke: {0}")]
+    #[error("the peer refused or the connection broke: {}", .0.message())]
     Status(#[from] tonic::Status),
     #[error("the peer ended the stream")]
     Closed,
@@ -69,7 +79,8 @@ impl<D: Send + 'static> Peer<D> {
             Lane { state: Mutex::new(Some(state)), waker: AtomicWaker::new(), work: Notify::new() }
         });
         let congestion = Mutex::new(Congestion::new(options.queue_bytes_high));
-        Self { from, to, lanes, congestion, ended: CancellationToken::new() }
+        let broken = Mutex::default();
+        Self { from, to, lanes, congestion, broken, ended: CancellationToken::new() }
     }
 
     pub(super) fn send<E: LaneEvents<Done = D>>(
@@ -116,6 +127,31 @@ impl<D: Send + 'static> Peer<D> {
         self.congestion.lock().bytes()
     }
 
+    /// Since when a lane has no connection that had one or should have.
+    pub(super) fn broken_since(&self) -> Option<Instant> {
+        self.broken.lock().since
+    }
+
+    /// An operator is told once, however many lanes there are and however often they are tried.
+    fn note_broken(&self, lane: LaneId, error: &LaneError) {
+        let mut broken = self.broken.lock();
+        broken.lanes.insert(lane);
+        if broken.since.is_none() {
+            broken.since = Some(clock::now());
+            tracing::info!(to = %self.to, %error, "the connection to another node is broken");
+        }
+    }
+
+    fn note_connected(&self, lane: LaneId) {
+        let mut broken = self.broken.lock();
+        broken.lanes.remove(&lane);
+        if broken.lanes.is_empty()
+            && let Some(since) = broken.since.take()
+        {
+            tracing::info!(to = %self.to, broken_for = ?clock::since(since), "connected to another node again");
+        }
+    }
+
     /// Ends all lanes; what was not taken is the caller's.
     pub(super) fn end(&self) -> Vec<Untaken<D>> {
         self.ended.cancel();
@@ -134,21 +170,20 @@ impl<D: Send + 'static> Peer<D> {
     }
 }
 
-/// Connects a lane as soon as there is something to send, and again whenever its connection breaks.
+/// Connects a lane as soon as there is something to send, and again whenever its connection breaks: so it is known whether the
+/// peer can be reached, also while there is nothing to say.
 async fn keep_connected<E: LaneEvents>(shared: Arc<Shared<E>>, peer: Arc<Peer<E::Done>>, lane: LaneId) {
     let mut backoff = Backoff::new(shared.options.backoff);
+    peer.lane(lane).has_work().await;
     loop {
-        peer.lane(lane).has_work().await;
         let Err(error) = connection(&shared, &peer, lane, &mut backoff).await;
         peer.lane(lane).disconnect();
         Counters::add(&shared.counters.disconnected, 1);
         let pause = backoff.next();
-        match &error {
-            // It has not heard of us yet, or we have not heard of its end: ordinary, and soon over.
-            LaneError::Status(status) if status.code() == tonic::Code::FailedPrecondition => {
-                tracing::debug!(to = %peer.to, %lane, %error, ?pause, "lane refused");
-            }
-            _ => tracing::info!(to = %peer.to, %lane, %error, ?pause, "lane disconnected"),
+        tracing::debug!(to = %peer.to, %lane, %error, ?pause, "lane disconnected");
+        // It has not heard of us yet, or we have not heard of its end: ordinary, and soon over.
+        if !matches!(&error, LaneError::Status(status) if status.code() == tonic::Code::FailedPrecondition) {
+            peer.note_broken(lane, &error);
         }
         tokio::time::sleep(pause).await;
     }
@@ -177,6 +212,7 @@ async fn connection<E: LaneEvents>(
         return Err(LaneError::Unexpected);
     };
     peer.lane(lane).connect(Sequence(resume.after))?;
+    peer.note_connected(lane);
     Counters::add(&shared.counters.connected, 1);
     tracing::debug!(to = %peer.to, %lane, resume.after, "lane connected");
     let mut done = Vec::new();

@@ -1,6 +1,7 @@
 //! Lanes over real connections.
 
 mod harness;
+mod peers;
 
 use std::thread;
 
@@ -244,4 +245,19 @@ async fn a_batch_whose_handling_panics_is_not_taken() {
     let _ = a.lanes.send(b.me, CONTROL, batch(1), 1).expect("it lives");
     a.taken(b.me, CONTROL, 1).await;
     assert_eq!(a.taken_count(b.me, lane(4)), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_known_which_member_cannot_be_reached_though_nothing_is_sent() {
+    let (a, b) = Node::pair(LaneOptions::default()).await;
+    for lane in [CONTROL, lane(2)] {
+        let _ = a.lanes.send(b.me, lane, batch(1), 1).expect("it lives");
+        a.taken(b.me, lane, 1).await;
+    }
+    assert_eq!(a.lanes.broken_since(), []);
+    b.proxy.block(true);
+    until("it is noticed", || a.lanes.broken_since().iter().any(|(member, _)| *member == b.me)).await;
+    b.proxy.block(false);
+    until("all lanes are there again", || a.lanes.broken_since().is_empty()).await;
+    assert_eq!(a.lanes.queued_bytes(), [(b.me, 0)]);
 }

@@ -7,7 +7,7 @@ use flotilla_state::{Command, Member, NodeId, Reply};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Shared, wire::NodeInfo};
+use super::{shared::Shared, wire::NodeInfo};
 use crate::{
     clock,
     group::{GroupError, GroupStatus, Role},
@@ -20,7 +20,14 @@ impl Shared {
         use rpc::join_reply::Outcome;
         // A task of its own: a change that has begun is not broken off because the asker gives up.
         let shared = Arc::clone(&self);
-        let admission = tokio::spawn(async move { shared.admit_node(node).await });
+        let id = node.id;
+        if !self.admitting.lock().insert(id) {
+            return Outcome::Wait("the admission is under way".to_owned());
+        }
+        let admission = tokio::spawn(async move {
+            let _done = Admitting { shared: Arc::clone(&shared), id };
+            shared.admit_node(node).await
+        });
         match timeout(self.timing.node_down_after, admission).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Outcome::Wait("the admission broke off".to_owned()),
@@ -174,6 +181,18 @@ impl Shared {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("not committed yet".to_owned()),
         }
+    }
+}
+
+/// One admission of a node at a time.
+struct Admitting {
+    shared: Arc<Shared>,
+    id: NodeId,
+}
+
+impl Drop for Admitting {
+    fn drop(&mut self) {
+        self.shared.admitting.lock().remove(&self.id);
     }
 }
 

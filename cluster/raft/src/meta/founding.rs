@@ -20,9 +20,9 @@ use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Shared,
     bootstrap::{Action, Attempt, Bootstrap, BootstrapOptions, Founder, GrantAnswer, Seen},
-    client, wire,
+    shared::{Shared, client},
+    wire,
 };
 use crate::{
     clock,
@@ -85,8 +85,9 @@ impl Founding {
     }
 
     async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<(), KvError> {
-        let step = self.shared.options.retry / 4;
         loop {
+            let settled = self.shared.me.borrow().is_some();
+            let step = if settled { self.shared.options.retry * 2 } else { self.shared.options.retry / 4 };
             self.learn().await?;
             self.discover();
             self.carry_out_all().await?;
@@ -310,6 +311,7 @@ async fn say_hello(shared: Arc<Shared>, round: u64, address: String) {
                 warn!(%address, reason = status.message(), "a node refuses this one");
             } else {
                 debug!(%address, reason = status.message(), "no answer to hello");
+                shared.peers.reopen_to(&address);
             }
             None
         }

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    Shared,
     admission::{is_caught_up, live_members},
+    shared::Shared,
     voters::{self, Change, NodeView, View},
 };
 use crate::{
@@ -103,7 +103,8 @@ async fn change_members(shared: &Arc<Shared>, status: &GroupStatus) {
     let Ok(_changing) = shared.changing.try_lock() else { return };
     let outcome = match change {
         Change::Voters(voters) => {
-            info!(?voters, "the voters change");
+            let names: Vec<String> = voters.iter().map(ToString::to_string).collect();
+            info!(voters = names.join(" "), "the voters change");
             let voters = voters.iter().map(|node| node.0).collect();
             shared.within(shared.group.change_voters(voters)).await
         }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 /// The right of this node to act as a member. Clones share it.
 ///
 /// It ends before the leader can declare the node down: it runs from the time at which the last answered heartbeat was
-/// *sent*, and the leader waits [`MARGIN`](Timing::margin) longer from the time at which it arrived. A lease that has lapsed is
+/// *sent*, and the leader waits a fifth of `node_down_after` longer, from the time at which it arrived. A lease that has lapsed is
 /// never extended: the node is admitted anew.
 #[derive(Debug, Clone)]
 pub struct Lease(Arc<Inner>);

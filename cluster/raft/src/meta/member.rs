@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tracing::{debug, error, info, warn};
 
-use super::{Shared, client};
+use super::shared::{Shared, client};
 use crate::{
     clock,
     group::Role,
@@ -75,7 +75,7 @@ impl Shared {
     async fn may_join(&self) {
         let cannot_follow = || self.group.status().role == Role::Stopped;
         while *self.leaving.borrow() || self.local.cluster_id().is_none() || cannot_follow() {
-            sleep(self.options.retry / 2).await;
+            sleep((self.options.retry / 2).min(Duration::from_millis(50))).await;
         }
     }
 
@@ -92,8 +92,7 @@ impl Shared {
                     match flatten(call.await) {
                         Ok(reply) => reply.into_inner().outcome.ok_or("an empty answer")?,
                         Err(status) => {
-                            // Somebody else may know better by the next time.
-                            *self.hint.lock() = None;
+                            self.doubt_way();
                             return Err(status.message().to_owned());
                         }
                     }
@@ -128,7 +127,7 @@ impl Shared {
         let began = clock::now();
         loop {
             let beat = clock::now();
-            match self.heartbeat(member).await {
+            match self.heartbeat(member, admitted).await {
                 Renewal::Held(from) => {
                     let (now, until) = (clock::now(), from + self.timing.node_down_after);
                     if admitted && !self.lease.extend(now, until) {
@@ -205,13 +204,16 @@ impl Shared {
         }
     }
 
-    async fn heartbeat(self: &Arc<Self>, member: Member) -> Renewal {
+    async fn heartbeat(&self, member: Member, admitted: bool) -> Renewal {
         let status = self.group.status();
+        if status.role == Role::Stopped {
+            // A node that applies nothing more must not stay a member.
+            return Renewal::Unanswered;
+        }
         let Some(leader) = status.leader.map(NodeId) else { return Renewal::Unanswered };
         if leader == self.local.node() {
             // A quorum's confirmation of the leader is what keeps its own lease.
-            let sent = status.millis_since_quorum_ack.map(Duration::from_millis);
-            let sent = sent.and_then(|age| clock::now().checked_sub(age));
+            let sent = self.quorum_age(&status).and_then(|age| clock::now().checked_sub(age));
             return match (self.renew(member, &self.options.advertise), sent) {
                 (lease_reply::Outcome::Held(_), Some(sent)) => Renewal::Held(sent),
                 (lease_reply::Outcome::Ended(_), _) => Renewal::Ended,
@@ -222,14 +224,14 @@ impl Shared {
         let address = self.options.advertise.clone();
         let request = rpc::LeaseRequest { node: member.node.0, incarnation: member.incarnation.0, address };
         let sent = clock::now();
-        // Lapses before the lease does, so that the end of the lease is noticed in time.
-        let limit = (self.timing.interval() * 2).min(self.lease_left(sent));
+        // Not longer than the lease, so that its end is noticed in time.
+        let left = if admitted { self.lease.remaining(sent) } else { self.timing.node_down_after };
+        let limit = (self.timing.interval() * 2).min(left);
         let outcome = match flatten(timeout(limit, client(channel).lease(request)).await) {
             Ok(reply) => reply.into_inner().outcome,
             Err(status) => {
                 debug!(leader = %leader, reason = status.message(), "a heartbeat was not answered");
-                // The packets of a link that was cut are sent again ever more rarely: a new connection heals sooner.
-                self.peers.reopen_class(leader, Class::Raft);
+                self.peers.reopen(leader);
                 None
             }
         };
@@ -242,14 +244,6 @@ impl Shared {
             Some(lease_reply::Outcome::NotLeader(_) | lease_reply::Outcome::Uncertain(_)) | None => {
                 Renewal::Unanswered
             }
-        }
-    }
-
-    /// How long the lease is valid yet; `node_down_after` while there is none.
-    fn lease_left(&self, now: Instant) -> Duration {
-        match self.lease.remaining(now) {
-            Duration::ZERO => self.timing.node_down_after,
-            left => left,
         }
     }
 }
@@ -274,6 +268,16 @@ impl Shared {
         }
         let hint = self.hint.lock().clone()?;
         Some(Way::There(self.peers.channel_to(&hint)))
+    }
+
+    /// The way to the leader has failed: somebody else may know better by the next time, and a new connection may do better.
+    pub(super) fn doubt_way(&self) {
+        if let Some(leader) = self.group.status().leader {
+            self.peers.reopen(NodeId(leader));
+        }
+        if let Some(address) = self.hint.lock().take() {
+            self.peers.reopen_to(&address);
+        }
     }
 
     /// Goes on to the leader that another node has named; false when it has named none.

@@ -21,6 +21,7 @@ mod member;
 mod options;
 mod propose;
 mod service;
+mod shared;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -28,12 +29,11 @@ mod voters;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use flotilla_rpc::membership::{membership_client::MembershipClient, membership_server::MembershipServer};
+use flotilla_rpc::membership::membership_server::MembershipServer;
 use flotilla_state::{ClusterState, Command, LogIndex, Member, NewStatus, NodeId, Reply};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -47,18 +47,17 @@ pub use propose::ProposeError;
 pub use status::{ChangeError, MetaStatus};
 
 use self::{
-    bootstrap::Attempt,
-    lease::{LeaseTable, Timing},
+    lease::Timing,
     machine::{Machine, Progress},
     service::MembershipService,
-    wire::NodeInfo,
+    shared::Shared,
 };
 use crate::{
     clock,
     group::{Group, GroupId, GroupOptions},
     peers::{
-        ClusterId, Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, PeerChannel, Peers, PeersOptions,
-        RaftService, RaftTransport, Resolver,
+        Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, Peers, PeersOptions, RaftService, RaftTransport,
+        Resolver,
     },
 };
 
@@ -83,37 +82,6 @@ impl Services {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Routes::new(membership).add_service(self.raft.clone().into_server())
     }
-}
-
-pub(crate) struct Shared {
-    options: MetaOptions,
-    timing: Timing,
-    identity: Arc<Identity>,
-    local: Local,
-    peers: Peers,
-    resolver: Resolver,
-    group: Group,
-    state: Arc<RwLock<ClusterState>>,
-    progress: watch::Receiver<Progress>,
-    observer: Arc<dyn machine::Observer>,
-    lease: Lease,
-    me: watch::Sender<Option<Member>>,
-    /// As the leader: when each member was heard of.
-    leases: Mutex<LeaseTable>,
-    /// As the leader: nodes that asked to join, or were removed, and when. Their places in the group are left alone.
-    spared: Mutex<BTreeMap<NodeId, Instant>>,
-    /// Held while the members of the group are changed.
-    changing: tokio::sync::Mutex<()>,
-    /// The attempt that the node is bound to, as others are told.
-    attempt: RwLock<Option<Attempt>>,
-    founding: mpsc::Sender<founding::Input>,
-    founding_inputs: Mutex<Option<mpsc::Receiver<founding::Input>>>,
-    /// The address of somebody who may know the leader.
-    hint: Mutex<Option<String>>,
-    proposals: Semaphore,
-    /// The node leaves, or has left: it does not ask for admission again.
-    leaving: watch::Sender<bool>,
-    stop: CancellationToken,
 }
 
 impl Meta {
@@ -154,7 +122,7 @@ impl Meta {
         let timing = Timing { node_down_after: options.node_down_after };
         let peers_options = PeersOptions {
             connect_timeout: timing.interval().max(Duration::from_millis(100)),
-            keep_alive: timing.node_down_after,
+            keep_alive: timing.node_down_after / 2,
         };
         let peers = Peers::new(local.clone(), peers_options, connector);
         let state = Arc::new(RwLock::new(ClusterState::new()));
@@ -181,9 +149,7 @@ impl Meta {
             transport: Arc::new(RaftTransport::new(peers.clone())),
         })
         .await?;
-        if identity.has_log() && group.is_pristine() {
-            return Err(MetaError::LogLost);
-        }
+        check_memory(&identity, &group)?;
         let raft = RaftService::new(node);
         raft.add(group.clone());
         let (founding, founding_inputs) = mpsc::channel(FOUNDING_INPUTS_MAX);
@@ -203,6 +169,7 @@ impl Meta {
             me: watch::Sender::new(None),
             leases: Mutex::default(),
             spared: Mutex::default(),
+            admitting: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             attempt: RwLock::new(attempt),
             founding,
@@ -211,6 +178,7 @@ impl Meta {
             proposals,
             leaving: watch::Sender::new(false),
             stop: CancellationToken::new(),
+            tasks: Mutex::default(),
         });
         let membership = MembershipService::new(Arc::clone(&shared));
         Ok((Self(shared), Services { raft, gate: Gate::new(local), membership }))
@@ -219,9 +187,12 @@ impl Meta {
     /// Starts the tasks of the node. To be called once, when the services are served.
     pub fn run(&self) {
         let Some(inputs) = self.0.founding_inputs.lock().take() else { return };
-        tokio::spawn(founding::run(Arc::clone(&self.0), inputs));
-        tokio::spawn(member::run(Arc::clone(&self.0)));
-        tokio::spawn(leader::run(Arc::clone(&self.0)));
+        let shared = || Arc::clone(&self.0);
+        self.0.tasks.lock().extend([
+            tokio::spawn(founding::run(shared(), inputs)),
+            tokio::spawn(member::run(shared())),
+            tokio::spawn(leader::run(shared())),
+        ]);
     }
 
     /// The life that this node leads; none while it is not admitted, or not any more.
@@ -311,56 +282,28 @@ impl Meta {
         self.0.status()
     }
 
-    /// Stops the tasks and the group. The leadership should be handed over before.
+    /// Stops the tasks and the group; the node is fenced. The leadership should be handed over before, and the services not be
+    /// served any more soon after: they hold the data directory.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
-        self.0.group.shutdown().await;
-        self.0.lease.end();
-    }
-}
-
-impl Shared {
-    fn node_info(&self) -> NodeInfo {
-        NodeInfo {
-            id: self.local.node(),
-            name: self.options.name.clone(),
-            role: self.options.role,
-            address: self.options.advertise.clone(),
-            client_addresses: self.options.client_addresses.clone(),
-            version: self.options.version.clone(),
+        let tasks = std::mem::take(&mut *self.0.tasks.lock());
+        for task in tasks {
+            // One that has panicked has said so.
+            let _ = task.await;
         }
-    }
-
-    /// The cluster, once it has been created as far as this node knows.
-    fn created(&self) -> Option<ClusterId> {
-        self.state.read().cluster().map(|cluster| ClusterId(cluster.id))
-    }
-
-    /// Whether this node leads and a quorum has confirmed it so lately that its promises hold.
-    fn is_certain_leader(&self) -> bool {
-        let status = self.group.status();
-        status.role == crate::group::Role::Leader
-            && status
-                .millis_since_quorum_ack
-                .is_some_and(|millis| Duration::from_millis(millis) < self.timing.margin())
-    }
-
-    /// The leader and its address, as far as they are known; zero and empty otherwise.
-    fn leader(&self) -> (u64, String) {
-        let Some(leader) = self.group.status().leader else { return (0, String::new()) };
-        let address = if NodeId(leader) == self.local.node() {
-            Some(self.options.advertise.clone())
-        } else {
-            self.peers.address(NodeId(leader))
-        };
-        address.map_or((0, String::new()), |address| (leader, address))
+        self.0.fence();
+        self.0.group.shutdown().await;
     }
 }
 
-fn client(channel: PeerChannel) -> MembershipClient<PeerChannel> {
-    MembershipClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+/// The identity and the log must be of one node: with either lost, it could vote twice.
+fn check_memory(identity: &Identity, group: &Group) -> Result<(), MetaError> {
+    let is_bound = identity.has_log() || identity.cluster_id().is_some() || identity.attempt().is_some();
+    match group.is_pristine() {
+        true if identity.has_log() => Err(MetaError::LogLost),
+        false if !is_bound => Err(MetaError::IdentityLost),
+        _ => Ok(()),
+    }
 }
 
 impl std::fmt::Debug for Meta {

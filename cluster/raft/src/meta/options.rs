@@ -42,7 +42,7 @@ pub struct MetaOptions {
     pub replicas: u8,
     /// The interval of the leader's heartbeats in the Raft group.
     pub heartbeat: Duration,
-    /// After how much silence of the leader a node stands for election.
+    /// A node stands for election after so much silence of the leader, and another `election.end`.
     pub election: Range<Duration>,
     /// A snapshot is made, and the log cut, when the log exceeds this.
     pub log_bytes_max: u64,
@@ -71,8 +71,8 @@ impl MetaOptions {
             edge_forget_after: Duration::from_secs(600),
             shards: 16,
             replicas: 3,
-            heartbeat: GroupOptions::HEARTBEAT,
-            election: GroupOptions::ELECTION,
+            heartbeat: Duration::from_millis(250),
+            election: Duration::from_millis(750)..Duration::from_millis(1_250),
             log_bytes_max: GroupOptions::LOG_BYTES_MAX,
             log_entries_kept: GroupOptions::LOG_ENTRIES_KEPT,
             retry: Duration::from_millis(500),
@@ -93,6 +93,16 @@ impl MetaOptions {
         if !(1..=super::voters::VOTERS_MAX).contains(&expect) {
             return refuse(format!("cluster.bootstrap_expect must be 1 to 7, not {expect}"));
         }
+        let reachable = match &self.discovery {
+            Discovery::None => 0,
+            Discovery::Static(addresses) => addresses.len(),
+            Discovery::Dns { .. } => usize::MAX - 1,
+        };
+        if self.role == Role::Core && expect > reachable + 1 {
+            return refuse(format!(
+                "cluster.bootstrap_expect = {expect} nodes cannot find each other: cluster.discovery names {reachable}"
+            ));
+        }
         if let Discovery::Static(addresses) = &self.discovery
             && self.role == Role::Core
             && expect * 2 <= addresses.len()
@@ -102,6 +112,11 @@ impl MetaOptions {
                  could be founded; set it to the number of core nodes",
                 addresses.len()
             ));
+        }
+        // The Raft library waits for `election.end` before it begins to wait for a time of `election`. Members must outlive that,
+        // and one missed heartbeat, or each death of a leader would fence all of them.
+        if self.election.end * 2 > self.node_down_after * 3 / 5 {
+            return refuse("cluster.node_down_after is too short for the election of a new leader".into());
         }
         // The leader's promise counts only while a quorum confirms it at least twice within the margin of a lease.
         if self.heartbeat * 2 > self.node_down_after / 5 {
@@ -184,7 +199,51 @@ pub enum MetaError {
          that the node comes back as a new one"
     )]
     LogLost,
+    /// There is a log, and the identity that it belongs to is gone.
+    #[error(
+        "the identity of this node is gone, but its Raft log is there: remove the whole data directory, so that the node comes \
+         back as a new one"
+    )]
+    IdentityLost,
     /// The disk.
     #[error("the data directory: {0}")]
     Io(#[from] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut MetaOptions), expected: Option<&str>) {
+        let mut options = MetaOptions::new("a", "a:5883");
+        change(&mut options);
+        let refused = options.check().err().map(|error| error.to_string());
+        match (&refused, expected) {
+            (Some(refused), Some(expected)) => assert!(refused.contains(expected), "{refused}"),
+            _ => assert_eq!(refused.as_deref(), expected),
+        }
+    }
+
+    #[test]
+    fn settings_that_could_found_two_clusters_or_fence_all_are_refused() {
+        let list = |n: usize| Discovery::Static((0..n).map(|it| format!("node-{it}:5883")).collect());
+        let with = |discovery: Discovery, expect: u8| {
+            move |options: &mut MetaOptions| {
+                (options.discovery, options.bootstrap_expect) = (discovery, expect);
+            }
+        };
+        check(|_| {}, None);
+        check(with(list(3), 3), None);
+        check(with(list(3), 2), None);
+        check(with(list(3), 1), Some("two clusters"));
+        check(with(list(4), 2), Some("two clusters"));
+        check(with(list(1), 3), Some("cannot find each other"));
+        check(with(Discovery::None, 3), Some("cannot find each other"));
+        check(with(list(9), 8), Some("1 to 7"));
+        check(with(list(9), 0), Some("1 to 7"));
+        check(with(Discovery::Dns { name: "nodes".into(), port: None }, 3), None);
+        check(|options| options.cluster_name = "a b".into(), Some("visible ASCII"));
+        check(|options| options.node_down_after = Duration::from_secs(4), Some("election"));
+        check(|options| options.heartbeat = Duration::from_millis(600), Some("ten times"));
+    }
 }

@@ -9,8 +9,8 @@ use tokio::time::{sleep, timeout_at};
 use tonic::{Code, ConnectError, Status};
 
 use super::{
-    Shared, client,
     member::{Way, flatten},
+    shared::{Shared, client},
 };
 use crate::{clock, group, peers::Class};
 
@@ -86,13 +86,16 @@ impl Shared {
                 match flatten(timeout_at(deadline.into(), call).await) {
                     Ok(reply) => self.understand(reply.into_inner()),
                     Err(status) if never_arrived(&status) => {
-                        *self.hint.lock() = None;
+                        self.doubt_way();
                         Try::Again(ProposeError::NoLeader)
                     }
                     Err(status) if status.code() == Code::InvalidArgument => {
                         Try::Failed(ProposeError::Refused(status.message().to_owned()))
                     }
-                    Err(status) => Try::Failed(ProposeError::Unknown(status.message().to_owned())),
+                    Err(status) => {
+                        self.doubt_way();
+                        Try::Failed(ProposeError::Unknown(status.message().to_owned()))
+                    }
                 }
             }
         }
@@ -129,7 +132,15 @@ impl Shared {
     ) -> Result<Reply, ProposeError> {
         let member = (*self.me.borrow()).ok_or(ProposeError::NotAdmitted)?;
         let command = Command::SetStatus { member, status };
-        self.propose(command.encode(), deadline).await.map(|(_, reply)| reply)
+        loop {
+            match self.propose(command.encode(), deadline).await {
+                // To propose it once more does no harm.
+                Err(ProposeError::Unknown(_)) if clock::now() + PAUSE_MAX < deadline => {
+                    sleep(PAUSE_MAX).await;
+                }
+                outcome => return outcome.map(|(_, reply)| reply),
+            }
+        }
     }
 }
 

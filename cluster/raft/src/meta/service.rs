@@ -7,7 +7,7 @@ use flotilla_state::{Command, Incarnation, Member, NodeId};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, founding, propose::ProposeError, wire};
+use super::{founding, propose::ProposeError, shared::Shared, wire};
 use crate::{
     clock,
     group::{COMMAND_BYTES_MAX, Role},

@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{info, warn};
 
 use super::{
-    Shared, client,
     member::{Way, flatten},
+    shared::{Shared, client},
 };
 use crate::{
     clock,
@@ -188,14 +188,19 @@ impl Shared {
             Some(Way::There(channel)) => channel,
         };
         let mut client = client(channel);
+        // A leader that is cut off does not take the whole time: there may be another one.
+        let limit = deadline.min(clock::now() + self.timing.node_down_after * 2).into();
         let answer = match command {
             Command::Leave { member } => {
                 let request = rpc::LeaveRequest { node: node.0, incarnation: member.incarnation.0 };
-                timeout_at(deadline.into(), client.leave(request)).await
+                timeout_at(limit, client.leave(request)).await
             }
-            _ => timeout_at(deadline.into(), client.remove(rpc::RemoveRequest { node: node.0 })).await,
+            _ => timeout_at(limit, client.remove(rpc::RemoveRequest { node: node.0 })).await,
         };
-        let reply = flatten(answer).map_err(|status| status.message().to_owned())?;
+        let reply = flatten(answer).map_err(|status| {
+            self.doubt_way();
+            status.message().to_owned()
+        })?;
         Ok(reply.into_inner().outcome)
     }
 }

@@ -170,15 +170,15 @@ impl Peers {
         self.0.book.lock().iter().filter(|(_, entry)| recent(entry)).map(|(node, _)| *node).collect()
     }
 
-    /// Gives the connections to a node up: the next use opens new ones. For connections on which answers stay away, and after a
-    /// change of the address.
+    /// The next use opens new connections to the node; what is under way on the present ones goes on there. For connections on
+    /// which answers stay away, and after a change of the address.
     pub fn reopen(&self, node: NodeId) {
         self.0.channels.lock().retain(|(other, _), _| *other != node);
     }
 
-    /// Gives one connection to a node up, as [`Peers::reopen`] does.
-    pub(crate) fn reopen_class(&self, node: NodeId, class: Class) {
-        self.0.channels.lock().remove(&(node, class));
+    /// As [`Peers::reopen`], for a channel of [`Peers::channel_to`].
+    pub fn reopen_to(&self, address: &str) {
+        self.0.strangers.lock().remove(address);
     }
 
     fn open(

@@ -142,3 +142,103 @@ impl std::fmt::Debug for Resolver {
 const FOUND_MAX: usize = 256;
 
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_resolver::{
+        config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+        net::runtime::TokioRuntimeProvider,
+        proto::{
+            op::{Message, OpCode, ResponseCode},
+            rr::{Name, Record, rdata},
+        },
+    };
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+    /// A name server that knows `nodes.test.` and `_cluster._tcp.test.`, and a resolver that asks it.
+    async fn name_server() -> TestResult<(TokioResolver, tokio::task::JoinHandle<()>)> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        let address = socket.local_addr()?;
+        let serving = tokio::spawn(async move {
+            let mut buffer = [0; 1_500];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let Ok(request) = Message::from_vec(&buffer[..length]) else { continue };
+                if let Ok(answer) = answer(&request).to_vec() {
+                    let _ = socket.send_to(&answer, from).await;
+                }
+            }
+        });
+        let mut connection = ConnectionConfig::udp();
+        connection.port = address.port();
+        let server = NameServerConfig::new(address.ip(), true, vec![connection]);
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().timeout = Duration::from_millis(200);
+        builder.options_mut().attempts = 1;
+        builder.options_mut().cache_size = 0;
+        Ok((builder.build()?, serving))
+    }
+
+    fn answer(request: &Message) -> Message {
+        let mut answer = Message::response(request.metadata.id, OpCode::Query);
+        let Some(query) = request.queries.first().cloned() else { return answer };
+        let name = query.name.to_utf8();
+        let records = match (&*name, query.query_type) {
+            ("nodes.test.", RecordType::A) => {
+                [2, 1].into_iter().map(|last| RData::A(rdata::A(Ipv4Addr::new(10, 0, 0, last)))).collect()
+            }
+            ("nodes.test.", _) => Vec::new(),
+            ("_cluster._tcp.test.", RecordType::SRV) => ["b.test.", "a.test."]
+                .into_iter()
+                .filter_map(|target| Name::from_ascii(target).ok())
+                .map(|target| RData::SRV(rdata::SRV::new(0, 0, 5_883, target)))
+                .collect(),
+            _ => {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+                Vec::new()
+            }
+        };
+        for record in records {
+            answer.add_answer(Record::from_rdata(query.name.clone(), 60, record));
+        }
+        answer.add_query(query);
+        answer
+    }
+
+    fn dns(name: &str, port: Option<u16>) -> Discovery {
+        Discovery::Dns { name: name.to_owned(), port }
+    }
+
+    #[tokio::test]
+    async fn addresses_come_from_a_list_or_from_dns() -> TestResult {
+        let list = Discovery::Static(vec!["b:1".to_owned(), "a:1".to_owned(), "b:1".to_owned()]);
+        assert_eq!(Resolver::new(list)?.find().await?, ["a:1", "b:1"]);
+        assert!(Resolver::new(Discovery::None)?.find().await?.is_empty());
+
+        let (resolver, _serving) = name_server().await?;
+        let nodes = Resolver::with_dns(dns("nodes.test.", Some(7)), resolver.clone());
+        assert_eq!(nodes.find().await?, ["10.0.0.1:7", "10.0.0.2:7"]);
+        let services = Resolver::with_dns(dns("_cluster._tcp.test.", None), resolver);
+        assert_eq!(services.find().await?, ["a.test:5883", "b.test:5883"]);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn dns_that_is_down_is_an_error_and_not_an_empty_list() -> TestResult {
+        let (resolver, serving) = name_server().await?;
+        let nobody = Resolver::with_dns(dns("nobody.test.", Some(7)), resolver.clone());
+        assert!(matches!(nobody.find().await, Err(DiscoveryError::Lookup { .. })));
+        serving.abort();
+        let _ = serving.await;
+        let nodes = Resolver::with_dns(dns("nodes.test.", Some(7)), resolver);
+        let failed = nodes.find().await.expect_err("nobody answers");
+        assert!(failed.to_string().contains("nodes.test."), "{failed}");
+        Ok(())
+    }
+}

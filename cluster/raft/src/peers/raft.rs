@@ -91,7 +91,7 @@ impl RaftTransport {
             Some(Err(status)) => Err(Unreachable(format!("node {node}: {}", status.message()))),
             None => {
                 // The packets of a link that was cut are sent again ever more rarely: a new connection heals sooner.
-                self.peers.reopen_class(node, Class::Raft);
+                self.peers.reopen(node);
                 Err(Unreachable(format!("node {node} did not answer in time")))
             }
         }

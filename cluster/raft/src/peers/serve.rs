@@ -26,16 +26,17 @@ use tonic::{
 use tracing::warn;
 
 use super::Gate;
+use crate::lanes::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 
 /// Bounds of the cluster port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct ServeOptions {
     /// Connections at a time. Another one is closed at once.
     pub connections_max: usize,
     /// Requests under way per connection.
     pub requests_per_connection_max: u32,
-    /// A connection has so long to say its first word.
-    pub first_read_timeout: Duration,
+    /// A connection has so long to say that it speaks HTTP/2. From there on it is probed.
+    pub preface_timeout: Duration,
     /// A connection on which nothing was heard for so long is probed, and given up after as long again.
     pub keep_alive: Duration,
 }
@@ -45,7 +46,7 @@ impl Default for ServeOptions {
         Self {
             connections_max: 1_024,
             requests_per_connection_max: 1_024,
-            first_read_timeout: Duration::from_secs(10),
+            preface_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(10),
         }
     }
@@ -87,6 +88,9 @@ where
         .http2_keepalive_interval(Some(options.keep_alive))
         .http2_keepalive_timeout(Some(options.keep_alive))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
+        // With room for all lanes of a connection: one that is not read must not hold up the others.
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(gate)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, shutdown)
@@ -118,17 +122,26 @@ fn incoming(listener: TcpListener, options: ServeOptions) -> impl Stream<Item = 
             if stream.set_nodelay(true).is_err() {
                 continue;
             }
-            let first_read = Some(Box::pin(sleep(options.first_read_timeout)));
-            return Some((Ok(Incoming { stream, first_read, _permit: permit }), (listener, free, refused)));
+            let preface =
+                Preface { missing: PREFACE_BYTES, timeout: Box::pin(sleep(options.preface_timeout)) };
+            let incoming = Incoming { stream, preface: Some(preface), _permit: permit };
+            return Some((Ok(incoming), (listener, free, refused)));
         }
     })
 }
 
-/// An accepted connection. It is closed when it says nothing at first.
+/// An accepted connection. It is closed when it does not say in time what every HTTP/2 connection begins with: before that
+/// the server neither probes it nor bounds its silence.
 struct Incoming {
     stream: TcpStream,
-    first_read: Option<Pin<Box<Sleep>>>,
+    /// What is still to come of the beginning; none when all of it has come.
+    preface: Option<Preface>,
     _permit: OwnedSemaphorePermit,
+}
+
+struct Preface {
+    missing: usize,
+    timeout: Pin<Box<Sleep>>,
 }
 
 impl Connected for Incoming {
@@ -143,14 +156,18 @@ impl AsyncRead for Incoming {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Poll::Ready(outcome) = Pin::new(&mut self.stream).poll_read(context, buffer) {
-            self.first_read = None;
+        let before = buffer.filled().len();
+        let this = &mut *self;
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let Some(preface) = &mut this.preface else { return read };
+        if let Poll::Ready(outcome) = read {
+            preface.missing = preface.missing.saturating_sub(buffer.filled().len() - before);
+            if preface.missing == 0 {
+                this.preface = None;
+            }
             return Poll::Ready(outcome);
         }
-        match &mut self.first_read {
-            Some(timeout) => timeout.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
-            None => Poll::Pending,
-        }
+        preface.timeout.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -183,6 +200,9 @@ impl AsyncWrite for Incoming {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+/// The client connection preface and the head of the SETTINGS frame that must follow it (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len() + 9;
 
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 

@@ -12,6 +12,10 @@ use world::{Connect, End, World};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 
+/// Seeds that have failed once: they came upon an office that changed hands at a bad moment.
+const REGRESSIONS: [u64; 14] =
+    [383, 952, 1_375, 1_863, 2_268, 3_102, 5_077, 10_887, 14_782, 16_839, 30_573, 13, 278, 432];
+
 /// Runs seeds; one that fails is named.
 fn for_seeds(name: &str, count: u64, run: impl Fn(u64, bool)) {
     let one = std::env::var("REGISTRY_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -19,7 +23,7 @@ fn for_seeds(name: &str, count: u64, run: impl Fn(u64, bool)) {
         return run(seed, true);
     }
     let count = std::env::var("REGISTRY_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(count);
-    for seed in 0..count {
+    for seed in (0..count).chain(REGRESSIONS) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, false)));
         if let Err(panic) = outcome {
             eprintln!("{name}: seed {seed} failed; repeat it with REGISTRY_SEED={seed}");
@@ -74,7 +78,7 @@ fn finish(world: &mut World, check_wills: bool) {
 
 #[test]
 fn clients_come_and_go() {
-    for_seeds("clients_come_and_go", 1_000, |seed, trace| {
+    for_seeds("clients_come_and_go", 300, |seed, trace| {
         let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
         world.trace = trace;
         world.run(1_000);
@@ -92,7 +96,7 @@ fn clients_come_and_go() {
 
 #[test]
 fn registrars_change() {
-    for_seeds("registrars_change", 1_000, |seed, trace| {
+    for_seeds("registrars_change", 300, |seed, trace| {
         let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
         world.trace = trace;
         world.run(1_000);
@@ -113,7 +117,7 @@ fn registrars_change() {
 /// One node ends at a time, while clients connect and registrars change: wills are published exactly once.
 #[test]
 fn one_node_ends() {
-    for_seeds("one_node_ends", 1_500, |seed, trace| {
+    for_seeds("one_node_ends", 500, |seed, trace| {
         let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
         world.trace = trace;
         world.run(1_000);
@@ -142,7 +146,7 @@ fn one_node_ends() {
 /// Nodes end and come back at any time. Wills may be published twice or not at all.
 #[test]
 fn many_nodes_end() {
-    for_seeds("many_nodes_end", 1_500, |seed, trace| {
+    for_seeds("many_nodes_end", 400, |seed, trace| {
         let mut world = World::new(seed, 3 + usize::try_from(seed % 3).expect("small"));
         world.trace = trace;
         world.run(1_000);
@@ -175,12 +179,12 @@ fn end_one(world: &mut World) {
 /// One client identifier, on all nodes, in a loop.
 #[test]
 fn a_storm_leaves_one_connection() {
-    for_seeds("a_storm_leaves_one_connection", 500, |seed, trace| {
+    for_seeds("a_storm_leaves_one_connection", 100, |seed, trace| {
         let mut world = World::new(seed, 5);
         world.trace = trace;
         world.run(1_000);
         for _ in 0..100 {
-            let node = usize::try_from(world.random.below(5)).expect("small");
+            let node = world.random.index(5);
             let connect = Connect { clean: false, persistent: true, will: None };
             world.connect(node, "storm", connect);
             let pause = world.random.below(15);

@@ -16,27 +16,27 @@ use flotilla_registry::{
     KeptWill, Limits, Output, Refusal, Registry, RequestId, Source, Stats, Tenure, View, WillId,
 };
 use flotilla_state::{
-    ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardId, ShardRing,
+    ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing,
 };
 
 use crate::{oracle::Oracle, random::Random};
 
-pub const CLAIM_TIMEOUT: u64 = 10_000;
+pub(crate) const CLAIM_TIMEOUT: u64 = 10_000;
 const SHARDS: u16 = 2;
 const REPLICAS: usize = 3;
 
 /// How a client connects.
 #[derive(Debug, Clone, Copy)]
-pub struct Connect {
-    pub clean: bool,
-    pub persistent: bool,
+pub(crate) struct Connect {
+    pub(crate) clean: bool,
+    pub(crate) persistent: bool,
     /// Its Will Delay Interval, in milliseconds.
-    pub will: Option<u64>,
+    pub(crate) will: Option<u64>,
 }
 
 /// How a node ends.
 #[derive(Debug, Clone, Copy)]
-pub enum End {
+pub(crate) enum End {
     /// The process is gone at once.
     Crash,
     /// It is cut off, and notices in time.
@@ -97,7 +97,16 @@ struct Node {
     sessions: BTreeMap<ClientId, Session>,
     copies: BTreeMap<(ClientId, ConnectionEpoch), Session>,
     stubs: BTreeSet<(ClientId, ConnectionEpoch)>,
-    requests: BTreeMap<RequestId, (u64, Connect, u64)>,
+    requests: BTreeMap<RequestId, Waiting>,
+}
+
+/// A CONNECT that waits.
+#[derive(Debug)]
+struct Waiting {
+    at: u64,
+    client: ClientId,
+    connect: Connect,
+    will: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -122,10 +131,10 @@ struct Link {
     last_at: u64,
 }
 
-pub struct World {
-    pub random: Random,
-    pub oracle: Oracle,
-    pub now: u64,
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) oracle: Oracle,
+    pub(crate) now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     log: Vec<View>,
@@ -135,18 +144,18 @@ pub struct World {
     tokens: u64,
     wills: u64,
     requests: u64,
-    pub granted: u64,
-    pub refused: u64,
-    pub trace: bool,
+    pub(crate) granted: u64,
+    pub(crate) refused: u64,
+    pub(crate) trace: bool,
     /// Links are slow now and then.
-    pub is_slow: bool,
+    pub(crate) is_slow: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, nodes: usize) -> Self {
+    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
         let shards = ShardRing::new(SHARDS);
         let make = |node: usize| Node {
-            id: NodeId(100 + u64::try_from(node).unwrap()),
+            id: NodeId(100 + node as u64),
             registry: Registry::new(limits(), shards.clone()),
             life: 0,
             me: None,
@@ -218,6 +227,9 @@ impl World {
             placement.epoch = if is_same { before.epoch } else { ShardEpoch(view.index.0) };
         }
         self.note(|| format!("LOG {view:?}"));
+        if view.placements.iter().any(|placement| placement.epoch.0 == view.index.0) {
+            self.oracle.placed(self.now);
+        }
         self.log.push(view);
         let index = self.log.len() - 1;
         for node in 0..self.nodes.len() {
@@ -232,12 +244,12 @@ impl World {
 
     fn join(&mut self, node: usize) {
         let life = self.nodes[node].life;
-        self.commit_change(Change::Join { node, life });
+        self.commit_change(&Change::Join { node, life });
     }
 
-    fn commit_change(&mut self, change: Change) {
+    fn commit_change(&mut self, change: &Change) {
         let mut view = self.view();
-        match change {
+        match *change {
             Change::Down { member } => {
                 if !view.members.contains(&member) {
                     return;
@@ -262,12 +274,12 @@ impl World {
     }
 
     /// Gives every shard other nodes.
-    pub fn replace_placements(&mut self) {
+    pub(crate) fn replace_placements(&mut self) {
         let mut view = self.view();
         for placement in &mut view.placements {
             let mut nodes: Vec<NodeId> = view.members.iter().map(|member| member.node).collect();
             for index in (1..nodes.len()).rev() {
-                nodes.swap(index, usize::try_from(self.random.below(index as u64 + 1)).unwrap());
+                nodes.swap(index, self.random.index(index + 1));
             }
             nodes.truncate(REPLICAS);
             placement.nodes = nodes;
@@ -277,15 +289,15 @@ impl World {
 
     // What the test does.
 
-    pub fn nodes_len(&self) -> usize {
+    pub(crate) fn nodes_len(&self) -> usize {
         self.nodes.len()
     }
 
-    pub fn serving(&self) -> Vec<usize> {
+    pub(crate) fn serving(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|node| self.nodes[*node].me.is_some()).collect()
     }
 
-    pub fn connect(&mut self, node: usize, client: &str, connect: Connect) {
+    pub(crate) fn connect(&mut self, node: usize, client: &str, connect: Connect) {
         if !self.nodes[node].is_running {
             return;
         }
@@ -298,15 +310,17 @@ impl World {
         });
         self.note(|| format!("n{node} CONNECT {client} {request:?} {connect:?} will {will:?}"));
         let no = will.map_or(0, |(no, _)| no);
-        self.nodes[node].requests.insert(request, (self.now, connect, no));
+        self.nodes[node]
+            .requests
+            .insert(request, Waiting { at: self.now, client: client.clone(), connect, will: no });
         let kept = will.map(|(no, delay)| kept_will(no, delay, connect.persistent));
         let now = self.timestamp();
-        self.nodes[node].registry.claim(now, request, client, connect.clean, kept);
+        self.nodes[node].registry.claim(now, request, &client, connect.clean, kept);
         self.drain(node);
     }
 
     /// Some client that waits goes away.
-    pub fn cancel_one(&mut self, node: usize, client: &str) {
+    pub(crate) fn cancel_one(&mut self, node: usize, client: &str) {
         let Some((&request, _)) = self.nodes[node].requests.last_key_value() else { return };
         let client = ClientId::new(client).expect("not empty");
         let now = self.timestamp();
@@ -314,13 +328,16 @@ impl World {
         self.nodes[node].registry.cancel(now, &client, request);
         if self.nodes[node].registry.stats().pending < before {
             self.note(|| format!("n{node} cancelled {request:?}"));
-            self.nodes[node].requests.remove(&request);
+            let waited = self.nodes[node].requests.remove(&request).expect("it waited");
+            if let Some(me) = self.nodes[node].me {
+                note_withdrawn(&mut self.oracle, self.now, &waited, me);
+            }
         }
         self.drain(node);
     }
 
     /// The client of a session goes, with or without a DISCONNECT.
-    pub fn disconnect(&mut self, node: usize, client: &str, is_normal: bool) {
+    pub(crate) fn disconnect(&mut self, node: usize, client: &str, is_normal: bool) {
         let client = ClientId::new(client).expect("not empty");
         let Some(session) = self.nodes[node].sessions.get(&client).cloned() else { return };
         if !session.is_connected {
@@ -353,7 +370,7 @@ impl World {
     }
 
     /// A session that is away expires.
-    pub fn expire(&mut self, node: usize, client: &str) {
+    pub(crate) fn expire(&mut self, node: usize, client: &str) {
         let client = ClientId::new(client).expect("not empty");
         if self.nodes[node].sessions.get(&client).is_some_and(|session| !session.is_connected) {
             self.note(|| format!("n{node} expire {client}"));
@@ -373,9 +390,12 @@ impl World {
         self.nodes[node].registry.release(now, client, session.tenure);
     }
 
-    pub fn end(&mut self, node: usize, how: End, comes_back_after: u64, is_declared: bool) {
+    pub(crate) fn end(&mut self, node: usize, how: End, comes_back_after: u64, is_declared: bool) {
         let Some(member) = self.nodes[node].me.take() else { return };
         self.note(|| format!("n{node} ENDS {how:?} {member:?} declared {is_declared}"));
+        for request in self.nodes[node].requests.values() {
+            note_withdrawn(&mut self.oracle, self.now, request, member);
+        }
         self.oracle.member_ended(self.now, member);
         let now = self.timestamp();
         let entry = &mut self.nodes[node];
@@ -392,8 +412,8 @@ impl World {
                 // What it had not sent is gone.
                 for ((from, _), link) in &mut self.links {
                     if *from == member {
-                        let len = self.random.below(link.queue.len() as u64 + 1);
-                        link.queue.truncate(usize::try_from(len).unwrap());
+                        let len = self.random.index(link.queue.len() + 1);
+                        link.queue.truncate(len);
                     }
                 }
             }
@@ -431,7 +451,7 @@ impl World {
     // The course of events.
 
     /// Until nothing more happens, or until a moment.
-    pub fn run(&mut self, until: u64) {
+    pub(crate) fn run(&mut self, until: u64) {
         while let Some(Reverse((at, ..))) = self.events.peek() {
             if *at > until {
                 break;
@@ -455,10 +475,10 @@ impl World {
             Event::Commit(Change::Join { node, life }) => {
                 if self.nodes[node].life == life && self.nodes[node].me.is_none() {
                     self.nodes[node].is_running = true;
-                    self.commit_change(Change::Join { node, life });
+                    self.commit_change(&Change::Join { node, life });
                 }
             }
-            Event::Commit(change) => self.commit_change(change),
+            Event::Commit(change) => self.commit_change(&change),
             Event::Admit { node, life, member } => {
                 let entry = &mut self.nodes[node];
                 if entry.life == life && self.log.last().expect("it began").members.contains(&member) {
@@ -601,8 +621,11 @@ impl World {
                 self.grant(node, request, client, tenure, source);
             }
             Output::Refused { request, refusal } => {
-                let (at, ..) = self.nodes[node].requests.remove(&request).expect("it waits");
-                assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
+                let waited = self.nodes[node].requests.remove(&request).expect("it waits");
+                assert!(self.now - waited.at <= CLAIM_TIMEOUT, "answered too late");
+                if let Some(me) = self.nodes[node].me {
+                    note_withdrawn(&mut self.oracle, self.now, &waited, me);
+                }
                 if refusal == Refusal::Unavailable && self.nodes[node].me.is_some() {
                     self.refused += 1;
                 }
@@ -656,11 +679,10 @@ impl World {
     fn grant(&mut self, node: usize, request: RequestId, client: ClientId, tenure: Tenure, source: Source) {
         self.granted += 1;
         let now = self.timestamp();
-        let (at, connect, will) = self.nodes[node].requests.remove(&request).expect("it waits");
+        let Waiting { at, connect, will, .. } = self.nodes[node].requests.remove(&request).expect("it waits");
         assert!(self.now - at <= CLAIM_TIMEOUT, "answered too late");
         let me = self.nodes[node].me.expect("it is a member");
         let before = self.nodes[node].sessions.remove(&client);
-        self.oracle.claimed(self.now, &client, connect.clean);
         if connect.clean {
             self.oracle.session_discarded(&client);
         }
@@ -701,6 +723,7 @@ impl World {
                 Some(token)
             }
         };
+        self.oracle.claimed(self.now, &client, connect.clean);
         let token = token.unwrap_or_else(|| {
             self.tokens += 1;
             if connect.persistent {
@@ -736,7 +759,7 @@ impl World {
         }
     }
 
-    pub fn connections(&self, client: &str) -> usize {
+    pub(crate) fn connections(&self, client: &str) -> usize {
         let is_connected = |node: &&Node| {
             node.me.is_some() && node.sessions.get(client).is_some_and(|session| session.is_connected)
         };
@@ -744,7 +767,7 @@ impl World {
     }
 
     /// All sessions are in one place.
-    pub fn check_sessions(&self) {
+    pub(crate) fn check_sessions(&self) {
         let mut places = BTreeMap::new();
         for (index, node) in self.nodes.iter().enumerate() {
             assert!(node.requests.is_empty(), "{:?} wait on {index}", node.requests);
@@ -759,7 +782,7 @@ impl World {
     }
 
     /// Everybody leaves.
-    pub fn end_all_sessions(&mut self) {
+    pub(crate) fn end_all_sessions(&mut self) {
         for node in 0..self.nodes.len() {
             let clients: Vec<ClientId> = self.nodes[node].sessions.keys().cloned().collect();
             for client in clients {
@@ -770,13 +793,19 @@ impl World {
     }
 
     /// Nothing is left of them.
-    pub fn check_empty(&self) {
+    pub(crate) fn check_empty(&self) {
         for (index, node) in self.nodes.iter().enumerate() {
             if self.trace && node.registry.stats() != Stats::default() {
                 println!("{:?}", node.registry);
             }
             assert_eq!(node.registry.stats(), Stats::default(), "on {index}");
         }
+    }
+}
+
+fn note_withdrawn(oracle: &mut Oracle, now: u64, request: &Waiting, owner: Member) {
+    if request.connect.will.is_some() {
+        oracle.will_withdrawn(now, &request.client, owner);
     }
 }
 
@@ -805,4 +834,3 @@ fn session_bytes(token: u64) -> Bytes {
     bytes.resize(len, 7);
     bytes.into()
 }
-

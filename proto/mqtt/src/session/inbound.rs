@@ -10,14 +10,14 @@
 //!   identifiers here, so that a client that mixes them up harms only itself.
 //! * A PUBREL for a message whose PUBREC has not been sent is answered as one for an unknown message.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     Incoming, IncomingTopic, Request, Session, SessionError, Ticket,
     wire::{allowed, write_ack},
 };
 use crate::{
-    PacketId, ProtocolVersion, ReasonCode,
+    PacketId, ProtocolVersion, ReasonCode, Timestamp,
     codec::SendBuffer,
     packet::{Delivery, PacketType, Publish},
     topic::{check_name, is_publishable},
@@ -33,6 +33,8 @@ pub(super) struct Inbound {
     unanswered: VecDeque<Unanswered>,
     /// The number of the oldest of them within the connection.
     first_sequence: u32,
+    /// What [`Self::first_sequence`] was when it was looked at last, and when that was.
+    progress: (u32, Timestamp),
     /// QoS 2 messages whose identifier is taken until PUBREL, oldest first [MQTT-4.3.3-10].
     received: VecDeque<Received>,
     /// How many of `received`, at the front, are from earlier connections.
@@ -88,6 +90,7 @@ struct Orphan {
 impl Session {
     pub(super) fn handle_publish<'a>(
         &mut self,
+        now: Timestamp,
         publish: Publish<'a>,
         out: &mut SendBuffer,
     ) -> Result<Request<'a>, SessionError> {
@@ -105,6 +108,9 @@ impl Session {
         };
         let version = self.version;
         let inbound = self.inbound.get_or_insert_default();
+        if inbound.unanswered.is_empty() {
+            inbound.progress = (inbound.first_sequence, now);
+        }
         let exactly_once = kind == Kind::ExactlyOnce;
         if exactly_once && inbound.handle_repeat(id, version, out) {
             return Ok(Request::Nothing);
@@ -328,6 +334,22 @@ impl Inbound {
             repeat.kind = Kind::Released;
         }
         true
+    }
+
+    /// When the oldest PUBLISH that is not answered will have waited for `limit`, or before: whether answers have left since
+    /// is looked at then.
+    pub(super) fn answers_due(&self, limit: Option<Duration>) -> Option<Timestamp> {
+        limit.filter(|_| !self.unanswered.is_empty()).map(|limit| self.progress.1 + limit)
+    }
+
+    /// Whether publishes have waited for `limit`, and none of them was answered.
+    pub(super) fn is_stuck(&mut self, now: Timestamp, limit: Option<Duration>) -> bool {
+        if self.answers_due(limit).is_none_or(|due| due > now) {
+            return false;
+        }
+        let is_stuck = self.progress.0 == self.first_sequence;
+        self.progress = (self.first_sequence, now);
+        is_stuck
     }
 
     /// Forgets the connection that ended.

@@ -47,6 +47,10 @@ pub struct Limits {
     pub awaiting_rel_max: u16,
     /// `session.subscriptions_max`.
     pub subscriptions_max: usize,
+    /// How long a client waits for an acknowledgement before it is sent away: see [`Session::is_stuck`]. `None`: for ever.
+    ///
+    /// [`Session::is_stuck`]: super::Session::is_stuck
+    pub answer_timeout: Option<Duration>,
 }
 
 impl Limits {

@@ -227,7 +227,7 @@ impl Session {
         };
         connection.last_packet = now;
         let request = match packet {
-            Packet::Publish(publish) => self.handle_publish(publish, out),
+            Packet::Publish(publish) => self.handle_publish(now, publish, out),
             Packet::PubAck(ref ack) | Packet::PubRec(ref ack) | Packet::PubComp(ref ack) => {
                 self.handle_ack(now, packet.packet_type(), ack, out).map(|()| Request::Nothing)
             }
@@ -416,12 +416,24 @@ impl Session {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         match &self.link {
-            Link::Connected(connection) => connection.silence_ends(),
+            Link::Connected(connection) => {
+                let limit = self.limits.answer_timeout;
+                let answers_due = self.inbound.as_ref().and_then(|inbound| inbound.answers_due(limit));
+                connection.silence_ends().into_iter().chain(answers_due).min()
+            }
             Link::Away { expires_at } => {
                 let will_due = self.will.as_ref().and_then(|armed| armed.due);
                 expires_at.iter().chain(&will_due).min().copied()
             }
         }
+    }
+
+    /// Whether publishes of the client have waited for [`Limits::answer_timeout`] without an answer to any of them: the caller
+    /// disconnects it with [`ReasonCode::ServerBusy`], for another node may do better. An error code in an acknowledgement
+    /// would end the message at its sender [MQTT-4.4.0-2].
+    pub fn is_stuck(&mut self, now: Timestamp) -> bool {
+        let limit = self.limits.answer_timeout;
+        self.is_connected() && self.inbound.as_mut().is_some_and(|inbound| inbound.is_stuck(now, limit))
     }
 
     /// Says what is due at `now`.

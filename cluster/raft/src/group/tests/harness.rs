@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_wal::{Flushing, MemoryFiles, Wal, WalOptions};
+use flotilla_wal::{Flushing, MemoryFiles, Wal, WalError, WalOptions};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, select_all};
 use futures_util::stream::BoxStream;
@@ -79,7 +79,7 @@ impl Cluster {
     pub(super) async fn try_start(&mut self, id: u64) -> Result<Group, GroupError> {
         let node = self.nodes.entry(id).or_insert_with(Node::new);
         node.state = Arc::default();
-        Group::start(GroupOptions {
+        let group = Group::start(GroupOptions {
             id: GROUP,
             me: id,
             heartbeat: GroupOptions::HEARTBEAT,
@@ -92,16 +92,25 @@ impl Cluster {
             wal: node.wal.clone(),
             state_machine: Box::new(Machine { state: Arc::clone(&node.state) }),
             transport: Arc::new(Link { from: id, network: Arc::clone(&self.network) }),
-        })
-        .await
+        });
+        started(id, group).await
     }
 
-    /// Ends a node; its disk remains.
-    pub(super) async fn stop(&mut self, id: u64) {
-        let group = self.network.groups.lock().remove(&id);
-        if let Some(group) = group {
-            group.shutdown().await;
-        }
+    /// Ends a node in order; what it wrote remains.
+    pub(super) async fn stop(&mut self, id: u64) -> TestResult {
+        let group = self.network.groups.lock().remove(&id).ok_or("the node does not run")?;
+        group.shutdown().await;
+        let node = self.nodes.get_mut(&id).ok_or("no such node")?;
+        node.reopen(node.files.kill())
+    }
+
+    /// Ends a node by a power cut: what it did not flush is lost.
+    pub(super) async fn cut_power(&mut self, id: u64) -> TestResult {
+        let group = self.network.groups.lock().remove(&id).ok_or("the node does not run")?;
+        let node = self.nodes.get_mut(&id).ok_or("no such node")?;
+        let disk = node.files.crash(|_| 0..0);
+        group.shutdown().await; // It cannot write any more, and is to be silent, too.
+        node.reopen(disk)
     }
 
     pub(super) fn group(&self, id: u64) -> Group {
@@ -206,29 +215,45 @@ impl Cluster {
     }
 }
 
+/// Waits for the start of a group; in a simulation with a seed.
+pub(super) async fn started(
+    id: u64,
+    start: impl Future<Output = Result<Group, GroupError>>,
+) -> Result<Group, GroupError> {
+    #[cfg(feature = "simulation")]
+    let start = crate::group::with_seed(id, start);
+    let _ = id;
+    start.await
+}
+
 pub(super) fn snapshot_dir() -> PathBuf {
     PathBuf::from("/data/groups/7")
 }
 
 impl Node {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         let files = MemoryFiles::new();
-        let wal = open_wal(&files);
+        let wal = open_wal(&files).expect("an empty disk");
         Self { files, wal, state: Arc::default() }
+    }
+
+    fn reopen(&mut self, files: MemoryFiles) -> TestResult {
+        self.wal = open_wal(&files)?;
+        self.files = files;
+        Ok(())
     }
 }
 
-pub(super) fn open_wal(files: &MemoryFiles) -> Wal {
-    // A thread of its own would not be seen by the paused clock.
+pub(super) fn open_wal(files: &MemoryFiles) -> Result<Wal, WalError> {
     let mut options = WalOptions::default();
-    options.segment_bytes = 256 * 1024;
-    options.flushing = Flushing::InSubmit;
-    Wal::open(&PathBuf::from("/data/wal"), options, Arc::new(files.clone())).expect("an intact log")
+    // Small, so that segments come and go. A thread of its own would not be seen by the paused clock.
+    (options.segment_bytes, options.flushing) = (256 * 1024, Flushing::InSubmit);
+    Wal::open(&PathBuf::from("/data/wal"), options, Arc::new(files.clone()))
 }
 
 /// Keys and values. A command is `key=value`; anything else is not understood.
-struct Machine {
-    state: Arc<Mutex<State>>,
+pub(super) struct Machine {
+    pub(super) state: Arc<Mutex<State>>,
 }
 
 impl Machine {
@@ -294,9 +319,9 @@ impl Network {
 }
 
 /// The network as one node uses it. A message on a cut link is lost without a word.
-struct Link {
-    from: u64,
-    network: Arc<Network>,
+pub(super) struct Link {
+    pub(super) from: u64,
+    pub(super) network: Arc<Network>,
 }
 
 impl Link {
@@ -373,10 +398,10 @@ impl Transport for Link {
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>> {
         use futures_util::StreamExt;
-        let damages = *self.network.damages_snapshots.lock();
+        let network = Arc::clone(&self.network);
         let chunks = chunks.enumerate().map(move |(at, chunk)| {
             let mut chunk: Vec<u8> = chunk?.into();
-            if damages && at > 0 {
+            if at > 0 && *network.damages_snapshots.lock() {
                 chunk[20] ^= 1;
             }
             Ok(Bytes::from(chunk))

@@ -21,6 +21,9 @@ use tokio::{
 };
 use tonic::{
     Code,
+    body::Body,
+    client::GrpcService,
+    codegen::{Body as HttpBody, Bytes, StdError},
     transport::{Endpoint, Server, server::TcpIncoming},
 };
 
@@ -42,7 +45,7 @@ pub(super) struct Node {
 #[derive(Default)]
 pub(super) struct Recorder {
     received: Mutex<HashMap<(Member, LaneId), Vec<u64>>>,
-    taken: Mutex<HashMap<(Member, LaneId), Vec<u64>>>,
+    pub(super) taken: Mutex<HashMap<(Member, LaneId), Vec<u64>>>,
     /// Whether receipts of the lanes of messages are kept.
     holds: AtomicBool,
     held: Mutex<Vec<Receipt>>,
@@ -50,6 +53,24 @@ pub(super) struct Recorder {
     /// How often it was asked in vain.
     withheld: AtomicUsize,
     decongested: AtomicUsize,
+}
+
+impl Recorder {
+    pub(super) fn received_count(&self, from: Member, lane: LaneId) -> u64 {
+        self.received.lock().get(&(from, lane)).map_or(0, |ids| ids.len() as u64)
+    }
+
+    /// Keeps the receipts of messages from now on, or drops those that it has and keeps none.
+    pub(super) fn hold(&self, holds: bool) {
+        self.holds.store(holds, Ordering::SeqCst);
+        if !holds {
+            drop(self.take_receipts());
+        }
+    }
+
+    fn take_receipts(&self) -> Vec<Receipt> {
+        std::mem::take(&mut *self.held.lock())
+    }
 }
 
 impl LaneEvents for Recorder {
@@ -138,23 +159,19 @@ impl Node {
     }
 
     pub(super) fn received_count(&self, from: Member, lane: LaneId) -> u64 {
-        self.recorder.received.lock().get(&(from, lane)).map_or(0, |ids| ids.len() as u64)
+        self.recorder.received_count(from, lane)
     }
 
     pub(super) fn taken_count(&self, to: Member, lane: LaneId) -> u64 {
         self.recorder.taken.lock().get(&(to, lane)).map_or(0, |ids| ids.len() as u64)
     }
 
-    /// Keeps the receipts of messages from now on, or drops those that it has and keeps none.
     pub(super) fn hold(&self, holds: bool) {
-        self.recorder.holds.store(holds, Ordering::SeqCst);
-        if !holds {
-            drop(self.take_receipts());
-        }
+        self.recorder.hold(holds);
     }
 
     pub(super) fn take_receipts(&self) -> Vec<Receipt> {
-        std::mem::take(&mut *self.recorder.held.lock())
+        self.recorder.take_receipts()
     }
 
     pub(super) fn withheld(&self) -> usize {
@@ -177,7 +194,8 @@ impl Drop for Node {
     }
 }
 
-async fn until_all(
+/// Waits until exactly 1..=last are there, in this order.
+pub(super) async fn until_all(
     what: &str,
     of: &Mutex<HashMap<(Member, LaneId), Vec<u64>>>,
     at: (Member, LaneId),
@@ -203,6 +221,8 @@ pub(super) struct Proxy {
     address: SocketAddr,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
     accepting: JoinHandle<()>,
+    /// Whether new connections are closed at once.
+    is_blocked: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -211,8 +231,13 @@ impl Proxy {
         let address = listener.local_addr().expect("it is bound");
         let connections = Arc::new(Mutex::new(Vec::new()));
         let accepted = Arc::clone(&connections);
+        let is_blocked = Arc::new(AtomicBool::new(false));
+        let blocked = Arc::clone(&is_blocked);
         let accepting = tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
+                if blocked.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let connection = tokio::spawn(async move {
                     let Ok(mut far) = TcpStream::connect(target).await else { return };
                     for socket in [&near, &far] {
@@ -223,7 +248,13 @@ impl Proxy {
                 accepted.lock().push(connection);
             }
         });
-        Self { address, connections, accepting }
+        Self { address, connections, accepting, is_blocked }
+    }
+
+    /// Cuts all connections and lets no other pass, until it is told to.
+    pub(super) fn block(&self, is_blocked: bool) {
+        self.is_blocked.store(is_blocked, Ordering::Relaxed);
+        self.cut();
     }
 
     /// Cuts all connections, wherever they are.
@@ -268,7 +299,21 @@ pub(super) fn raw_hello(from: Member, to: Member, lane: u32) -> rpc::Hello {
 /// Opens a lane by hand, sends batches and waits for the end of the stream.
 pub(super) async fn raw_open(node: &Node, hello: rpc::Hello, batches: &[rpc::Batch]) -> Result<(), Code> {
     let endpoint = Endpoint::from_shared(format!("http://{}", node.proxy.address)).expect("it is an address");
-    let mut client = LanesClient::new(endpoint.connect_lazy());
+    open_with(LanesClient::new(lane_channel(endpoint.connect_lazy())), hello, batches).await
+}
+
+/// As [`raw_open`], through any channel.
+pub(super) async fn open_with<S>(
+    mut client: LanesClient<S>,
+    hello: rpc::Hello,
+    batches: &[rpc::Batch],
+) -> Result<(), Code>
+where
+    S: GrpcService<Body>,
+    S::Error: Into<StdError>,
+    S::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
+    <S::ResponseBody as HttpBody>::Error: Into<StdError> + Send,
+{
     let mut messages = vec![rpc::LaneUp { kind: Some(lane_up::Kind::Hello(hello)) }];
     messages
         .extend(batches.iter().map(|batch| rpc::LaneUp { kind: Some(lane_up::Kind::Batch(batch.clone())) }));

@@ -1,6 +1,9 @@
 //! What a node of no cluster does next.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Action, Attempt, Bootstrap, Founder, Seen, Warning};
 use crate::peers::ClusterId;
@@ -140,12 +143,19 @@ impl Bootstrap {
         }
     }
 
+    /// How many nodes the addresses may lead to: several addresses of one node, as with IPv4 and IPv6, count once.
+    fn nodes_found(&self) -> usize {
+        let nodes: BTreeSet<_> = self.sightings.values().map(|sighting| sighting.seen.node.id).collect();
+        let unknown = self.addresses.len() - self.sightings.len() - self.own_addresses.len();
+        unknown + nodes.len() + usize::from(!self.own_addresses.is_empty())
+    }
+
     /// Founds a cluster when enough free nodes are in sight and this is the lowest of them.
     fn initiate(&mut self, now: Duration) {
         if self.rounds_completed == 0 || now < self.hold_off {
             return;
         }
-        let (expect, found) = (self.options.expect, self.addresses.len());
+        let (expect, found) = (self.options.expect, self.nodes_found());
         if expect * 2 <= found {
             self.warn(Warning::ExpectTooSmall { expect, found });
             return;
@@ -204,10 +214,23 @@ impl Bootstrap {
     /// The group is initialised: sees to it that every founding member is bound, and creates the cluster then.
     fn complete(&mut self, now: Duration) {
         let Some((attempt, _)) = self.bound.clone() else { return };
-        if now < self.next_ask {
-            return;
+        if now >= self.next_ask {
+            self.next_ask = now + self.options.pause;
+            self.ask_the_unbound(&attempt);
         }
-        self.next_ask = now + self.options.pause;
+        let confirmed = |member: &Founder| {
+            *member == self.me
+                || self.raft.matched.contains(&member.id)
+                || self.gathering.replaced.contains(&member.name)
+        };
+        if self.raft.leader && now >= self.next_create && attempt.members.iter().all(confirmed) {
+            self.next_create = now + self.options.pause;
+            self.actions.push_back(Action::Create(attempt.cluster_id));
+        }
+    }
+
+    /// Asks founding members that are not bound any more, or never were because they come without their disk.
+    fn ask_the_unbound(&mut self, attempt: &Attempt) {
         let mut replaced = 0;
         for (address, sighting) in &self.sightings {
             let seen = &sighting.seen;
@@ -226,14 +249,6 @@ impl Bootstrap {
         }
         if (attempt.members.len() - replaced) * 2 <= attempt.members.len() {
             self.warn(Warning::AttemptLost { attempt: attempt.cluster_id });
-        }
-        let confirmed = |member: &Founder| {
-            *member == self.me
-                || self.raft.matched.contains(&member.id)
-                || self.gathering.replaced.contains(&member.name)
-        };
-        if self.raft.leader && attempt.members.iter().all(confirmed) {
-            self.actions.push_back(Action::Create(attempt.cluster_id));
         }
     }
 }

@@ -24,6 +24,9 @@
 mod decide;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
+mod warning;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -33,6 +36,7 @@ use std::{
 use flotilla_state::NodeId;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
+pub(crate) use self::warning::Warning;
 use crate::peers::ClusterId;
 
 /// A node as it takes part in the founding. The order is by name, then by identifier.
@@ -114,29 +118,6 @@ pub(crate) enum Action {
     Warn(Warning),
 }
 
-/// What only an operator can put right.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Warning {
-    #[error(
-        "discovery finds {found} addresses, of which bootstrap_expect = {expect} is not more than half: two clusters could be \
-         founded; set bootstrap_expect to the number of core nodes"
-    )]
-    ExpectTooSmall { expect: usize, found: usize },
-    #[error("another node is named {name:?} too; node names must differ")]
-    SameName { name: String },
-    #[error("two clusters of this name exist: {first} and {second}; stop the one that is not wanted")]
-    TwoClusters { first: ClusterId, second: ClusterId },
-    #[error(
-        "this node took part in an attempt to found cluster {attempt}, which cannot succeed any more; stop the node, remove its \
-         data directory and start it again"
-    )]
-    AttemptLost { attempt: ClusterId },
-    #[error(
-        "{initiator:?} asks to found a cluster of {theirs} nodes, but bootstrap_expect is {ours} here; make them equal"
-    )]
-    ExpectDiffers { initiator: String, theirs: usize, ours: usize },
-}
-
 /// The answer to a request for a grant. The [`Action::Keep`] that was put out with it comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GrantAnswer {
@@ -166,9 +147,12 @@ pub(crate) struct Bootstrap {
     awaited: BTreeSet<String>,
     rounds_completed: u64,
     next_round: Duration,
+    /// Where this node itself has answered.
+    own_addresses: BTreeSet<String>,
     /// The last answer from each address.
     sightings: BTreeMap<String, Sighting>,
     next_ask: Duration,
+    next_create: Duration,
     next_join: Duration,
     /// No attempt of our own before this time.
     hold_off: Duration,
@@ -227,8 +211,10 @@ impl Bootstrap {
             awaited: BTreeSet::new(),
             rounds_completed: 0,
             next_round: Duration::ZERO,
+            own_addresses: BTreeSet::new(),
             sightings: BTreeMap::new(),
             next_ask: Duration::ZERO,
+            next_create: Duration::ZERO,
             next_join: Duration::ZERO,
             hold_off: Duration::ZERO,
             several_clusters: false,
@@ -240,6 +226,7 @@ impl Bootstrap {
     /// The addresses that discovery finds; empty when none is configured.
     pub(crate) fn handle_discovered(&mut self, addresses: Vec<String>) {
         self.sightings.retain(|address, _| addresses.contains(address));
+        self.own_addresses.retain(|address| addresses.contains(address));
         self.awaited.retain(|address| addresses.contains(address));
         self.addresses = addresses;
         self.discovered = true;
@@ -264,8 +251,10 @@ impl Bootstrap {
         self.answered(round, address);
         if seen.node.id == self.me.id {
             self.sightings.remove(address);
+            self.own_addresses.insert(address.to_owned());
             return;
         }
+        self.own_addresses.remove(address);
         if seen.node.name == self.me.name && seen.core {
             self.warn(Warning::SameName { name: seen.node.name.clone() });
             return;
@@ -366,11 +355,6 @@ impl Bootstrap {
             self.decide(now);
         }
         self.actions.pop_front()
-    }
-
-    /// The attempt that the node is bound to.
-    pub(crate) fn bound(&self) -> Option<&Attempt> {
-        self.bound.as_ref().map(|(attempt, _)| attempt)
     }
 
     fn bind(&mut self, attempt: Option<Attempt>) {

@@ -26,7 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     meta::{Meta, MetaError, MetaOptions, Observer, Storage},
-    peers::{self, Connection, Connector, Discovery, Gate, Refusal, Secret, ServeOptions, TcpConnector},
+    peers::{
+        self, Connection, Connector, Discovery, Gate, IdentityError, Refusal, Secret, ServeOptions,
+        TcpConnector,
+    },
 };
 
 pub(super) type TestResult<T = ()> = Result<T, Box<dyn Error>>;
@@ -129,13 +132,13 @@ impl Cluster {
             discovery: Discovery::Static(found),
             bootstrap_expect: expect,
             heartbeat: Duration::from_millis(100),
-            election: Duration::from_millis(500)..Duration::from_millis(1_000),
+            election: Duration::from_millis(400)..Duration::from_millis(600),
             node_down_after: NODE_DOWN_AFTER,
             edge_forget_after: Duration::from_secs(1),
             retry: Duration::from_millis(100),
             ..MetaOptions::new(&node.name, &node.address.to_string())
         };
-        let storage = node.open_storage()?;
+        let storage = node.open_storage_soon().await?;
         let seen = Arc::new(Seen::default());
         let connector = Arc::new(Link { from: index, links });
         let (meta, services) = Meta::open(options, storage, connector, Arc::clone(&seen) as _).await?;
@@ -164,10 +167,9 @@ impl Cluster {
     /// Ends a node without any farewell.
     pub(super) async fn stop(&mut self, index: usize) {
         if let Some(running) = self.nodes[index].running.take() {
-            running.server.abort();
-            let _ = running.server.await;
             running.meta.shutdown().await;
-            drop(running.stop);
+            running.stop.cancel();
+            let _ = tokio::time::timeout(Duration::from_secs(5), running.server).await;
         }
         // The links of its connections are gone with it.
         self.links.0.lock().reset(index);
@@ -276,9 +278,21 @@ impl Cluster {
 }
 
 impl Node {
+    /// What is under way on the connections of a node that was stopped holds its directory for a moment.
+    async fn open_storage_soon(&self) -> Result<Storage, MetaError> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.open_storage() {
+                Err(MetaError::Identity(IdentityError::InUse(_))) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     pub(super) fn open_storage(&self) -> Result<Storage, MetaError> {
-        let mut wal = WalOptions::default();
-        wal.segment_bytes = 1024 * 1024;
+        let wal = WalOptions { segment_bytes: 1024 * 1024, ..WalOptions::default() };
         Storage::open(&PathBuf::from(self.dir.path()), &self.name, &self.cluster_name, wal)
     }
 }
@@ -287,7 +301,7 @@ async fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0").await?.local_addr()
 }
 
-pub(super) const NODE_DOWN_AFTER: Duration = Duration::from_secs(2);
+pub(super) const NODE_DOWN_AFTER: Duration = Duration::from_secs(3);
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -238,3 +238,116 @@ async fn the_leadership_is_handed_over() -> TestResult {
     assert!((0..3).all(|node| cluster.lives(node).len() == 1));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_of_five_go_on_and_two_are_silent() -> TestResult {
+    let cluster = Cluster::running(5).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let follower = (0..5).find(|node| *node != leader).ok_or("no follower")?;
+    let minority = [leader, follower];
+    let majority: Vec<usize> = (0..5).filter(|node| !minority.contains(node)).collect();
+    cluster.cut(&minority, &majority, true);
+    let lost: Vec<_> = minority.iter().map(|node| cluster.meta(*node).node()).collect();
+    let are_down = || {
+        majority.iter().all(|node| {
+            let state = cluster.meta(*node).state();
+            let state = state.read();
+            lost.iter().all(|lost| state.member(*lost).is_none())
+        })
+    };
+    cluster.wait("two nodes are down", are_down).await?;
+    assert!(minority.iter().all(|node| !cluster.is_admitted(*node)));
+    assert!(majority.iter().all(|node| cluster.lives(*node).len() == 1));
+    assert_eq!(cluster.voters(majority[0]).len(), 5, "the quorum does not shrink by itself");
+    cluster.cut(&minority, &majority, false);
+    cluster.all_admitted().await?;
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_acts_in_a_cluster_of_splinters_and_it_heals() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    let terms = || (0..3).map(|node| cluster.meta(node).status().group.term).max();
+    let before = terms();
+    cluster.cut(&[0], &[1, 2], true);
+    cluster.cut(&[1], &[2], true);
+    let silent = || (0..3).all(|node| cluster.meta(node).me().borrow().is_none());
+    cluster.wait("nobody is a member", silent).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(terms(), before, "no term grows without a majority");
+    cluster.cut(&[0], &[1, 2], false);
+    cluster.cut(&[1], &[2], false);
+    cluster.all_admitted().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_cluster_port_changes_nothing() -> TestResult {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let cluster = Cluster::running(3).await?;
+    let before = cluster.meta(0).state().read().applied();
+    for node in &cluster.nodes {
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x10\x0c\x00\x04MQTT\x05", &[0xff; 70_000]] {
+            let mut stream = tokio::net::TcpStream::connect(node.address).await?;
+            // It may be closed before all of it is written.
+            let _ = stream.write_all(bytes).await;
+            let mut answer = Vec::new();
+            let closed = stream.read_to_end(&mut answer);
+            let _ = tokio::time::timeout(Duration::from_secs(1), closed).await;
+        }
+    }
+    assert_eq!(cluster.meta(0).state().read().applied(), before);
+    assert!((0..3).all(|node| cluster.is_admitted(node) && cluster.lives(node).len() == 1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_proposes_through_the_leader() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    for node in 0..3 {
+        assert_eq!(cluster.meta(node).set_up(soon()).await?, Reply::Done);
+    }
+    let up =
+        || (0..3).all(|node| cluster.meta(node).state().read().nodes().all(|node| node.status == Status::Up));
+    cluster.wait("all are up", up).await?;
+    let meta = cluster.meta(0);
+    assert_eq!(meta.drain(soon()).await?, Reply::Done);
+    let nobody = Command::Remove { node: flotilla_state::NodeId(1) };
+    let (_, reply) = meta.propose(nobody, soon()).await?;
+    assert_eq!(reply, Reply::UnknownNode);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joins_late_gets_a_snapshot() -> TestResult {
+    let mut cluster = Cluster::running(1).await?;
+    let nobody = Command::Remove { node: flotilla_state::NodeId(1) };
+    for _ in 0..300 {
+        cluster.meta(0).propose(nobody.clone(), soon()).await?;
+    }
+    let group = cluster.meta(0).group().clone();
+    group.make_snapshot().await?;
+    cluster.wait("the log is cut", || group.status().purged.is_some()).await?;
+    let late = cluster.add("late").await?;
+    cluster.expect = 2;
+    cluster.start(late).await?;
+    cluster.all_admitted().await?;
+    assert!(cluster.meta(late).status().group.snapshot.is_some());
+    cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_flaps_is_outlived() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    for _ in 0..6 {
+        cluster.cut(&[0], &[1, 2], true);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cluster.cut(&[0], &[1, 2], false);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    cluster.all_admitted().await?;
+    cluster.all_vote().await?;
+    for node in 0..3 {
+        cluster.meta(node).set_up(soon()).await?;
+    }
+    Ok(())
+}

@@ -402,3 +402,37 @@ fn topic_alias_of_a_refused_topic_is_refused_too() {
         assert!(matches!(request, Request::Refused(ReasonCode::NotAuthorized)));
     }
 }
+
+#[test]
+fn a_publish_that_nobody_answers_is_not_waited_for_for_ever() {
+    let limit = Duration::from_secs(15);
+    let check = |rig: &mut Rig, after: u64, stuck: bool| {
+        rig.wait(Duration::from_secs(after));
+        assert_eq!(rig.session.is_stuck(rig.now), stuck);
+    };
+    for version in [V311, V5] {
+        let connect = Connect { keep_alive: 0, ..connect(version) };
+        let mut rig = Rig::with(Limits { answer_timeout: Some(limit), ..limits() }, &connect);
+        check(&mut rig, 100, false);
+        assert_eq!(rig.session.next_deadline(), None);
+        let first = rig.publish(publish("a", qos1(1)));
+        assert_eq!(rig.session.next_deadline(), Some(rig.now + limit));
+        let second = rig.publish(publish("a", qos2(2)));
+        check(&mut rig, 14, false);
+        rig.stored(first, ReasonCode::Success);
+        // The answer to the first is progress, noticed when its time is over.
+        check(&mut rig, 1, false);
+        assert_eq!(rig.session.next_deadline(), Some(rig.now + limit));
+        check(&mut rig, 15, true);
+        rig.stored(second, ReasonCode::Success);
+        check(&mut rig, 100, false);
+        assert_eq!(rig.session.next_deadline(), None);
+        rig.publish(publish("a", qos1(3)));
+        check(&mut rig, 14, false);
+        rig.lose();
+        check(&mut rig, 100, false);
+    }
+    let mut rig = Rig::new(V5);
+    rig.publish(publish("a", qos1(1)));
+    check(&mut rig, 1_000_000, false);
+}

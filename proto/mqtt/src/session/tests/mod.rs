@@ -152,6 +152,7 @@ pub(super) fn limits() -> Limits {
         expiry_v3: Some(Duration::from_secs(7200)),
         awaiting_rel_max: 100,
         subscriptions_max: 10_000,
+        answer_timeout: None,
     }
 }
 

@@ -1,0 +1,121 @@
+//! Bytes of another node.
+//!
+//! The first byte chooses for whom they are: a batch of a lane, a session that moves, a message, an entry of the meta group's
+//! log, a snapshot of its state, the registry, the retained messages. Whatever they are, they are taken or refused; what a
+//! batch, a session or a command decodes to is encoded and decoded again to the same.
+
+#![no_main]
+
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use flotilla_lane::{Batch, BatchWriter};
+use flotilla_mqtt::{
+    Message, Timestamp,
+    session::{ClientId, Limits, QueueFull, Session},
+};
+use flotilla_registry::{Registry, View};
+use flotilla_retained::Replica;
+use flotilla_state::{
+    ClusterState, Command, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardId, ShardRing,
+};
+use libfuzzer_sys::fuzz_target;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000);
+const ME: Member = Member { node: NodeId(1), incarnation: Incarnation(1) };
+const OTHER: Member = Member { node: NodeId(2), incarnation: Incarnation(2) };
+
+fuzz_target!(|input: &[u8]| {
+    let [whom, bytes @ ..] = input else { return };
+    match whom % 7 {
+        0 => batch(bytes),
+        1 => session(bytes),
+        2 => message(bytes),
+        3 => command(bytes),
+        4 => drop(ClusterState::restore([Bytes::copy_from_slice(bytes)])),
+        5 => registry(bytes),
+        _ => retained(bytes),
+    }
+});
+
+fn batch(bytes: &[u8]) {
+    let Ok(batch) = Batch::decode(Bytes::copy_from_slice(bytes)) else { return };
+    let mut writer = BatchWriter::new();
+    batch.frames().for_each(|frame| writer.push(&frame));
+    assert_eq!(batch.frames().count(), batch.len());
+    let Some(again) = writer.take() else { return };
+    assert!(batch.frames().eq(again.frames()), "a frame is not what it was");
+}
+
+fn session(bytes: &[u8]) {
+    let client = ClientId::new("c").expect("not empty");
+    let Ok(mut session) = Session::import(bytes, client.clone(), Arc::new(limits()), NOW) else { return };
+    let exported = session.export(NOW);
+    let mut again = Session::import(&exported, client, Arc::new(limits()), NOW).expect("it was exported");
+    assert_eq!(again.export(NOW), exported);
+}
+
+/// Small enough for sessions to run into them.
+fn limits() -> Limits {
+    let some = NonZeroU16::new(3).expect("not 0");
+    Limits {
+        max_packet_size: NonZeroU32::MAX,
+        max_inflight: some,
+        receive_maximum: some,
+        topic_alias_max: 2,
+        max_topic_levels: 6,
+        max_client_id_len: 100,
+        keepalive_backoff: 0.75,
+        server_keepalive: None,
+        max_keepalive: None,
+        output_buffer_max: 100,
+        response_information: None,
+        queue_messages_max: 4,
+        queue_bytes_max: 64,
+        queue_full: QueueFull::DropOldest,
+        queue_qos0: true,
+        expiry_max: None,
+        expiry_v3: None,
+        awaiting_rel_max: 4,
+        subscriptions_max: 3,
+    }
+}
+
+fn message(bytes: &[u8]) {
+    let Ok(message) = Message::decode(bytes, NOW) else { return };
+    assert_eq!(Message::decode(&message.encode(NOW), NOW).expect("it was encoded"), message);
+}
+
+fn command(bytes: &[u8]) {
+    let Ok(command) = Command::decode(bytes) else { return };
+    assert_eq!(Command::decode(&command.encode()).expect("it was encoded"), command);
+    let mut state = ClusterState::new();
+    let create = Command::Create { cluster_id: 1, name: "c".into(), shards: 4, replicas: 2, hash_seed: 7 };
+    state.apply(LogIndex(1), create);
+    state.apply(LogIndex(2), command);
+    state.check_invariants();
+}
+
+fn registry(bytes: &[u8]) {
+    let mut registry = Registry::new(flotilla_registry::Limits::default(), ShardRing::new(1));
+    registry.handle_admitted(NOW, ME);
+    let placements = vec![Placement { epoch: ShardEpoch(2), nodes: vec![ME.node, OTHER.node] }];
+    registry.handle_view(NOW, View { index: LogIndex(2), members: vec![ME, OTHER], placements });
+    let _ = registry.handle_message(NOW, OTHER, &Bytes::copy_from_slice(bytes));
+    while registry.poll_output().is_some() {}
+}
+
+fn retained(bytes: &[u8]) {
+    let limits = flotilla_retained::Limits { messages_max: 8, bytes_max: 1 << 16 };
+    let mut replica = Replica::new(1, Arc::new(|_: &str| ShardId(0)), limits);
+    replica.admit(ME);
+    replica.member_joined(OTHER);
+    let registrar = if bytes.len() % 2 == 0 { ME } else { OTHER };
+    replica.place(ShardId(0), ShardEpoch(2), Some(registrar), NOW);
+    let _ = replica.handle(OTHER, bytes, NOW);
+    while replica.poll_transmit(NOW).is_some() {}
+    while replica.poll_answer().is_some() {}
+}
