@@ -130,7 +130,7 @@ impl Driver<'_> {
             Input::Claim(request) => {
                 *self.requests += 1;
                 let id = RequestId(*self.requests);
-                self.registry.claim(now, id, request.client.clone(), request.clean, None);
+                self.registry.claim(now, id, &request.client, request.clean, None);
                 self.process.requests.lock().insert(id, request);
             }
             Input::Release(client, tenure) => self.registry.release(now, &client, tenure),

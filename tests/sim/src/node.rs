@@ -132,7 +132,7 @@ impl Node {
             discovery: Discovery::Static(self.names.iter().map(|name| address(name)).collect()),
             bootstrap_expect: self.expect,
             heartbeat: Duration::from_millis(100),
-            election: Duration::from_millis(500)..Duration::from_millis(1_000),
+            election: Duration::from_millis(300)..Duration::from_millis(600),
             node_down_after: NODE_DOWN_AFTER,
             retry: Duration::from_millis(200),
             shards: 4,
