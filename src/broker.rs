@@ -111,7 +111,8 @@ impl Broker {
         let node = Arc::new(Node {
             limits: Arc::new(config.limits()),
             clock: seat.clock,
-            router: Router::new(workers, config.mqtt.overlap, config.shared.strategy).with_remote(seat.routes),
+            router: Router::new(workers, config.mqtt.overlap, config.shared.strategy)
+                .with_remote(seat.routes),
             registry: Registry::new(),
             retained: seat.retained,
             cluster: seat.cluster,

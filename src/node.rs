@@ -62,27 +62,39 @@ pub(crate) struct SocketCount {
 /// What is left on this node of sessions that have gone to others, by the claim that took them. There may be several of
 /// one client that comes and goes quickly.
 #[derive(Debug, Default)]
-pub(crate) struct Stubs(Mutex<BTreeMap<(ClientId, ConnectionEpoch), SessionRef>>);
+pub(crate) struct Stubs {
+    stubs: Mutex<BTreeMap<(ClientId, ConnectionEpoch), SessionRef>>,
+    /// How many there are: nearly always none, and then nobody has to look further.
+    count: AtomicUsize,
+}
 
 impl Stubs {
     pub(crate) fn insert(&self, client_id: &ClientId, epoch: ConnectionEpoch, stub: SessionRef) {
-        self.0.lock().insert((client_id.clone(), epoch), stub);
+        let mut stubs = self.stubs.lock();
+        stubs.insert((client_id.clone(), epoch), stub);
+        self.count.store(stubs.len(), Ordering::Release);
     }
 
     pub(crate) fn find(&self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
-        self.0.lock().get(&(client_id.clone(), epoch)).copied()
+        self.stubs.lock().get(&(client_id.clone(), epoch)).copied()
     }
 
     /// What is left of the session of a client that went last.
     pub(crate) fn latest(&self, client_id: &ClientId) -> Option<SessionRef> {
-        let stubs = self.0.lock();
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let stubs = self.stubs.lock();
         let first = (client_id.clone(), ConnectionEpoch::default());
         let own = stubs.range(first..).take_while(|((client, _), _)| client == client_id);
         own.last().map(|(_, stub)| *stub)
     }
 
     pub(crate) fn remove(&self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
-        self.0.lock().remove(&(client_id.clone(), epoch))
+        let mut stubs = self.stubs.lock();
+        let stub = stubs.remove(&(client_id.clone(), epoch));
+        self.count.store(stubs.len(), Ordering::Release);
+        stub
     }
 }
 

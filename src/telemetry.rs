@@ -51,7 +51,9 @@ mod tests {
 
     #[test]
     fn openraft_is_heard_when_it_is_named() {
-        for (level, expected) in [("info", "info,openraft=off"), ("debug,openraft=info", "debug,openraft=info")] {
+        for (level, expected) in
+            [("info", "info,openraft=off"), ("debug,openraft=info", "debug,openraft=info")]
+        {
             assert_eq!(filter_of(level), expected);
             EnvFilter::builder().parse(filter_of(level)).expect("it parses");
         }

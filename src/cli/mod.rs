@@ -89,7 +89,7 @@ impl ConfigArgs {
 /// Tells each fault on a line of its own.
 fn report(errors: &ConfigErrors) {
     for fault in errors.faults() {
-        eprintln!("error: {fault}");
+        complain(format_args!("error: {fault}"));
     }
 }
 
@@ -98,6 +98,11 @@ fn say(line: fmt::Arguments<'_>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
+}
+
+/// Writes a line to standard error. Nobody may be there to read it either, which `eprintln!` would panic about.
+fn complain(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// The version of this program.

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, process::ExitCode, thread, time::Duration};
 use clap::Args;
 use flotilla::{
     Broker, BrokerHandle,
-    config::{Auth, Config},
+    config::{Auth, Cluster, Config},
     telemetry,
 };
 use rlimit::Resource;
@@ -71,9 +71,11 @@ fn serve(config: Config, stop_with_stdin: bool) -> Result<Ending, Box<dyn std::e
     // Before the first line that somebody may wait for: a signal after it must find us listening.
     let mut signals = Signals::new(&runtime)?;
     let mut input = if stop_with_stdin { Some(watch_stdin()?) } else { None };
-    let (name, grace, auth) = (config.node.name.clone(), config.node.shutdown_grace, config.auth.clone());
+    let (name, grace) = (config.node.name.clone(), config.node.shutdown_grace);
+    let (auth, cluster) = (config.auth.clone(), config.cluster.clone());
     let broker = Broker::start(config)?;
     warn_of_open_doors(&auth, broker.listeners());
+    warn_of_open_cluster(&cluster);
     announce_listeners(broker.listeners());
     Ok(runtime.block_on(run_until_stopped(broker, &name, &mut signals, input.as_mut(), grace)))
 }
@@ -159,7 +161,9 @@ fn watch_stdin() -> io::Result<oneshot::Receiver<()>> {
 
 /// Says what listens where. Whoever started us may wait for these lines, but need not.
 fn announce_listeners(listeners: &[(String, SocketAddr)]) {
-    say_if_read(listeners.iter().try_for_each(|(name, addr)| say(format_args!("listener {name}: mqtt on {addr}"))));
+    say_if_read(
+        listeners.iter().try_for_each(|(name, addr)| say(format_args!("listener {name}: mqtt on {addr}"))),
+    );
 }
 
 /// Says that clients are served: at once, or when a member of a cluster has found it.
@@ -182,6 +186,14 @@ fn warn_of_open_doors(auth: &Auth, listeners: &[(String, SocketAddr)]) {
     }
     for (name, addr) in listeners.iter().filter(|(_, addr)| !addr.ip().to_canonical().is_loopback()) {
         warn!(listener = %name, %addr, "everybody who can reach this address may connect, publish and subscribe");
+    }
+}
+
+fn warn_of_open_cluster(cluster: &Cluster) {
+    if let Some(listen) =
+        cluster.listen.as_ref().filter(|listen| cluster.secret.is_none() && !listen.is_loopback())
+    {
+        warn!(%listen, "everybody who can reach this address may join the cluster and command it: set cluster.secret");
     }
 }
 

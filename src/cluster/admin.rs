@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{member::Member, reports::Report};
 use crate::{
     admin::{AdminError, AdminSource, BoxFuture, BoxStream},
+    config,
     worker::{ClientsPage, ClientsQuery, Event, Order},
 };
 
@@ -50,6 +51,25 @@ impl Overview {
         }
     }
 
+    /// This node while the cluster has never heard of it: what its configuration says.
+    fn stranger(&self, state: &ClusterState) -> Option<NodeReply> {
+        let config = &self.0.node.get()?.config;
+        let is_known = |node: &Node| node.id == self.0.me || *node.name == *config.node.name;
+        if state.nodes().any(is_known) {
+            return None;
+        }
+        let role = if config.node.role == config::Role::Edge { Role::Edge } else { Role::Core };
+        Some(NodeReply {
+            id: self.0.me.0,
+            name: config.node.name.clone(),
+            role: role_name(role).to_owned(),
+            status: status_name(Status::Joining).to_owned(),
+            address: config.cluster.advertise.as_ref().map(ToString::to_string).unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..NodeReply::default()
+        })
+    }
+
     fn report(&self, member: flotilla_state::Member) -> Option<Report> {
         if member.node != self.0.me {
             return self.0.reports.of(member);
@@ -64,14 +84,17 @@ impl Overview {
         self.0.links.is_any_out_of_reach(node.config.cluster.node_down_after)
     }
 
-    fn not_ready_because(&self, meta: &MetaStatus) -> String {
+    /// Why new clients are not served; nothing where they are.
+    fn not_ready_because(&self, meta: &MetaStatus, state: &ClusterState) -> &'static str {
         if self.0.is_ready() {
-            return String::new();
+            return if self.0.is_draining() { "it takes no new clients (nodes drain)" } else { "" };
         }
         match (meta.leader, *self.0.meta.me().borrow()) {
-            (None, _) => "no leader is known".to_owned(),
-            (_, None) => "this node is not admitted".to_owned(),
-            (_, Some(_)) => "this node has not caught up with the cluster".to_owned(),
+            _ if state.cluster().is_none() => "it has not found its cluster yet",
+            (None, _) => "no leader is known",
+            (_, None) if !meta.quorum => "it does not reach a majority of the nodes that vote",
+            (_, None) => "it is not admitted to the cluster",
+            (_, Some(_)) => "it has not caught up with the cluster",
         }
     }
 }
@@ -81,8 +104,11 @@ impl AdminSource for Overview {
         let meta = self.0.meta.status();
         let state = self.0.state.read();
         let cluster = state.cluster();
+        let not_ready_because = self.not_ready_because(&meta, &state);
+        let configured =
+            || self.0.node.get().map(|node| node.config.cluster.name.clone()).unwrap_or_default();
         ClusterStatusReply {
-            cluster_name: cluster.map(|cluster| cluster.name.to_string()).unwrap_or_default(),
+            cluster_name: cluster.map_or_else(configured, |cluster| cluster.name.to_string()),
             cluster_id: cluster.map(|cluster| format!("{:032x}", cluster.id)).unwrap_or_default(),
             this_node: self.0.me.0,
             leader: meta.leader.map_or(0, |leader| leader.0),
@@ -91,11 +117,15 @@ impl AdminSource for Overview {
             applied: meta.group.applied.unwrap_or(0),
             quorum: meta.quorum,
             partition_suspected: meta.partition_suspected || self.misses_a_member(),
-            ready: self.0.is_ready(),
-            not_ready_because: self.not_ready_because(&meta),
+            ready: not_ready_because.is_empty(),
+            not_ready_because: not_ready_because.to_owned(),
             shards: cluster.map_or(0, |cluster| cluster.shards.into()),
             replicas: cluster.map_or(0, |cluster| cluster.replicas.into()),
-            nodes: state.nodes().map(|node| self.node(node, &state, &meta)).collect(),
+            nodes: state
+                .nodes()
+                .map(|node| self.node(node, &state, &meta))
+                .chain(self.stranger(&state))
+                .collect(),
         }
     }
 
@@ -178,7 +208,11 @@ impl AdminSource for Overview {
 
     fn leave(&self) -> BoxFuture<'_, Result<(), AdminError>> {
         Box::pin(async {
-            self.0.meta.leave(deadline()).await.map_err(refused)?;
+            self.0.is_going.store(true, Ordering::Release);
+            if let Err(error) = self.0.meta.leave(deadline()).await {
+                self.0.is_going.store(false, Ordering::Release);
+                return Err(refused(error));
+            }
             self.0.has_left.store(true, Ordering::Release);
             Ok(())
         })
@@ -186,12 +220,17 @@ impl AdminSource for Overview {
 
     fn remove(&self, node: String) -> BoxFuture<'_, Result<(), AdminError>> {
         Box::pin(async move {
-            let by_name = self.0.state.read().nodes().find(|known| *known.name == *node).map(|known| known.id);
+            let by_name =
+                self.0.state.read().nodes().find(|known| *known.name == *node).map(|known| known.id);
             let by_id = || u64::from_str_radix(&node, 16).ok().map(NodeId);
             let by_id = || by_id().filter(|id| self.0.state.read().node(*id).is_some());
-            let Some(id) = by_name.or_else(by_id) else { return Err(AdminError::NotFound(format!("node {node}"))) };
+            let Some(id) = by_name.or_else(by_id) else {
+                return Err(AdminError::NotFound(format!("node {node:?}")));
+            };
             if self.0.state.read().member(id).is_some() {
-                let reason = format!("{node} lives: it can leave by itself (ctl nodes leave), or has to be stopped first");
+                let reason = format!(
+                    "{node} is not down: let it leave (flotilla ctl nodes leave {node}), or stop it first"
+                );
                 return Err(AdminError::Refused(reason));
             }
             self.0.meta.remove(id, deadline()).await.map_err(refused)

@@ -54,6 +54,17 @@ enum Want {
     Group(Arc<str>),
 }
 
+impl Want {
+    /// The bytes of the filter that it names.
+    fn text_len(&self) -> usize {
+        match self {
+            Self::Nothing | Self::Exact(..) => 0,
+            Self::Wildcard(filter, _) => filter.len(),
+            Self::Group(filter) => filter.len(),
+        }
+    }
+}
+
 /// Whom to tell that a change is committed.
 #[derive(Debug)]
 pub(super) enum Done {
@@ -71,6 +82,9 @@ pub(super) struct Announcement {
     fingerprints: Vec<Fingerprint>,
 }
 
+/// About how many bytes of filters go into one entry: one that the log refuses would be nobody's announcement, and filters
+/// may be long.
+const CHANGES_BYTES: usize = 256 << 10;
 /// How long changes gather before the first of them is proposed.
 const GATHER: Duration = Duration::from_millis(2);
 
@@ -211,8 +225,10 @@ impl Queue {
 
     fn take(&mut self, wants: &impl Wants) -> Announcement {
         let mut announcement = Announcement::default();
-        while announcement.changes.len() < CHANGES_MAX {
+        let mut bytes = 0;
+        while announcement.changes.len() < CHANGES_MAX && bytes < CHANGES_BYTES {
             let Some(Item { want, done }) = self.items.pop_front() else { break };
+            bytes += want.text_len();
             announcement.done.extend(done);
             announcement.changes.extend(match want {
                 Want::Nothing => None,
@@ -307,8 +323,7 @@ mod tests {
     #[test]
     fn a_fingerprint_that_two_filters_share_goes_with_the_last_of_them() {
         let (node, announcer) = (Node::default(), Announcer::default());
-        let announce =
-            |text: &str, change| announcer.announce(&node, &filter(text), change, None);
+        let announce = |text: &str, change| announcer.announce(&node, &filter(text), change, None);
         announce("a1", RouteChange::First);
         announce("a2", RouteChange::First);
         assert_eq!(node.commit(&announcer).len(), 1);
@@ -343,6 +358,23 @@ mod tests {
         let changes = node.commit(&announcer);
         let [Change::SetGroup { filter, online: 2, away: 1 }] = &changes[..] else { panic!("{changes:?}") };
         assert_eq!(&**filter, "$share/g/t");
+    }
+
+    #[test]
+    fn long_filters_do_not_make_an_entry_that_the_log_refuses() {
+        let (node, announcer) = (Node::default(), Announcer::default());
+        for number in 0..100 {
+            let long = format!("{number}/{}/#", "x".repeat(60_000));
+            announcer.announce(&node, &filter(&long), RouteChange::First, None);
+        }
+        let (mut announced, mut entries) = (0, 0);
+        while !announcer.queue.lock().items.is_empty() {
+            let changes = node.commit(&announcer);
+            let bytes: usize = changes.iter().map(|change| format!("{change:?}").len()).sum();
+            assert!(bytes < 1 << 20, "{bytes}");
+            (announced, entries) = (announced + changes.len(), entries + 1);
+        }
+        assert!(announced == 100 && entries >= 10, "{announced} in {entries}");
     }
 
     #[test]

@@ -62,15 +62,16 @@ impl Barriers {
     pub(super) async fn run(&self, node: &Arc<Node>, links: &Links) {
         loop {
             let round = self.next_round().await;
+            // Only then are all those known here that may have looked at older routes.
+            self.applied(round.index).await;
             let members = links.members();
             self.expect(members.iter().copied());
             let mut request = [0; 16];
             request[..8].copy_from_slice(&round.id.to_le_bytes());
             request[8..].copy_from_slice(&round.index.0.to_le_bytes());
             for member in members {
-                links.send_control(member, Control::Barrier, &request);
-                // It may have ended while its lanes were asked for.
-                if links.member_of(member.node) != Some(member) {
+                if !links.send_control(member, Control::Barrier, &request) {
+                    // It, or this node, has ended since, and may have been taken off the list before it was on it.
                     self.handle_ended(member);
                 }
             }
@@ -144,7 +145,9 @@ impl Barriers {
 
     /// The members that the present round waits for; before any of them is asked.
     fn expect(&self, members: impl Iterator<Item = Member>) {
-        let lanes = |member| LaneId::all().filter(|lane| *lane != flotilla_lane::CONTROL).map(move |lane| (member, lane));
+        let lanes = |member| {
+            LaneId::all().filter(|lane| *lane != flotilla_lane::CONTROL).map(move |lane| (member, lane))
+        };
         self.inner.lock().missing = members.flat_map(lanes).collect();
     }
 

@@ -16,7 +16,7 @@ use flotilla_state::{ConnectionEpoch, LogIndex, Member};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Claim, Claimed, barriers::Barriers, links::Links};
+use super::{Claim, Claimed, Origin, barriers::Barriers, links::Links};
 use crate::{
     node::Node,
     router::SessionRef,
@@ -26,8 +26,15 @@ use crate::{
 /// What the registry is to be told. Bounded by what it is about: connections, sessions and the lanes.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    inputs: Mutex<VecDeque<Input>>,
+    inputs: Mutex<Inputs>,
     wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inputs {
+    queue: VecDeque<Input>,
+    /// Whether what was taken last has not been worked off.
+    is_busy: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +44,8 @@ pub(super) enum Input {
     WillDelayed(ClientId, Tenure),
     WillDropped(ClientId, Tenure),
     WillPublished(WillId),
+    /// A grant has not become a session; whether the client's session was here before.
+    Abandoned(ClientId, Tenure, bool),
     Release(ClientId, Tenure),
     Exported(ClientId, ConnectionEpoch, Option<Bytes>),
     Settle(ClientId, ConnectionEpoch, LogIndex),
@@ -62,14 +71,27 @@ struct Driver {
 #[derive(Debug)]
 struct Unattached {
     tenure: Tenure,
-    is_import: bool,
+    /// Where its session comes from, if that is another node, which keeps a copy until it is here.
+    import: Option<Source>,
     later: VecDeque<Output>,
 }
 
 impl Claims {
     pub(super) fn put(&self, input: Input) {
-        self.inputs.lock().push_back(input);
+        self.inputs.lock().queue.push_back(input);
         self.wake.notify_one();
+    }
+
+    /// Whether everything that was put in has been done, and what it makes others hear has been sent.
+    pub(super) fn is_idle(&self) -> bool {
+        let inputs = self.inputs.lock();
+        inputs.queue.is_empty() && !inputs.is_busy
+    }
+
+    fn take(&self) -> VecDeque<Input> {
+        let mut inputs = self.inputs.lock();
+        inputs.is_busy = !inputs.queue.is_empty();
+        std::mem::take(&mut inputs.queue)
     }
 
     /// Runs the registry, for ever.
@@ -90,23 +112,21 @@ impl Claims {
             unattached: HashMap::new(),
         };
         loop {
-            self.wait(&driver).await;
-            let inputs = std::mem::take(&mut *self.inputs.lock());
-            for input in inputs {
+            for input in self.take() {
                 driver.handle(input);
             }
             let now = driver.node.clock.now();
             if driver.registry.next_deadline().is_some_and(|at| at <= now) {
                 driver.registry.handle_deadline(now);
             }
-            while let Some(output) = driver.registry.poll_output() {
-                driver.carry_out(output);
-            }
+            driver.carry_out_all();
+            self.inputs.lock().is_busy = false;
+            self.wait(&driver).await;
         }
     }
 
     async fn wait(&self, driver: &Driver) {
-        if !self.inputs.lock().is_empty() {
+        if !self.inputs.lock().queue.is_empty() {
             return;
         }
         let Some(at) = driver.registry.next_deadline() else { return self.wake.notified().await };
@@ -125,16 +145,18 @@ impl Driver {
                 self.registry.claim(now, request, &claim.client_id, claim.clean_start, claim.will);
             }
             Input::Attached(client, tenure) => {
-                let is_import = self.unattached.get(&client).is_some_and(|grant| grant.is_import);
+                let is_import = self.unattached.get(&client).is_some_and(|grant| grant.import.is_some());
                 if is_import {
                     self.registry.handle_imported(now, &client, tenure);
                 }
                 self.go_on(&client, tenure);
             }
-            Input::Release(client, tenure) => {
-                self.registry.release(now, &client, tenure);
+            Input::Abandoned(client, tenure, was_here) => {
+                self.pass_import_on(&client, tenure);
+                self.abandon(&client, tenure, was_here);
                 self.go_on(&client, tenure);
             }
+            Input::Release(client, tenure) => self.registry.release(now, &client, tenure),
             Input::WillDelayed(client, tenure) => self.registry.delay_will(now, &client, tenure),
             Input::WillDropped(client, tenure) => self.registry.keep_will(now, &client, tenure, None),
             Input::WillPublished(will) => self.registry.handle_published(now, will),
@@ -151,10 +173,52 @@ impl Driver {
             }
             Input::View(view) => self.registry.handle_view(now, view),
             Input::Admitted(me) => self.registry.handle_admitted(now, me),
-            Input::Fenced => {
-                self.registry.handle_fenced();
-                self.waiting.clear();
-            }
+            Input::Fenced => self.fence(),
+        }
+    }
+
+    fn fence(&mut self) {
+        self.registry.handle_fenced();
+        self.carry_out_all();
+        self.waiting.clear();
+        for grant in self.unattached.values_mut() {
+            // Whoever wanted the session was told that this node has ended.
+            grant.later.retain(|output| !matches!(output, Output::Export { .. }));
+        }
+        // Behind all that the workers were ordered before, so that nothing begins to leave after it.
+        for mailbox in &self.node.mailboxes {
+            mailbox.send(Event::Transfer(Order::ForgetTransfers));
+        }
+    }
+
+    /// A grant comes to nothing. A session that was here before the claim still is, and this node goes on to have the
+    /// client; anything else is given back.
+    fn abandon(&mut self, client: &ClientId, tenure: Tenure, was_here: bool) {
+        let session = if was_here { self.node.registry.find(client) } else { None };
+        if !self.order(session, Order::Forsake { client_id: client.clone(), tenure }) {
+            self.registry.release(self.node.clock.now(), client, tenure);
+        }
+    }
+
+    /// The session that came with a grant which comes to nothing goes to the next connection of the client on this node, if
+    /// that has been granted already: the registry takes it for here.
+    fn pass_import_on(&mut self, client: &ClientId, tenure: Tenure) {
+        let Some(grant) = self.unattached.get_mut(client).filter(|grant| grant.tenure == tenure) else {
+            return;
+        };
+        let Some(import) = grant.import.take() else { return };
+        let next = grant.later.iter_mut().find_map(|output| match output {
+            Output::Granted { tenure: next, source, .. } if next.epoch == tenure.epoch => Some(source),
+            _ => None,
+        });
+        if let Some(source @ Source::Here) = next {
+            *source = import;
+        }
+    }
+
+    fn carry_out_all(&mut self) {
+        while let Some(output) = self.registry.poll_output() {
+            self.carry_out(output);
         }
     }
 
@@ -171,9 +235,10 @@ impl Driver {
 
     fn carry_out(&mut self, output: Output) {
         let client = match &output {
-            Output::Granted { client, .. } | Output::Export { client, .. } | Output::Discard { client } => {
-                Some(client)
-            }
+            Output::Granted { client, .. }
+            | Output::Export { client, .. }
+            | Output::Discard { client, .. }
+            | Output::StubVoid { client, .. } => Some(client),
             _ => None,
         };
         if let Some(grant) = client.and_then(|client| self.unattached.get_mut(client)) {
@@ -193,6 +258,11 @@ impl Driver {
             }
             Output::TakeBack { client, epoch } => {
                 let stub = self.node.stubs.find(&client, epoch);
+                if let Some(stub) = stub {
+                    // At once: the client may be granted to this node next, and its connection on whatever worker must find
+                    // the session, and not begin another one.
+                    self.node.registry.find_or_insert(&client, stub);
+                }
                 self.order(stub, Order::TakeBack { client_id: client, epoch });
             }
             Output::Taken { .. } => {}
@@ -205,27 +275,28 @@ impl Driver {
                     self.order(session, Order::EndGathering { client_id: client, epoch });
                 }
             }
-            Output::Discard { client } => {
+            Output::Discard { client, tenure } => {
                 let session = self.node.registry.find(&client);
-                self.order(session, Order::Discard { client_id: client });
+                self.order(session, Order::Discard { client_id: client, tenure });
             }
             Output::PublishWill { id, message, .. } => self.node.mailboxes[0].send(Event::Will(id, message)),
         }
     }
 
     fn grant(&mut self, request: RequestId, client: ClientId, tenure: Tenure, source: Source) {
-        let session = match source {
-            Source::Nowhere | Source::Here => None,
-            Source::Elsewhere { session, .. } => Some(session),
+        let origin = match &source {
+            Source::Here => Origin::Here,
+            Source::Nowhere => Origin::Nowhere,
+            Source::Elsewhere { session, .. } => Origin::Elsewhere(session.clone()),
         };
-        let is_import = session.is_some();
-        let claimed = Claimed { tenure, session };
-        let told = self.waiting.remove(&request).is_some_and(|answer| answer.send(Ok(claimed)).is_ok());
-        if told {
-            self.unattached.insert(client, Unattached { tenure, is_import, later: VecDeque::new() });
+        let was_here = source == Source::Here;
+        let import = matches!(source, Source::Elsewhere { .. }).then_some(source);
+        let answer = self.waiting.remove(&request);
+        if answer.is_some_and(|answer| answer.send(Ok(Claimed { tenure, origin })).is_ok()) {
+            self.unattached.insert(client, Unattached { tenure, import, later: VecDeque::new() });
         } else {
             // The client has gone while it waited.
-            self.registry.release(self.node.clock.now(), &client, tenure);
+            self.abandon(&client, tenure, was_here);
         }
     }
 

@@ -116,7 +116,8 @@ mod tests {
         keep(b"2");
         let here = SessionRef { worker: 1, slot: 2, epoch: 3 };
         assert_eq!(messages.find_or_keep(&client, || Some(here), || early(b"found")), Some(here));
-        let payloads: Vec<_> = messages.take(&client).iter().map(|early| early.message.payload.clone()).collect();
+        let payloads: Vec<_> =
+            messages.take(&client).iter().map(|early| early.message.payload.clone()).collect();
         assert_eq!(payloads, [&b"1"[..], b"2"]);
         messages.done(&client);
         keep(b"3");

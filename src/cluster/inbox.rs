@@ -108,7 +108,9 @@ impl Inbox {
                     let (barriers, links) = (Arc::clone(&self.barriers), Arc::clone(&self.links));
                     let node = Arc::clone(node);
                     // One for each round of one other node, which waits for it.
-                    tokio::spawn(async move { barriers.answer(&node, &links, from, id, LogIndex(index)).await });
+                    tokio::spawn(
+                        async move { barriers.answer(&node, &links, from, id, LogIndex(index)).await },
+                    );
                 }
             }
             // Of a later version: a node may be asked for what it does not know only when all have it.
@@ -144,8 +146,10 @@ impl Inbox {
 impl Desk {
     fn publish(&mut self, node: &Node, now: Timestamp, stamp: LogIndex, message: &Forwarded<'_>) {
         let matches = self.cache.matches(message.topic, &node.router);
-        let source = Source { publisher: None, stamp };
         let transit = message.transit(now, self.publisher.of(message.publisher));
+        // What is left here of a session goes on after its client: that has No Local too [MQTT-3.8.3-3].
+        let publisher = transit.publisher.and_then(|publisher| node.stubs.latest(publisher));
+        let source = Source { publisher, stamp };
         for (worker, batch) in self.batches.iter_mut().enumerate() {
             if !matches.of_worker(worker).is_empty() {
                 batch.push(&transit, source, Receivers::All(Arc::clone(&matches)));
@@ -203,7 +207,9 @@ impl LaneEvents for Events {
 
     fn received(&self, from: Member, lane: LaneId, batch: LaneBatch, receipt: Receipt) {
         let Some(node) = self.0.node.get() else { return };
+        let received = self.0.links.receive();
         self.0.handle(node, from, lane, &batch);
+        drop(received);
         if node.mailboxes.iter().any(crate::worker::Mailbox::is_congested) {
             let node = Arc::clone(node);
             tokio::spawn(async move {

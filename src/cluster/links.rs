@@ -10,16 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_lane::{Batch, BatchWriter, CONTROL, Frame, LaneId};
-use flotilla_mqtt::{QoS, ReasonCode};
+use flotilla_mqtt::{QoS, ReasonCode, session::ClientId};
 use flotilla_raft::lanes::{Lanes, Sent, Untaken};
 use flotilla_state::{LogIndex, Member, NodeId};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Completion, inbox::Events};
-use crate::{
-    node::Node,
-    worker::Event,
-};
+use crate::{node::Node, worker::Event};
 
 /// The lanes to the other nodes, and who they are.
 #[derive(Debug)]
@@ -30,6 +27,8 @@ pub(super) struct Links {
     members: RwLock<Vec<Member>>,
     /// Whether too much waits for any of them: nearly always it does not, and then nobody has to look further.
     any_congested: AtomicBool,
+    /// See [`Links::receive`].
+    door: RwLock<()>,
 }
 
 /// What a control frame is for.
@@ -48,13 +47,33 @@ pub(super) enum Control {
 
 impl Control {
     pub(super) fn from_u8(kind: u8) -> Option<Self> {
-        [Self::Registry, Self::Retained, Self::Barrier, Self::Report].into_iter().find(|control| *control as u8 == kind)
+        [Self::Registry, Self::Retained, Self::Barrier, Self::Report]
+            .into_iter()
+            .find(|control| *control as u8 == kind)
     }
 }
 
 impl Links {
     pub(super) fn new() -> Self {
-        Self { lanes: OnceLock::new(), node: OnceLock::new(), members: RwLock::default(), any_congested: AtomicBool::new(false) }
+        Self {
+            lanes: OnceLock::new(),
+            node: OnceLock::new(),
+            members: RwLock::default(),
+            any_congested: AtomicBool::new(false),
+            door: RwLock::new(()),
+        }
+    }
+
+    /// Held while a batch of another node is worked off.
+    pub(super) fn receive(&self) -> RwLockReadGuard<'_, ()> {
+        self.door.read()
+    }
+
+    /// Held while the parts of this node are told of a life that begins, its own or another's. The lanes are opened first,
+    /// so that whatever a part sends goes out, and nothing is taken in until all parts know from whom: they pass over what
+    /// members send that they have not heard of, and nobody would send it again.
+    pub(super) fn begin_life(&self) -> RwLockWriteGuard<'_, ()> {
+        self.door.write()
     }
 
     /// Gives it what could not be made before it.
@@ -86,10 +105,10 @@ impl Links {
     /// The life of a node has ended.
     pub(super) fn ended(&self, member: Member) {
         self.members.write().retain(|other| *other != member);
-        self.note_decongested();
         if let Some(lanes) = self.lanes.get() {
             lanes.member_ended(member).into_iter().for_each(|untaken| self.recover(untaken));
         }
+        self.let_publishers_go_on();
     }
 
     /// Exactly these live.
@@ -97,6 +116,15 @@ impl Links {
         (*self.members.write()).clone_from(&live);
         if let Some(lanes) = self.lanes.get() {
             lanes.set_members(live).into_iter().for_each(|(_, untaken)| self.recover(untaken));
+        }
+        self.let_publishers_go_on();
+    }
+
+    /// Whoever waited for a node that has ended waits for nobody: it is not going to say that it is no longer congested.
+    fn let_publishers_go_on(&self) {
+        self.note_decongested();
+        if let Some(node) = self.node.get() {
+            node.note_decongested();
         }
     }
 
@@ -143,7 +171,7 @@ impl Links {
     /// Sends messages of clients.
     pub(super) fn forward(&self, to: NodeId, lane: LaneId, batch: Batch, completions: Vec<Completion>) {
         match self.member_of(to) {
-            Some(member) => self.send(member, lane, batch, completions),
+            Some(member) => _ = self.send(member, lane, batch, completions),
             None => self.recover(Untaken { lane, batch, done: completions }),
         }
     }
@@ -152,8 +180,9 @@ impl Links {
         self.send_control(to, Control::Registry, bytes);
     }
 
-    pub(super) fn send_control(&self, to: Member, control: Control, bytes: &[u8]) {
-        self.send_frame(to, CONTROL, &Frame::Control { kind: control as u8, bytes });
+    /// Returns whether the member lives, so that it gets this as long as it does.
+    pub(super) fn send_control(&self, to: Member, control: Control, bytes: &[u8]) -> bool {
+        self.send_frame(to, CONTROL, &Frame::Control { kind: control as u8, bytes })
     }
 
     /// Puts a mark into every lane of messages.
@@ -163,21 +192,26 @@ impl Links {
         }
     }
 
-    pub(super) fn send_frame(&self, to: Member, lane: LaneId, frame: &Frame<'_>) {
+    /// As [`Links::send_control`].
+    pub(super) fn send_frame(&self, to: Member, lane: LaneId, frame: &Frame<'_>) -> bool {
         let mut writer = BatchWriter::new();
         writer.push(frame);
-        if let Some(batch) = writer.take() {
-            self.send(to, lane, batch, Vec::new());
-        }
+        writer.take().is_some_and(|batch| self.send(to, lane, batch, Vec::new()))
     }
 
-    fn send(&self, to: Member, lane: LaneId, batch: Batch, completions: Vec<Completion>) {
-        let Some(lanes) = self.lanes.get() else { return };
+    fn send(&self, to: Member, lane: LaneId, batch: Batch, completions: Vec<Completion>) -> bool {
+        let Some(lanes) = self.lanes.get() else { return false };
         match lanes.send(to, lane, batch, completions) {
-            Ok(Sent::Queued) => {}
-            // Workers ask before they read on from their clients.
-            Ok(Sent::Congested) => self.any_congested.store(true, Ordering::Relaxed),
-            Err(untaken) => self.recover(*untaken),
+            Ok(Sent::Queued) => true,
+            Ok(Sent::Congested) => {
+                // Workers ask before they read on from their clients.
+                self.any_congested.store(true, Ordering::Relaxed);
+                true
+            }
+            Err(untaken) => {
+                self.recover(*untaken);
+                false
+            }
         }
     }
 
@@ -203,7 +237,8 @@ impl Links {
             if let Frame::Group { filter, message, .. } = frame
                 && message.qos > QoS::AtMostOnce
             {
-                let message = message.transit(node.clock.now(), None).keep();
+                let publisher = message.publisher.and_then(ClientId::new);
+                let message = message.transit(node.clock.now(), publisher.as_ref()).keep();
                 node.mailboxes[0].send(Event::Redispatch(filter.into(), message));
             }
         }

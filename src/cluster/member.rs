@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,13 +20,13 @@ use flotilla_raft::meta::{Lease, Meta, Observer, ProposeError};
 use flotilla_registry::{Limits, Registry, Tenure, View, WillId};
 use flotilla_state::{
     ClusterState, Command, ConnectionEpoch, Effects, Event as StateEvent, Fingerprint, LogIndex,
-    Member as Life, NodeId, Reply, ShardRing,
+    Member as Life, NodeId, Reply, ShardRing, Status, Why,
 };
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::{
-    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Receipt,
+    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Origin, Receipt,
     announcer::{Announcement, Announcer, Done, Wants},
     barriers::Barriers,
     claims::{Claims, Input},
@@ -56,8 +56,15 @@ pub(crate) struct Member {
     pub(super) early: Arc<EarlyMessages>,
     pub(super) reports: Arc<Reports>,
     pub(super) node: OnceLock<Arc<Node>>,
-    /// Whether everything that this node has is known to the cluster, so that it may serve.
-    pub(super) is_up: AtomicBool,
+    /// The incarnation of this node's present life; 0: it leads none.
+    pub(super) life: AtomicU64,
+    /// The incarnation in which everything that this node has is known to the cluster, so that it may serve. Apart from `life`,
+    /// for a life may end in the moment in which that is known.
+    pub(super) up_in: AtomicU64,
+    /// Whether this node takes no new clients.
+    pub(super) is_draining: AtomicBool,
+    /// Whether this node stops or leaves, so that the end of its life is no news.
+    pub(super) is_going: AtomicBool,
     /// Whether this node has left the cluster for good.
     pub(super) has_left: AtomicBool,
 }
@@ -134,7 +141,9 @@ impl Member {
         let mut by_worker: Vec<Vec<Completion>> = vec![Vec::new(); node.mailboxes.len()];
         for done in announced {
             match done {
-                Done::Session(completion) => by_worker[usize::from(completion.session.worker)].push(completion),
+                Done::Session(completion) => {
+                    by_worker[usize::from(completion.session.worker)].push(completion)
+                }
                 Done::Task(sender) => drop(sender.send(index)),
             }
         }
@@ -197,11 +206,12 @@ impl Member {
             tracing::debug!(%error, "this node is not up yet");
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        self.is_up.store(true, Ordering::Release);
+        self.is_draining.store(false, Ordering::Release);
+        self.up_in.store(me.incarnation.0, Ordering::Release);
         for mailbox in &node.mailboxes {
             mailbox.send(Event::Admit);
         }
-        tracing::info!(member = %me, "this node is up");
+        tracing::info!(member = %me, "this node is up, and serves clients");
     }
 
     /// Tells the others what this node counts.
@@ -211,12 +221,16 @@ impl Member {
         let mut last = None;
         loop {
             ticks.tick().await;
-            let Some(node) = self.node.get() else { continue };
+            // What is said before the others take it is lost.
+            let Some(node) = self.node.get().filter(|_| self.is_ready()) else {
+                last = None;
+                continue;
+            };
             let totals = node.totals();
             let report = Report { sessions: totals.sessions, connections: totals.connections };
             let members = self.links.members();
             // Nothing is said twice, so that an idle cluster is quiet.
-            let said = Some((report, members.clone()));
+            let said = Some((*self.meta.me().borrow(), report, members.clone()));
             if said == last {
                 continue;
             }
@@ -227,9 +241,15 @@ impl Member {
         }
     }
 
+    /// Whether this node has been told to take no new clients.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
     /// Whether this node serves clients.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_up.load(Ordering::Acquire) && self.lease.is_valid(Instant::now())
+        let life = self.life.load(Ordering::Acquire);
+        life != 0 && self.up_in.load(Ordering::Acquire) == life && self.lease.is_valid(Instant::now())
     }
 
     /// Whether this node has left the cluster for good.
@@ -245,11 +265,13 @@ impl Member {
     fn handle_event(&self, event: &StateEvent, state: &ClusterState) {
         match event {
             StateEvent::MemberJoined(member) if member.node != self.me => {
+                tracing::info!(%member, name = name_of(*member, state), "a node has joined");
+                let _life = self.links.begin_life();
                 self.links.joined(*member);
                 self.retained.joined(*member);
             }
             StateEvent::MemberEnded(member, why) if member.node != self.me => {
-                tracing::info!(%member, name = name_of(*member, state), ?why, "a node is no member any more");
+                tracing::info!(%member, name = name_of(*member, state), "{}", ending(*why));
                 self.links.ended(*member);
                 self.retained.ended(*member);
                 self.barriers.handle_ended(*member);
@@ -257,16 +279,36 @@ impl Member {
             }
             StateEvent::Placed(shard) => self.retained.placed(*shard, state),
             StateEvent::StatusChanged(member, status) => {
-                tracing::info!(%member, name = name_of(*member, state), ?status, "a node has changed its status");
+                let name = name_of(*member, state);
+                match status {
+                    Status::Draining if member.node == self.me => {
+                        self.is_draining.store(true, Ordering::Release);
+                        tracing::info!("this node takes no new clients");
+                    }
+                    // It says so itself when it is.
+                    _ if member.node == self.me => {}
+                    Status::Draining => tracing::info!(%member, name, "a node takes no new clients"),
+                    _ => tracing::info!(%member, name, "a node is up"),
+                }
             }
             _ => {}
         }
     }
 }
 
-/// As people call it; empty when it is forgotten already.
-fn name_of(member: Life, state: &ClusterState) -> &str {
-    state.node(member.node).map_or("", |node| &node.name)
+/// As people call it, unless it is forgotten already.
+fn name_of(member: Life, state: &ClusterState) -> Option<&str> {
+    state.node(member.node).map(|node| &*node.name)
+}
+
+/// What an operator is told of the end of another node's life.
+fn ending(why: Why) -> &'static str {
+    match why {
+        Why::Down => "a node is down",
+        Why::Rejoined => "a node begins a new life",
+        Why::Left => "a node has left the cluster",
+        Why::Removed => "a node was removed from the cluster",
+    }
 }
 
 /// The observer that the meta group calls; it holds the member once there is one.
@@ -308,8 +350,10 @@ impl Observer for Watcher {
             member.barriers.handle_ended(gone);
             member.reports.ended(gone);
         }
+        let life = member.links.begin_life();
         member.links.replace(others.clone());
         others.into_iter().for_each(|other| member.retained.joined(other));
+        drop(life);
         (0..state.placements().len()).filter_map(|shard| u16::try_from(shard).ok()).for_each(|shard| {
             member.retained.placed(flotilla_state::ShardId(shard), state);
         });
@@ -318,8 +362,14 @@ impl Observer for Watcher {
 
     fn lease_lost(&self) {
         let Some(member) = self.0.get() else { return };
-        tracing::warn!("this node has lost its place in the cluster, its clients are disconnected");
-        member.is_up.store(false, Ordering::Release);
+        if member.is_going.load(Ordering::Acquire) {
+            tracing::debug!("this node's life has ended");
+        } else {
+            tracing::warn!(
+                "this node has lost the cluster: its clients are disconnected, and none is served until it is back"
+            );
+        }
+        member.life.store(0, Ordering::Release);
         if let Some(node) = member.node.get() {
             for mailbox in &node.mailboxes {
                 // "Server unavailable" is for CONNACK only (section 3.14.2.1).
@@ -335,7 +385,10 @@ impl Observer for Watcher {
 
     fn admitted(&self, me: Life) {
         let Some(member) = self.0.get() else { return };
+        // Before the state: those who receive wait for that.
+        let _life = member.links.begin_life();
         let state = member.state.read();
+        member.life.store(me.incarnation.0, Ordering::Release);
         member.links.admitted(me);
         member.retained.admitted(me, &state);
         member.claims.put(Input::Admitted(me));
@@ -351,6 +404,9 @@ impl Cluster for Arc<Member> {
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
         if !self.is_ready() {
             return Box::pin(std::future::ready(Err(ReasonCode::ServerUnavailable)));
+        }
+        if self.is_draining() {
+            return Box::pin(std::future::ready(Err(ReasonCode::UseAnotherServer)));
         }
         let (sender, answer) = oneshot::channel();
         let client_id = claim.client_id.clone();
@@ -377,9 +433,10 @@ impl Cluster for Arc<Member> {
         self.claims.put(Input::WillPublished(will));
     }
 
-    fn abandon(&self, client_id: &ClientId, tenure: Tenure) {
+    fn abandon(&self, client_id: &ClientId, claimed: &Claimed) {
         self.early.done(client_id);
-        self.release(client_id, tenure);
+        let was_here = matches!(claimed.origin, Origin::Here);
+        self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure, was_here));
     }
 
     fn release(&self, client_id: &ClientId, tenure: Tenure) {
@@ -438,7 +495,7 @@ impl Drop for PendingClaim<'_> {
         let Some(mut answer) = self.answer.take() else { return };
         answer.close();
         match answer.try_recv() {
-            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, claimed.tenure),
+            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, &claimed),
             _ => self.member.early.done(&self.client_id),
         }
     }

@@ -68,7 +68,7 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
     fn will_published(&self, will: WillId);
 
     /// The claim has come to nothing: its connection gets no session.
-    fn abandon(&self, client_id: &ClientId, tenure: Tenure);
+    fn abandon(&self, client_id: &ClientId, claimed: &Claimed);
 
     /// The session of a claim is over.
     fn release(&self, client_id: &ClientId, tenure: Tenure);
@@ -128,8 +128,19 @@ impl Claim {
 pub(crate) struct Claimed {
     /// Later claims of the same client have a higher one.
     pub(crate) tenure: Tenure,
-    /// The session, if another node had it.
-    pub(crate) session: Option<Bytes>,
+    pub(crate) origin: Origin,
+}
+
+/// Where the session of a client is that has been granted to a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Origin {
+    /// On this node, if there is one.
+    #[default]
+    Here,
+    /// There is none: what this node may have has been taken over by others since.
+    Nowhere,
+    /// Another node had it.
+    Elsewhere(Bytes),
 }
 
 /// Whom to tell when something has been kept.
@@ -210,7 +221,7 @@ impl Cluster for Alone {
 
     fn will_published(&self, _: WillId) {}
 
-    fn abandon(&self, _: &ClientId, _: Tenure) {}
+    fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
     fn release(&self, _: &ClientId, _: Tenure) {}
 
@@ -244,18 +255,15 @@ pub(crate) mod tests {
         time::Duration,
     };
 
-    use flotilla_state::{ClusterState, Command, Incarnation, Member, NewStatus, Role, RouteChange as Change};
+    use flotilla_state::{
+        ClusterState, Command, Incarnation, Member, NewStatus, Role, RouteChange as Change,
+    };
     use parking_lot::{Mutex, RwLock};
 
     use super::*;
     use crate::{
-        Broker, BrokerHandle,
-        broker::Seat,
-        clock::Clock,
-        config::Config,
-        retained::MemoryRetained,
-        router::RemoteRoutes,
-        worker::Event,
+        Broker, BrokerHandle, broker::Seat, clock::Clock, config::Config, retained::MemoryRetained,
+        router::RemoteRoutes, worker::Event,
     };
 
     /// A cluster that never answers at once: the test says when something is done.
@@ -271,7 +279,8 @@ pub(crate) mod tests {
         }
 
         fn claim(&self, _: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
-            let answer = if self.refuses { Err(ReasonCode::ServerUnavailable) } else { Ok(Claimed::default()) };
+            let answer =
+                if self.refuses { Err(ReasonCode::ServerUnavailable) } else { Ok(Claimed::default()) };
             Box::pin(async move {
                 tokio::task::yield_now().await;
                 answer
@@ -286,7 +295,7 @@ pub(crate) mod tests {
 
         fn will_published(&self, _: WillId) {}
 
-        fn abandon(&self, _: &ClientId, _: Tenure) {}
+        fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
         fn release(&self, _: &ClientId, _: Tenure) {}
 
@@ -390,6 +399,21 @@ pub(crate) mod tests {
         assert_eq!(exchange(&mut client, PING), [0xd0, 0]);
         complete(&broker, first);
         assert_eq!(exchange(&mut client, b""), [0x40, 2, 0, 1, 0x40, 2, 0, 2]);
+        broker.stop(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_client_is_not_read_while_many_of_its_subscribes_wait() {
+        let (broker, asks, mut client) = start(false);
+        assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 0]);
+        let subscribe = |id: u8| [0x82, 6, 0, id, 0, 1, b't', 1];
+        client.write_all(&(1..=64).flat_map(subscribe).collect::<Vec<_>>()).expect("it reads");
+        let first: Vec<Completion> = (0..64).map(|_| asks.recv().expect("it asked")).collect();
+        client.write_all(&subscribe(65)).expect("there is room");
+        assert!(asks.recv_timeout(Duration::from_millis(100)).is_err(), "it waits for its turn");
+        complete(&broker, first[0]);
+        assert_eq!(exchange(&mut client, b""), [0x90, 3, 0, 1, 1]);
+        asks.recv().expect("the next one is read");
         broker.stop(Duration::from_secs(10));
     }
 

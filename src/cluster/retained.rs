@@ -61,7 +61,8 @@ impl Replicated {
         }
         self.change(|replica, now| {
             replica.admit(me);
-            let others = state.nodes().filter_map(flotilla_state::Node::member).filter(|member| *member != me);
+            let others =
+                state.nodes().filter_map(flotilla_state::Node::member).filter(|member| *member != me);
             others.for_each(|member| replica.member_joined(member));
             place_all(replica, state, now);
         });
@@ -145,12 +146,7 @@ fn place(replica: &mut Replica, shard: ShardId, state: &ClusterState, now: Times
 }
 
 impl Retained for Arc<Replicated> {
-    fn set(
-        &self,
-        message: &Arc<Message>,
-        now: Timestamp,
-        done: Option<Completion>,
-    ) -> Result<Receipt, Full> {
+    fn set(&self, message: &Arc<Message>, now: Timestamp, done: Option<Completion>) -> Result<Receipt, Full> {
         let mut inner = self.inner.write();
         let receipt = match inner.replica.set(message, now) {
             Ok(Some(request)) => {

@@ -4,7 +4,7 @@ use std::{
     io,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -71,9 +71,12 @@ pub enum ClusterError {
     /// The system does not give us threads, or what they need.
     #[error("cannot start the threads of the cluster: {0}")]
     Runtime(io::Error),
-    /// The node's own data, or the settings.
+    /// The settings do not fit together.
+    #[error(transparent)]
+    Settings(MetaError),
+    /// The node's own data.
     #[error("node.data_dir {}: {source}", dir.display())]
-    Meta {
+    Data {
         /// The data directory.
         dir: PathBuf,
         /// What is wrong.
@@ -101,12 +104,14 @@ impl Candidate {
             .enable_all()
             .build()
             .map_err(ClusterError::Runtime)?;
-        let listener = runtime.block_on(bind(listen)).map_err(|source| ClusterError::Listen {
-            address: listen.to_string(),
-            source,
-        })?;
+        let listener = runtime
+            .block_on(bind(listen))
+            .map_err(|source| ClusterError::Listen { address: listen.to_string(), source })?;
         let watcher = Arc::new(Watcher::default());
-        let failed = |source| ClusterError::Meta { dir: config.node.data_dir.clone(), source };
+        let failed = |error| match error {
+            MetaError::Options(_) | MetaError::Discovery(_) => ClusterError::Settings(error),
+            source => ClusterError::Data { dir: config.node.data_dir.clone(), source },
+        };
         let (meta, services) =
             runtime.block_on(open_meta(config, listen, &listener, &watcher)).map_err(failed)?;
         let (me, state, lease) = (meta.node(), meta.state(), meta.lease().clone());
@@ -131,7 +136,8 @@ impl Candidate {
             ..LaneOptions::default()
         };
         let channels = Arc::new(Channels(meta.peers().clone()));
-        let lanes = Lanes::new(options, channels, Arc::new(Events(Arc::clone(&inbox))), runtime.handle().clone());
+        let lanes =
+            Lanes::new(options, channels, Arc::new(Events(Arc::clone(&inbox))), runtime.handle().clone());
         let routes = RemoteRoutes::of(Arc::clone(&state), me);
         let member = Arc::new(Member {
             me,
@@ -146,10 +152,14 @@ impl Candidate {
             early,
             reports,
             node: OnceLock::new(),
-            is_up: false.into(),
+            life: 0.into(),
+            up_in: 0.into(),
+            is_draining: false.into(),
+            is_going: false.into(),
             has_left: false.into(),
         });
-        let seat = Seat { clock, cluster: Box::new(Arc::clone(&member)), routes, retained: Box::new(retained) };
+        let seat =
+            Seat { clock, cluster: Box::new(Arc::clone(&member)), routes, retained: Box::new(retained) };
         Ok((Self { runtime, member, watcher, inbox, lanes, services, listener }, seat))
     }
 
@@ -167,7 +177,8 @@ impl Candidate {
         watcher.catch_up(&member);
         let routes = services.routes().add_service(lanes.service()).add_service(admin::server(overview));
         runtime.spawn(async move {
-            let served = serve(listener, routes, services.gate, ServeOptions::default(), std::future::pending());
+            let served =
+                serve(listener, routes, services.gate, ServeOptions::default(), std::future::pending());
             if let Err(error) = served.await {
                 tracing::error!(%error, "the port for other nodes is closed");
             }
@@ -187,12 +198,13 @@ impl Seated {
     /// Before clients are disconnected: gives up what others wait for this node for.
     pub(crate) fn hand_over(&self) {
         let member = Arc::clone(&self.member);
+        member.is_going.store(true, Ordering::Release);
         self.runtime.block_on(async move {
             let deadline = Instant::now() + HAND_OVER;
             let handed_over = async {
                 if member.meta.me().borrow().is_some() {
                     if let Err(error) = member.meta.drain(deadline).await {
-                        tracing::info!(%error, "cannot tell the cluster that this node stops");
+                        tracing::info!(%error, "the cluster could not be told that this node stops");
                     }
                     member.meta.hand_over_leadership().await;
                 }
@@ -207,15 +219,16 @@ impl Seated {
     pub(crate) fn leave(self) {
         let Self { runtime, member } = self;
         runtime.block_on(async {
+            let me = *member.meta.me().borrow();
             let sent = async {
-                while !member.links.is_all_sent() {
+                // First what clients have left behind, such as a will that has been published here and must not be again.
+                while me.is_some() && !member.claims.is_idle() || !member.links.is_all_sent() {
                     tokio::time::sleep(LOOK).await;
                 }
             };
             if tokio::time::timeout(SEND_ALL, sent).await.is_err() {
                 tracing::warn!("not everything could be sent to the other nodes");
             }
-            let me = *member.meta.me().borrow();
             if let Some(me) = me {
                 // Nobody has to wait until the silence is long enough.
                 let goodbye = Command::NodeDown { member: me };
@@ -250,11 +263,17 @@ async fn open_meta(
         config::Role::Core => Role::Core,
         config::Role::Edge => Role::Edge,
     };
-    options.client_addresses =
-        config.listeners.values().filter(|listener| listener.enabled).map(|listener| listener.bind.to_string()).collect();
+    options.client_addresses = config
+        .listeners
+        .values()
+        .filter(|listener| listener.enabled)
+        .map(|listener| listener.bind.to_string())
+        .collect();
     options.discovery = match &cluster.discovery {
         config::Discovery::None => Discovery::None,
-        config::Discovery::Static(nodes) => Discovery::Static(nodes.iter().map(ToString::to_string).collect()),
+        config::Discovery::Static(nodes) => {
+            Discovery::Static(nodes.iter().map(ToString::to_string).collect())
+        }
         config::Discovery::Dns(address) => {
             Discovery::Dns { name: address.host().to_owned(), port: Some(address.port()) }
         }
@@ -267,7 +286,8 @@ async fn open_meta(
     options.replicas = cluster.replicas;
     let (dir, name, cluster_name) = (node.data_dir.clone(), node.name.clone(), cluster.name.clone());
     let opened =
-        tokio::task::spawn_blocking(move || Storage::open(&dir, &name, &cluster_name, Default::default())).await;
+        tokio::task::spawn_blocking(move || Storage::open(&dir, &name, &cluster_name, Default::default()))
+            .await;
     let storage = opened.map_err(|error| MetaError::Io(io::Error::other(error)))??;
     let connector = Arc::new(TcpConnector { source: source_of(listener)? });
     Meta::open(options, storage, connector, Arc::clone(watcher) as _).await

@@ -67,13 +67,13 @@ impl MatchSet {
 
     /// How many deliveries a message on the topic causes.
     pub(crate) fn deliveries(&self) -> usize {
-        self.nodes.len()
-            + self.groups.len()
-            + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
+        self.nodes.len() + self.groups.len() + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.groups.is_empty() && self.workers.iter().all(|targets| targets.is_empty())
+        self.nodes.is_empty()
+            && self.groups.is_empty()
+            && self.workers.iter().all(|targets| targets.is_empty())
     }
 }
 

@@ -73,7 +73,8 @@ impl RemoteRoutes {
     pub(crate) fn note_applied(&self, index: LogIndex, effects: &Effects) {
         for event in &effects.events {
             match event {
-                Event::RoutesChanged { member, .. } | Event::RoutesReset(member) if member.node == self.me => {}
+                Event::RoutesChanged { member, .. } | Event::RoutesReset(member)
+                    if member.node == self.me => {}
                 Event::RoutesChanged { exact, wildcard, groups, .. } => {
                     for fingerprint in exact {
                         self.exact[part(*fingerprint)].fetch_add(1, Ordering::Release);

@@ -76,13 +76,13 @@ impl GroupTarget {
         hint: &PickHint<'_>,
         avoid: Option<NodeId>,
     ) -> Option<NodeChoice> {
-        let local = self.local.as_ref().map_or(Members::default(), |group| group.members());
         let Some(remote) = &self.remote else {
-            return (avoid != Some(self.me) && local != Members::default()).then_some(NodeChoice::Here);
+            // Nobody is counted where there is no choice: the group itself knows whether it has members.
+            return (avoid != Some(self.me) && self.local.is_some()).then_some(NodeChoice::Here);
         };
+        let local = self.local.as_ref().map_or(Members::default(), |group| group.members());
         let others = remote.members.iter().filter(|members| members.node != self.me).map(|members| {
-            let Members { online, away } = Members { online: members.online, away: members.away };
-            (NodeChoice::Node(members.node), Members { online, away })
+            (NodeChoice::Node(members.node), Members { online: members.online, away: members.away })
         });
         let all = std::iter::once((NodeChoice::Here, local)).chain(others);
         let all = all.filter(|(choice, _)| avoid != Some(self.node_of(*choice)));
@@ -109,7 +109,9 @@ impl GroupTarget {
             return None;
         }
         let key = match strategy {
-            SharedStrategy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed).wrapping_add(self.first_turn(hint)),
+            SharedStrategy::RoundRobin => {
+                self.turn.fetch_add(1, Ordering::Relaxed).wrapping_add(self.first_turn(hint))
+            }
             SharedStrategy::Random | SharedStrategy::LeastInflight => hint.random,
             SharedStrategy::HashClientid => stable_hash(&hint.publisher),
             SharedStrategy::HashTopic => stable_hash(&hint.topic),
@@ -149,7 +151,8 @@ mod tests {
     const ME: NodeId = NodeId(1);
 
     fn target(members: &[(u64, u32, u32)]) -> GroupTarget {
-        let members = members.iter().map(|&(node, online, away)| GroupMembers { node: NodeId(node), online, away });
+        let members =
+            members.iter().map(|&(node, online, away)| GroupMembers { node: NodeId(node), online, away });
         let route = GroupRoute { filter: "$share/g/t".into(), members: members.collect() };
         GroupTarget::new(None, Some(Arc::new(route)), ME)
     }

@@ -99,7 +99,10 @@ fn routes_begin_with_the_first_subscriber_and_end_with_the_last() {
     let plain = filter("a/b");
     let shared = filter("$share/g/a/b");
     assert_eq!(router.subscribe(&plain, subscriber(1, QoS::AtMostOnce, 0, false), &load), RouteChange::First);
-    assert_eq!(router.subscribe(&shared, subscriber(2, QoS::AtMostOnce, 0, false), &load), RouteChange::Group);
+    assert_eq!(
+        router.subscribe(&shared, subscriber(2, QoS::AtMostOnce, 0, false), &load),
+        RouteChange::Group
+    );
     assert_eq!(router.unsubscribe(&plain, session(1)), RouteChange::Last);
     assert_eq!(router.unsubscribe(&plain, session(1)), RouteChange::None);
     assert_eq!(router.unsubscribe(&shared, session(2)), RouteChange::Group);

@@ -88,7 +88,14 @@ mod tests {
 
     #[test]
     fn each_node_has_its_topics_and_what_is_not_known_has_none() {
-        let node = Node { id: 7, name: "a".into(), status: "up".into(), lag: None, sessions: Some(3), ..Node::default() };
+        let node = Node {
+            id: 7,
+            name: "a".into(),
+            status: "up".into(),
+            lag: None,
+            sessions: Some(3),
+            ..Node::default()
+        };
         let status = ClusterStatusReply { leader: 7, nodes: vec![node], ..ClusterStatusReply::default() };
         let values = values(&status);
         let value = |topic: &str| values.get(topic).map(String::as_str);

@@ -141,9 +141,10 @@ impl Worker {
         let waits_for_node = slow_node.is_some_and(|node| self.node.cluster.is_congested(node));
         let is_congested = waits_for_node || self.node.mailboxes.iter().any(super::Mailbox::is_congested);
         let Some(entry) = self.sessions.entry(at.slot) else { return false };
-        let is_saturated = entry.session.is_saturated();
+        let is_saturated = entry.session.is_saturated() || entry.is_subscribing_much();
         let Some(link) = entry.link.as_deref_mut().filter(|link| link.id == at.link) else { return false };
-        // The client does not read, so neither do we; or too many of its publishes wait to be stored, or for others.
+        // The client does not read, so neither do we; or too many of its publishes wait to be stored, or of its SUBSCRIBEs to
+        // be known everywhere, or it waits for others.
         let pause = link.out.len() >= output_max || is_saturated || is_congested;
         if link.is_paused
             && !pause

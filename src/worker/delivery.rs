@@ -96,7 +96,9 @@ impl Worker {
                 }
             }
             Receivers::One(picked) => self.deliver_to_picked(picked, message),
-            Receivers::Moved(session, options) => self.deliver_moved(*session, message, options, source.stamp),
+            Receivers::Moved(session, options) => {
+                self.deliver_moved(*session, message, options, source.stamp)
+            }
         }
     }
 
@@ -194,7 +196,9 @@ impl Worker {
             let next = self.node.router.group(&picked.filter).and_then(|group| group.pick(&hint));
             match next {
                 Some(next) if tried < TRIES_MAX => picked = Picked { tried, ..next },
-                _ if tried < TRIES_MAX && self.forward_to_other_node(&picked.filter, message, tried) => return,
+                _ if tried < TRIES_MAX && self.forward_to_other_node(&picked.filter, message, tried) => {
+                    return;
+                }
                 _ => {
                     // Lost once, however many could not take it.
                     if let Some(reason) = dropped {
@@ -210,7 +214,13 @@ impl Worker {
     pub(super) fn redispatch(&mut self, from: SessionRef, messages: Vec<(Arc<TopicFilter>, Arc<Message>)>) {
         for (filter, message) in messages {
             let target = self.node.group_target(&filter);
-            self.deliver_to_group(&target, &Transit::from_message(&message), Some(from), Reach::Cluster, None);
+            self.deliver_to_group(
+                &target,
+                &Transit::from_message(&message),
+                Some(from),
+                Reach::Cluster,
+                None,
+            );
         }
     }
 
@@ -293,13 +303,18 @@ impl Worker {
         metrics.messages_acked.add(report.acked.into());
         self.count_drop(DropReason::Expired, report.expired.into());
         self.count_drop(DropReason::TooLarge, report.too_large.into());
+        self.count_drop(DropReason::QueueFull, report.trimmed.into());
         if has_output {
             self.mark_dirty(slot);
         }
     }
 }
 
-pub(crate) fn options(grant: &Grant, message: &Transit<'_>, shared: Option<Arc<TopicFilter>>) -> DeliveryOptions {
+pub(crate) fn options(
+    grant: &Grant,
+    message: &Transit<'_>,
+    shared: Option<Arc<TopicFilter>>,
+) -> DeliveryOptions {
     DeliveryOptions {
         qos: grant.qos,
         retain: message.retain && grant.retain_as_published,

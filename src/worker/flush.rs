@@ -50,7 +50,10 @@ pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
         let mut worker = cell.worker.borrow_mut();
         worker.tick();
         worker.flush_all();
-        if worker.dirty.is_empty() && worker.outbound.iter().all(Batch::is_empty) && worker.outgoing_is_empty() {
+        if worker.dirty.is_empty()
+            && worker.outbound.iter().all(Batch::is_empty)
+            && worker.outgoing_is_empty()
+        {
             worker.flusher = Some(cx.waker().clone());
         } else {
             // Queues moved on, or a will was published, while buffers were written: let others read in between.

@@ -52,10 +52,7 @@ mod tests {
 
     use bytes::Bytes;
     use flotilla_lane::{Batch, LaneId};
-    use flotilla_mqtt::{
-        session::ClientId,
-        topic::TopicFilter,
-    };
+    use flotilla_mqtt::{session::ClientId, topic::TopicFilter};
     use flotilla_registry::{Tenure, WillId};
     use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 
@@ -91,7 +88,7 @@ mod tests {
 
         fn will_published(&self, _: WillId) {}
 
-        fn abandon(&self, _: &ClientId, _: Tenure) {}
+        fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
         fn release(&self, _: &ClientId, _: Tenure) {}
 

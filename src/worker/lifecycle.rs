@@ -9,6 +9,7 @@ use flotilla_mqtt::{
     session::{Accepted, Cause, ClientId, Due, Ending, Refusal, Session},
 };
 use flotilla_registry::Tenure;
+use flotilla_state::ConnectionEpoch;
 use tokio::{
     net::TcpStream,
     task::yield_now,
@@ -22,9 +23,10 @@ use super::{
     mailbox::Adoption,
     sessions::Entry,
     timers::{Reminder, TICK},
+    transfer::Transfer,
 };
 use crate::{
-    cluster::Claimed,
+    cluster::{Claimed, Origin},
     registry::Home,
     router::SessionRef,
     sys::ClientEvent,
@@ -41,12 +43,28 @@ pub(super) struct Arrival {
     pub(super) hops: u8,
 }
 
+/// A session that has ended.
+struct Removed {
+    client_id: ClientId,
+    session: SessionRef,
+    claim: Tenure,
+    /// The claim of another node that waits for it.
+    wanted: Option<ConnectionEpoch>,
+    /// The claim that it came with, if the node that it came from passes on what still comes for it.
+    gathered: Option<ConnectionEpoch>,
+}
+
 /// Where a client's session is, from the point of view of one worker.
 enum Place {
-    Here { slot: u32, is_new: bool },
+    Here {
+        slot: u32,
+        is_new: bool,
+    },
     Worker(u16),
     /// The client has connected again since.
     Late,
+    /// It came from another node, and this one cannot read it.
+    Unreadable,
 }
 
 /// How often a connection is handed on before it is refused: each time its session had just ended or moved.
@@ -58,8 +76,7 @@ impl Worker {
     /// Gives a connection its session, or hands it to the worker that has the session.
     pub(super) fn attach(&mut self, arrival: Arrival) -> Option<LinkRef> {
         if self.stopping.is_some() {
-            self.node.sockets[usize::from(arrival.peer.listener)].leave();
-            self.node.cluster.abandon(&arrival.accepted.client_id, arrival.claimed.tenure);
+            self.drop_arrival(&arrival.peer, &arrival.accepted, &arrival.claimed);
             return None;
         }
         if self.is_fenced {
@@ -72,31 +89,37 @@ impl Worker {
                 self.refuse_arrival(arrival, ReasonCode::ServerBusy);
                 None
             }
+            Place::Unreadable => {
+                self.refuse_arrival(arrival, ReasonCode::UnspecifiedError);
+                None
+            }
             Place::Worker(worker) => {
                 if arrival.hops >= HOPS_MAX {
                     self.refuse_arrival(arrival, ReasonCode::ServerBusy);
                     return None;
                 }
                 let Arrival { stream, peer, accepted, claimed, rest, hops } = arrival;
-                let listener = peer.listener;
                 match stream.into_std() {
                     Ok(stream) => {
                         let adoption = Adoption { stream, peer, accepted, claimed, rest, hops: hops + 1 };
                         self.node.mailboxes[usize::from(worker)].send(Event::Adopt(Box::new(adoption)));
                     }
-                    Err(_) => {
-                        self.node.sockets[usize::from(listener)].leave();
-                        self.node.cluster.abandon(&accepted.client_id, claimed.tenure);
-                    }
+                    Err(_) => self.drop_arrival(&peer, &accepted, &claimed),
                 }
                 None
             }
         }
     }
 
+    /// Forgets a connection whose socket is gone.
+    fn drop_arrival(&self, peer: &Peer, accepted: &Accepted, claimed: &Claimed) {
+        self.node.sockets[usize::from(peer.listener)].leave();
+        self.node.cluster.abandon(&accepted.client_id, claimed);
+    }
+
     /// Says in the CONNACK that a connection cannot be served, and closes it.
     fn refuse_arrival(&mut self, arrival: Arrival, reason: ReasonCode) {
-        self.node.cluster.abandon(&arrival.accepted.client_id, arrival.claimed.tenure);
+        self.node.cluster.abandon(&arrival.accepted.client_id, &arrival.claimed);
         let refusal = Refusal { version: arrival.accepted.version, reason };
         let mut out = SendBuffer::new();
         refusal.write_connack(out.tail());
@@ -113,7 +136,10 @@ impl Worker {
             let home = match self.node.registry.find_or_insert(&accepted.client_id, offer) {
                 Home::Existing(home) => home,
                 Home::Offered => {
-                    let is_new = self.make_session(&accepted.client_id, claimed);
+                    let Some(is_new) = self.make_session(&accepted.client_id, claimed) else {
+                        self.node.registry.remove(&accepted.client_id, offer);
+                        return Place::Unreadable;
+                    };
                     self.catch_up();
                     return Place::Here { slot, is_new };
                 }
@@ -129,11 +155,20 @@ impl Worker {
             if entry.claim > claimed.tenure {
                 return Place::Late;
             }
+            if entry.is_gone() {
+                // It has been taken back, and the order to do so is on its way.
+                self.revive(home.slot);
+                continue;
+            }
+            let is_void = !matches!(claimed.origin, Origin::Here);
+            if is_void {
+                // Others have served the client since, and what they did with this will counts.
+                entry.session.forget_will();
+            }
             if entry.link.is_some() {
                 self.metrics().session_takenover.increment();
                 self.end_link(home.slot, Cause::Server(ReasonCode::SessionTakenOver));
-            } else if accepted.clean_start || claimed.session.is_some() {
-                // What another node has given to this connection is newer than what is here.
+            } else if accepted.clean_start || is_void {
                 let ending = entry.session.end(now);
                 self.metrics().session_discarded.increment();
                 self.finish(home.slot, ending);
@@ -144,25 +179,28 @@ impl Worker {
         }
     }
 
-    /// Makes the session of a client that has none on this node, in the vacant slot; whether it is a new one.
-    fn make_session(&mut self, client_id: &ClientId, claimed: &Claimed) -> bool {
-        self.metrics().sessions.increment();
-        if let Some(bytes) = &claimed.session {
-            match self.adopt_session(client_id, claimed.tenure.epoch, bytes) {
-                Ok(entry) => {
-                    let slot = self.sessions.insert(entry);
-                    self.take_early(slot);
-                    return false;
-                }
-                Err(error) => {
-                    tracing::error!(client_id = ?client_id.as_str(), %error, "another node's session cannot be read, the client begins a new one");
-                }
+    /// Makes the session of a client that has none on this node, in the vacant slot; whether it is a new one. `None`: it
+    /// cannot be made of what another node has sent, which keeps it.
+    fn make_session(&mut self, client_id: &ClientId, claimed: &Claimed) -> Option<bool> {
+        let Origin::Elsewhere(bytes) = &claimed.origin else {
+            let session = Session::new(client_id.clone(), Arc::clone(&self.node.limits));
+            self.sessions.insert(Entry::new(session));
+            self.metrics().sessions.increment();
+            self.metrics().session_created.increment();
+            return Some(true);
+        };
+        match self.adopt_session(client_id, claimed.tenure.epoch, bytes) {
+            Ok(entry) => {
+                let slot = self.sessions.insert(entry);
+                self.metrics().sessions.increment();
+                self.take_early(slot);
+                Some(false)
+            }
+            Err(error) => {
+                tracing::error!(client_id = ?client_id.as_str(), %error, "another node's session cannot be read");
+                None
             }
         }
-        let session = Session::new(client_id.clone(), Arc::clone(&self.node.limits));
-        self.sessions.insert(Entry::new(session));
-        self.metrics().session_created.increment();
-        true
     }
 
     /// Starts a connection on its session.
@@ -204,7 +242,7 @@ impl Worker {
         }));
         entry.update_load();
         self.node.cluster.attached(&client_id, claimed.tenure);
-        if claimed.session.is_some() && !is_new {
+        if matches!(claimed.origin, Origin::Elsewhere(_)) {
             self.metrics().session_resumed.increment();
             self.announce_adopted(slot);
         }
@@ -239,15 +277,16 @@ impl Worker {
             // Nobody is there to be answered; the retained messages are sent when the client is back.
             unfinished.subscribing.clear();
         }
-        let (client_id, claim) = (entry.session.client_id().clone(), entry.claim);
-        let is_armed = entry.session.has_will();
         if !self.node.cluster.is_serving() {
             // The cluster has taken this node for dead, or is about to: the will is published by others.
             entry.session.forget_will();
-        } else if is_armed {
-            self.node.cluster.will_delayed(&client_id, claim);
-        } else {
-            self.node.cluster.will_dropped(&client_id, claim);
+        } else if !ending.ended && ending.will.is_none() {
+            let (client_id, claim) = (entry.session.client_id(), entry.claim);
+            if entry.session.has_will() {
+                self.node.cluster.will_delayed(client_id, claim);
+            } else {
+                self.node.cluster.will_dropped(client_id, claim);
+            }
         }
         if !ending.ended {
             self.announce_groups(slot);
@@ -276,24 +315,40 @@ impl Worker {
     pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
         let publisher = self.session_ref(slot);
         let removed = if ending.ended { self.remove_session(slot) } else { None };
-        if let Some(will) = ending.will.filter(|_| self.node.cluster.is_serving()) {
+        let will = ending.will.filter(|_| self.node.cluster.is_serving());
+        if let Some(will) = &will {
             // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
-            self.publish_will(&will, publisher);
+            self.publish_will(will, publisher);
         }
-        if let Some((client_id, session, claim)) = removed {
+        if let Some(Removed { client_id, session, claim, wanted, gathered }) = removed {
             // Only when everything of the old session is on its way may the client begin a new one on another worker,
             // so that nothing it sends there comes before this (see `catch_up`) [MQTT-4.6.0-6].
             self.hand_over();
             self.node.registry.remove(&client_id, session);
             self.node.cluster.release(&client_id, claim);
+            if let Some(epoch) = wanted {
+                self.node.cluster.exported(&client_id, epoch, None);
+            }
+            if let Some(epoch) = gathered {
+                // Nobody waits for what the old node passes on: it may stop.
+                self.node.cluster.settle(&client_id, epoch, self.node.router.remote().applied());
+            }
+        } else if will.is_some() {
+            // Others keep it until it is on its way to everybody: this node may die before that.
+            self.hand_over();
+            if let Some(entry) = self.sessions.entry(slot) {
+                self.node.cluster.will_dropped(entry.session.client_id(), entry.claim);
+            }
         }
     }
 
     /// Forgets a session that has ended; its client identifier remains taken.
-    fn remove_session(&mut self, slot: u32) -> Option<(ClientId, SessionRef, Tenure)> {
+    fn remove_session(&mut self, slot: u32) -> Option<Removed> {
         let here = self.session_ref(slot);
         let mut entry = self.sessions.remove(slot)?;
         let client_id: ClientId = entry.session.client_id().clone();
+        let transfer = entry.transfer.as_deref();
+        let (wanted, gathered) = (transfer.and_then(Transfer::wanted), transfer.and_then(Transfer::gathered));
         let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
         for subscription in &subscriptions {
             self.withdraw(here, subscription);
@@ -302,7 +357,7 @@ impl Worker {
         self.redispatch(here, orphans);
         self.metrics().sessions.decrement();
         self.metrics().session_terminated.increment();
-        Some((client_id, here, entry.claim))
+        Some(Removed { client_id, session: here, claim: entry.claim, wanted, gathered })
     }
 
     /// Makes sure that the session is looked at when its next deadline comes.
@@ -316,6 +371,10 @@ impl Worker {
     fn next_deadline(&mut self, slot: u32) -> Option<Timestamp> {
         let node = Arc::clone(&self.node);
         let entry = self.sessions.entry(slot)?;
+        if entry.is_gone() {
+            // How long the session lasts, and its will, are the business of the node that has it.
+            return None;
+        }
         let link = entry.link.as_ref();
         let packet = link
             .and_then(|link| link.partial.as_ref())
@@ -341,7 +400,7 @@ impl Worker {
         let now = self.now;
         let mqtt = &self.node.config.mqtt;
         let (packet_timeout, write_timeout) = (mqtt.packet_timeout, mqtt.write_timeout);
-        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(entry) = self.sessions.entry(slot).filter(|entry| !entry.is_gone()) else { return };
         if let Some(link) = &entry.link {
             if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
                 tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
@@ -368,12 +427,6 @@ impl Worker {
             Due::Ending(ending) => {
                 if ending.ended && was_away {
                     self.metrics().session_expired.increment();
-                }
-                if !ending.ended
-                    && let Some(entry) = self.sessions.entry(slot)
-                {
-                    let (client_id, claim) = (entry.session.client_id().clone(), entry.claim);
-                    self.node.cluster.will_dropped(&client_id, claim);
                 }
                 self.finish(slot, ending);
             }
@@ -405,12 +458,18 @@ impl Worker {
     /// This node may not act for the cluster any more: it closes every connection, and refuses new ones until it may.
     fn fence(&mut self, reason: ReasonCode) {
         self.is_fenced = true;
-        self.close_all(reason);
-        let away: Vec<u32> = self.sessions.occupied().collect();
-        for slot in away {
-            if let Some(entry) = self.sessions.entry(slot) {
+        let all: Vec<u32> = self.sessions.occupied().collect();
+        for slot in &all {
+            if let Some(entry) = self.sessions.entry(*slot) {
                 // Whoever serves now publishes it.
                 entry.session.forget_will();
+            }
+        }
+        self.close_all(reason);
+        for slot in all {
+            if let Some(entry) = self.sessions.entry(slot) {
+                // What other nodes have taken, this one does not hear any more.
+                entry.session.forget_storing();
             }
         }
         self.outstanding.clear();
@@ -492,9 +551,8 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
 /// Serves a connection that another worker accepted for a session that is here.
 fn adopt(cell: &Rc<WorkerCell>, adoption: Adoption) {
     let Adoption { stream, peer, accepted, claimed, rest, hops } = adoption;
-    let listener = peer.listener;
     let Ok(stream) = TcpStream::from_std(stream) else {
-        return cell.with(|worker| worker.node.sockets[usize::from(listener)].leave());
+        return cell.with(|worker| worker.drop_arrival(&peer, &accepted, &claimed));
     };
     let arrival = Arrival { stream, peer, accepted, claimed, rest, hops };
     if let Some(link) = cell.with(|worker| worker.attach(arrival)) {

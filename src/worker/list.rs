@@ -2,7 +2,7 @@
 
 use flotilla_rpc::admin::Client;
 
-use super::{ClientsPage, ClientsQuery, Worker, transfer::Transfer};
+use super::{ClientsPage, ClientsQuery, Worker};
 
 /// Slots that one answer looks at: others get their turn in between.
 const SLOTS: u32 = 1_000;
@@ -16,8 +16,7 @@ impl Worker {
         for slot in from_slot..end {
             let Some(entry) = self.sessions.entry(slot) else { continue };
             let client_id = entry.session.client_id().as_str();
-            let is_gone = matches!(entry.transfer.as_deref(), Some(Transfer::Stub(_)));
-            if is_gone || !client_id.starts_with(&*prefix) {
+            if entry.is_gone() || !client_id.starts_with(&*prefix) {
                 continue;
             }
             let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

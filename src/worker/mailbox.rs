@@ -14,8 +14,8 @@ use flotilla_mqtt::{
     session::{Accepted, DeliveryOptions},
 };
 use flotilla_registry::WillId;
-use flotilla_state::LogIndex;
 use flotilla_rpc::admin::Client;
+use flotilla_state::LogIndex;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -171,12 +171,7 @@ impl Batch {
         self.items.is_empty()
     }
 
-    pub(crate) fn push(
-        &mut self,
-        message: &Transit<'_>,
-        source: Source,
-        receivers: Receivers,
-    ) {
+    pub(crate) fn push(&mut self, message: &Transit<'_>, source: Source, receivers: Receivers) {
         let shared_payload =
             if message.payload.len() >= SHARE_FROM { Some(message.keep().payload.clone()) } else { None };
         let payload = if shared_payload.is_some() { &[][..] } else { message.payload };

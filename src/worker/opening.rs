@@ -16,10 +16,7 @@ use super::{
     lifecycle::Arrival,
     link::Farewell,
 };
-use crate::{
-    auth::Anonymous,
-    cluster::Claim,
-};
+use crate::{auth::Anonymous, cluster::Claim};
 
 /// Why a connection did not open.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +29,8 @@ enum OpenError {
     Decode(#[from] DecodeError),
     #[error("CONNECT refused: {}", .0.reason)]
     Refused(Refusal),
+    #[error("the client cannot be served here now: {}", .0.reason)]
+    NotClaimed(Refusal),
     #[error("sent a packet that is not AUTH during authentication")]
     NotAuth(Refusal),
 }
@@ -60,7 +59,7 @@ async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option
         let accepted = handshake(&cell, &mut incoming, &mut peer).await?;
         match node.cluster.claim(Claim::of(&accepted)).await {
             Ok(claimed) => Ok((accepted, claimed)),
-            Err(reason) => Err(OpenError::Refused(Refusal { version: accepted.version, reason })),
+            Err(reason) => Err(OpenError::NotClaimed(Refusal { version: accepted.version, reason })),
         }
     };
     let outcome = timeout(node.config.mqtt.connect_timeout, connect).await;
@@ -163,8 +162,8 @@ impl Worker {
         answer_max: usize,
     ) {
         match error {
-            // Health checks of load balancers do this all the time.
-            OpenError::Io(_) | OpenError::Closed => {
+            // Health checks of load balancers do this all the time, and clients of a node that has lost its cluster.
+            OpenError::Io(_) | OpenError::Closed | OpenError::NotClaimed(_) => {
                 tracing::debug!(peer = %peer.addr, %error, "connection did not open");
             }
             OpenError::Decode(_) | OpenError::Refused(_) | OpenError::NotAuth(_) => {
@@ -173,7 +172,9 @@ impl Worker {
             }
         }
         let refusal = match error {
-            OpenError::Refused(refusal) | OpenError::NotAuth(refusal) => Some(refusal.clone()),
+            OpenError::Refused(refusal) | OpenError::NotClaimed(refusal) | OpenError::NotAuth(refusal) => {
+                Some(refusal.clone())
+            }
             OpenError::Decode(error) => {
                 refusal_version(bytes).map(|version| Refusal { version, reason: error.reason() })
             }

@@ -132,7 +132,9 @@ impl Worker {
                 Ok(Receipt::Later) => awaited += 1,
                 // Nothing happens to a message that the client is told was refused. Where it cannot be told, the message
                 // reaches those who are there, and only is not retained.
-                Err(_) if self.can_be_refused(from.slot, message.qos) => return Some(ReasonCode::QuotaExceeded),
+                Err(_) if self.can_be_refused(from.slot, message.qos) => {
+                    return Some(ReasonCode::QuotaExceeded);
+                }
                 Err(_) => {}
             }
         }

@@ -45,6 +45,9 @@ pub(super) struct Subscribing {
     pub(super) outstanding: usize,
 }
 
+/// Unanswered SUBSCRIBEs of a client from which on it is not read.
+const SUBSCRIBING_MAX: usize = 64;
+
 impl Entry {
     pub(super) fn new(session: Session) -> Box<Self> {
         Box::new(Self {
@@ -56,6 +59,17 @@ impl Entry {
             claim: Tenure::default(),
             transfer: None,
         })
+    }
+
+    /// Whether the session has gone to another node, and this is what is left of it.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.transfer.as_deref(), Some(Transfer::Stub(_)))
+    }
+
+    /// Whether so many SUBSCRIBEs wait for their answers that the client is not read until some have got them: each of them
+    /// takes memory here and in what is told to the other nodes.
+    pub(super) fn is_subscribing_much(&self) -> bool {
+        self.unfinished.as_ref().is_some_and(|unfinished| unfinished.subscribing.len() >= SUBSCRIBING_MAX)
     }
 
     /// Tells the groups how busy the session is.

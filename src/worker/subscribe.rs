@@ -147,6 +147,9 @@ impl Worker {
         waiting[position].outstanding -= 1;
         if waiting[position].outstanding == 0 {
             let subscribing = waiting.remove(position);
+            if let Some(link) = entry.link.as_mut().filter(|link| link.is_paused) {
+                link.wake();
+            }
             self.answer_subscribe(slot, subscribing);
         }
     }

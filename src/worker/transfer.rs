@@ -16,6 +16,7 @@ use flotilla_mqtt::{
     Message, ReasonCode, Transit,
     session::{Cause, ClientId, DeliveryOptions, DropReason, Session},
 };
+use flotilla_registry::Tenure;
 use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
 
 use super::{Worker, sessions::Entry};
@@ -51,10 +52,21 @@ pub(crate) enum Order {
         /// The claim that it came with.
         epoch: ConnectionEpoch,
     },
+    /// This node's life in the cluster has ended: nothing is on its way between nodes any more.
+    ForgetTransfers,
+    /// A CONNECT was granted the client and its session, and came to nothing: the session goes on under that grant.
+    Forsake {
+        /// Its client.
+        client_id: ClientId,
+        /// The grant.
+        tenure: Tenure,
+    },
     /// Another node serves the client by now: end the session here without a trace.
     Discard {
         /// Its client.
         client_id: ClientId,
+        /// What it was granted; a session that has a later grant by now stays.
+        tenure: Tenure,
     },
     /// An operator ends the connection of a client.
     Kick {
@@ -121,6 +133,25 @@ struct Waiting {
     stamp: LogIndex,
 }
 
+impl Transfer {
+    /// The claim of another node that waits for the session.
+    pub(super) fn wanted(&self) -> Option<ConnectionEpoch> {
+        match self {
+            Self::Leaving(export) => Some(export.epoch),
+            Self::Gathering(gathering) => gathering.leaving.as_ref().map(|export| export.epoch),
+            Self::Stub(_) | Self::Arrived(_) => None,
+        }
+    }
+
+    /// The claim with which it came, while it gathers.
+    pub(super) fn gathered(&self) -> Option<ConnectionEpoch> {
+        match self {
+            Self::Gathering(gathering) => Some(gathering.epoch),
+            Self::Stub(_) | Self::Leaving(_) | Self::Arrived(_) => None,
+        }
+    }
+}
+
 impl Gathering {
     /// Whether it is known which messages the old node passes on.
     fn is_settled(&self) -> bool {
@@ -136,7 +167,9 @@ impl Worker {
             Order::TakeBack { client_id, epoch } => self.take_back(&client_id, epoch),
             Order::EndStub { client_id, epoch } => self.end_stub(&client_id, epoch),
             Order::EndGathering { client_id, epoch } => self.end_gathering(&client_id, epoch),
-            Order::Discard { client_id } => self.discard(&client_id),
+            Order::ForgetTransfers => self.forget_transfers(),
+            Order::Forsake { client_id, tenure } => self.forsake(&client_id, tenure),
+            Order::Discard { client_id, tenure } => self.discard(&client_id, tenure),
             Order::Kick { client_id } => {
                 if let Some(slot) = self.slot_of(&client_id) {
                     self.end_link(slot, Cause::Server(ReasonCode::AdministrativeAction));
@@ -227,15 +260,23 @@ impl Worker {
 
     fn take_back(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
         let Some(here) = self.stub_of(client_id, epoch) else { return };
-        if self.node.registry.find_or_insert(client_id, here) != Home::Offered {
-            return self.drop_stub(here.slot);
+        match self.node.registry.find_or_insert(client_id, here) {
+            Home::Existing(home) if home != here => self.drop_stub(here.slot),
+            Home::Existing(_) | Home::Offered => self.revive(here.slot),
         }
-        if let Some(entry) = self.sessions.entry(here.slot) {
-            entry.transfer = None;
-            entry.update_load();
-            self.metrics().sessions.increment();
-            self.remind(here.slot);
-        }
+    }
+
+    /// Makes what is left of a session, which the registry names again, the session that it was, if that has not been done.
+    pub(super) fn revive(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let is_stub = |transfer: &mut Box<Transfer>| matches!(**transfer, Transfer::Stub(_));
+        let Some(Transfer::Stub(stub)) = entry.transfer.take_if(is_stub).map(|transfer| *transfer) else {
+            return;
+        };
+        entry.update_load();
+        self.node.stubs.remove(&stub.client_id, stub.epoch);
+        self.metrics().sessions.increment();
+        self.remind(slot);
     }
 
     fn end_stub(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
@@ -386,12 +427,21 @@ impl Worker {
                 let stub = stub.clone();
                 self.forward_moved(&stub, message, options, stamp);
             }
-            Some(Transfer::Gathering(gathering)) if options.shared.is_none() => match gathering.is_settled() {
-                false => self.hold_back(to.slot, message, options, stamp, false),
-                true if stamp < gathering.routes_at => self.deliver(to, message, options),
-                true => {} // It comes, or has come, directly.
+            Some(Transfer::Gathering(gathering)) if options.shared.is_none() => {
+                match gathering.is_settled() {
+                    false => self.hold_back(to.slot, message, options, stamp, false),
+                    true if stamp < gathering.routes_at => self.deliver(to, message, options),
+                    true => {} // It comes, or has come, directly.
+                }
+            }
+            // A group's message is this one's alone, whenever it comes.
+            _ => match &options.shared {
+                Some(filter) if entry.session.subscriptions().any(|own| own.filter == *filter) => {
+                    self.deliver(to, message, options);
+                }
+                Some(filter) => self.redispatch(to, vec![(Arc::clone(filter), message.keep())]),
+                None => {} // For the session that came, which has ended since.
             },
-            _ => self.deliver(to, message, options),
         }
     }
 
@@ -419,10 +469,9 @@ impl Worker {
     fn end_gathering(&mut self, client_id: &ClientId, epoch: ConnectionEpoch) {
         let Some(slot) = self.slot_of(client_id) else { return };
         let Some(entry) = self.sessions.entry(slot) else { return };
-        let is_it = |transfer: &mut Box<Transfer>| {
-            matches!(&**transfer, Transfer::Gathering(gathering) if gathering.epoch == epoch)
-        };
-        let Some(Transfer::Gathering(gathering)) = entry.transfer.take_if(is_it).map(|transfer| *transfer) else {
+        let is_it = |transfer: &mut Box<Transfer>| matches!(&**transfer, Transfer::Gathering(gathering) if gathering.epoch == epoch);
+        let Some(Transfer::Gathering(gathering)) = entry.transfer.take_if(is_it).map(|transfer| *transfer)
+        else {
             return;
         };
         if gathering.is_settled() {
@@ -441,14 +490,53 @@ impl Worker {
         }
     }
 
+    /// What was to be passed on or given away has nobody to go to, and what was to come from another node does not come: the
+    /// copies of sessions that have gone are dropped, and sessions that have come go on with what they have.
+    fn forget_transfers(&mut self) {
+        let slots: Vec<u32> = self.sessions.occupied().collect();
+        for slot in slots {
+            let Some(entry) = self.sessions.entry(slot) else { continue };
+            let client_id = entry.session.client_id().clone();
+            match entry.transfer.as_deref_mut() {
+                Some(Transfer::Stub(stub)) => {
+                    let epoch = stub.epoch;
+                    self.node.stubs.remove(&client_id, epoch);
+                    self.drop_stub(slot);
+                }
+                Some(Transfer::Leaving(_)) => entry.transfer = None,
+                Some(Transfer::Gathering(gathering)) => {
+                    gathering.leaving = None;
+                    let epoch = gathering.epoch;
+                    self.end_gathering(&client_id, epoch);
+                }
+                Some(Transfer::Arrived(_)) | None => {}
+            }
+        }
+    }
+
+    /// The connection of a grant has gone before it had the session. The one before it, if it is still there, was taken over
+    /// all the same [MQTT-3.1.4-3].
+    fn forsake(&mut self, client_id: &ClientId, tenure: Tenure) {
+        let Some(slot) = self.slot_of(client_id) else { return self.node.cluster.release(client_id, tenure) };
+        let Some(entry) = self.sessions.entry(slot).filter(|entry| entry.claim < tenure) else { return };
+        entry.claim = tenure;
+        if entry.link.is_some() {
+            self.metrics().session_takenover.increment();
+            self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
+        } else {
+            // That of the connection that never was.
+            self.node.cluster.will_dropped(client_id, tenure);
+        }
+    }
+
     fn deliver_waiting(&mut self, slot: u32, waiting: &Waiting) {
         let to = self.session_ref(slot);
         self.deliver(to, &Transit::from_message(&waiting.message), &waiting.options);
     }
 
-    fn discard(&mut self, client_id: &ClientId) {
+    fn discard(&mut self, client_id: &ClientId, tenure: Tenure) {
         let Some(slot) = self.slot_of(client_id) else { return };
-        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(entry) = self.sessions.entry(slot).filter(|entry| entry.claim <= tenure) else { return };
         // The will of that connection is the business of those who serve the client now.
         entry.session.forget_will();
         if entry.link.is_some() {
@@ -461,3 +549,6 @@ impl Worker {
         self.finish(slot, ending);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 //! Messages from a client of one node to clients of others: P1, P4 and P6.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use crate::{
     fleet::{Cluster, Ear, Traffic, fence, next_publish, number, numbers, receive},
-    harness::{Client, Connect, Properties, Property, Publish, Version, property_id},
+    harness::{Client, Connect, Packet, Properties, Property, Publish, Version, property_id},
 };
 
 #[test]
@@ -86,6 +86,60 @@ fn from_suback_on_nothing_is_missed() {
         let rest = usize::try_from(sent - *first - 1).expect("it fits");
         assert_eq!(numbers(&receive(client, rest)), (*first + 1..sent).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn long_filters_do_not_keep_others_from_subscribing() {
+    // P6 and P8: while the log stands still, several MiB of filters gather.
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let clients: Vec<Client> =
+        (0..6).map(|number| cluster.node(leader).client(&format!("c{number}"))).collect();
+    let mut other = cluster.node(leader).client("other");
+    others.iter().for_each(|&node| cluster.node(node).pause());
+    let subscribers = (0..).zip(clients).map(|(number, mut client): (u8, Client)| {
+        thread::spawn(move || {
+            let filters: Vec<String> =
+                (0..15).map(|filter| format!("{number}/{filter}/{}/#", "x".repeat(65_000))).collect();
+            let filters: Vec<(&str, u8)> = filters.iter().map(|filter| (filter.as_str(), 1)).collect();
+            assert_eq!(client.subscribe_with(&[], &filters), [1; 15]);
+        })
+    });
+    let subscribers: Vec<_> = subscribers.collect();
+    let nobody_is_answered = || subscribers.iter().all(|subscriber| !subscriber.is_finished());
+    cluster.stays(Duration::from_secs(1), "nobody is answered", nobody_is_answered);
+    others.iter().for_each(|&node| cluster.node(node).resume());
+    assert_eq!(other.subscribe("short", 1), 1);
+    for subscriber in subscribers {
+        subscriber.join().expect("all are granted");
+    }
+}
+
+#[test]
+fn publishers_that_wait_for_a_node_go_on_when_it_is_dead() {
+    // P8 and F10: the node takes nothing until so much waits for it that its publishers are not read any more.
+    let cluster = Cluster::start(3);
+    let victim = cluster.follower();
+    let other = (victim + 1) % 3;
+    let mut publisher = cluster.node(other).connect(&Connect::new(Version::V311, "publisher"));
+    let mut subscriber = cluster.node(victim).client("subscriber");
+    assert_eq!(subscriber.subscribe("flood", 1), 1);
+    fence(&mut subscriber, &mut publisher);
+    cluster.node(victim).pause();
+    let sender = thread::spawn(move || {
+        for id in 1..=FLOOD {
+            let publish = Publish::new("flood", vec![b'x'; 1_000_000]).qos(1, id);
+            publisher.send(&publish.bytes(Version::V311));
+        }
+        for id in 1..=FLOOD {
+            publisher.expect(&Packet::PubAck { id, reason: 0 });
+        }
+        publisher.ping();
+    });
+    cluster.until("everything was sent and acknowledged", || sender.is_finished().then_some(()));
+    sender.join().expect("the publisher goes on");
+    cluster.node(victim).resume();
 }
 
 #[test]
@@ -294,6 +348,9 @@ fn fence_from(clients: &mut [Client], publisher: usize) -> usize {
     }
     came
 }
+
+/// Publishes of 1 MB: more than may wait for a node.
+const FLOOD: u16 = 90;
 
 const MESSAGES: u32 = 300;
 const NO_LOCAL: u8 = 0x04;

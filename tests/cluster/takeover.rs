@@ -261,6 +261,26 @@ fn a_client_of_a_paused_node_connects_elsewhere_and_the_node_drops_its_stale_con
 }
 
 #[test]
+fn a_clean_start_right_behind_a_takeover_gets_nothing_of_the_session_that_came() {
+    // While the old node still passes on what comes for it.
+    let cluster = Cluster::start(3);
+    let mut publisher = cluster.node(2).client("publisher");
+    for round in 0..10 {
+        let client_id = format!("c{round}");
+        let mut client = cluster.node(0).connect(&persistent(&client_id));
+        assert_eq!(client.subscribe("old", 1), 1);
+        fence(&mut client, &mut publisher);
+        let _resumed = cluster.node(1).connect(&persistent(&client_id));
+        let mut clean = cluster.node(1).connect(&Connect::new(Version::V5, &client_id));
+        assert!(!clean.connack().session_present);
+        for _ in 0..3 {
+            publisher.publish("old", "1", 1);
+            assert!(fence(&mut clean, &mut publisher).is_empty(), "it has no subscription to this");
+        }
+    }
+}
+
+#[test]
 fn a_session_that_has_expired_is_not_found_on_another_node() {
     let cluster = Cluster::start(3);
     let expiring =

@@ -290,13 +290,23 @@ impl Clients {
         epoch: ConnectionEpoch,
         session: Option<Bytes>,
     ) {
-        let Some(owned) = self.owned.get_mut(client) else { return };
-        let Some(export) = &mut owned.export else { return };
-        let ExportStage::Asked { cancelled, next } = &export.stage else { return };
-        if export.epoch != epoch {
+        let owned = self.owned.get_mut(client);
+        let asked = owned.and_then(|owned| match owned.export.as_deref() {
+            Some(Export { epoch: asked, to, stage: ExportStage::Asked { cancelled, next } })
+                if *asked == epoch =>
+            {
+                let (cancelled, next, to) = (*cancelled, *next, *to);
+                Some((owned, cancelled, next, to))
+            }
+            _ => None,
+        });
+        let Some((owned, cancelled, next, to)) = asked else {
+            if session.is_some() {
+                // The client was discarded while the shell exported it: neither the copy nor the stub is for anybody.
+                context.output(Output::StubVoid { client: client.clone(), epoch });
+            }
             return;
-        }
-        let (cancelled, next, to) = (*cancelled, *next, export.to);
+        };
         let is_wanted = !cancelled && next.is_none();
         if let Some(will) = owned.will.take() {
             // It has been published or dropped with the connection.
@@ -304,7 +314,7 @@ impl Clients {
         }
         match session {
             Some(session) if is_wanted => {
-                export.stage = ExportStage::Sent;
+                owned.export = Some(Box::new(Export { epoch, to, stage: ExportStage::Sent }));
                 self.stubs_out.insert((client.clone(), epoch), to);
                 send_session(context, client, epoch, to, session);
             }
@@ -414,7 +424,7 @@ impl Clients {
         epoch: ConnectionEpoch,
     ) {
         let Some(owned) = self.owned.get(client).filter(|owned| owned.tenure.epoch == epoch) else { return };
-        let client_id = client.clone();
+        let (client_id, tenure) = (client.clone(), owned.tenure);
         match owned.export.as_deref() {
             Some(Export { epoch, stage: ExportStage::Sent, .. }) => {
                 // Somebody has it who had it from the new owner, or is the new owner.
@@ -423,12 +433,12 @@ impl Clients {
             }
             Some(Export { epoch, to, stage: ExportStage::Asked { .. } }) => {
                 let wanted = Wanted { by: *to, epoch: *epoch, discard: false };
-                context.output(Output::Discard { client: client_id });
+                context.output(Output::Discard { client: client_id, tenure });
                 self.remove_owned(context, client, false);
                 self.hand_over(context, client, wanted);
             }
             None => {
-                context.output(Output::Discard { client: client_id });
+                context.output(Output::Discard { client: client_id, tenure });
                 self.remove_owned(context, client, false);
             }
         }
@@ -576,7 +586,7 @@ impl Clients {
             // Which of the two has it is not for this one to say: the other one lives.
             let is_mine = owned.export.is_none() && owned.importing.is_none();
             if !is_mine {
-                output(Output::Discard { client: client.clone() });
+                output(Output::Discard { client: client.clone(), tenure: owned.tenure });
             }
             is_mine
         });
@@ -743,7 +753,7 @@ impl Clients {
             let taken = before.export.filter(|export| export.is_sent());
             context.output(match taken {
                 Some(export) => Output::Taken { client: client.clone(), epoch: export.epoch },
-                None => Output::Discard { client: client.clone() },
+                None => Output::Discard { client: client.clone(), tenure: before.tenure },
             });
             if let Some(old) = before.will {
                 old.drop_everywhere(context, client, before.tenure);

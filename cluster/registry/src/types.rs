@@ -213,6 +213,8 @@ pub enum Output {
     Discard {
         /// The client.
         client: ClientId,
+        /// What it was granted here last. A connection with a later one has nothing to do with this.
+        tenure: Tenure,
     },
     /// Publish the will of a client whose node has ended, then call
     /// [`Registry::handle_published`](crate::Registry::handle_published).

@@ -33,7 +33,7 @@ fn text(roster: &Roster) -> String {
     let leader = if status.leader == 0 { "none is known".to_owned() } else { roster.name(status.leader) };
     let quorum = if status.quorum { "yes" } else { "NO: what needs one waits" };
     let node = roster.name(status.this_node);
-    let ready = if status.ready { "ready" } else { "NOT READY: " };
+    let ready = if status.ready { "ready" } else { "NOT READY, " };
     let mut text = String::new();
     // Writing to a text cannot fail.
     let _ = write!(
@@ -43,7 +43,9 @@ fn text(roster: &Roster) -> String {
         status.cluster_name, status.not_ready_because
     );
     if status.partition_suspected {
-        text.push_str("WARNING  the network seems to be broken: some nodes do not reach each other\n");
+        text.push_str(
+            "WARNING  some nodes that should be there are not heard of: they are dead, or cut off\n",
+        );
     }
     let _ = write!(text, "\n{}", nodes::table(&status.nodes));
     text

@@ -13,7 +13,7 @@ use tonic::{
     transport::{self, Channel, Endpoint},
 };
 
-use super::CtlError;
+use super::{super::complain, CtlError};
 
 /// What is told with every request.
 #[derive(Clone)]
@@ -110,8 +110,8 @@ impl Node {
         }))
         .await;
         let asked = answers.len();
-        let tell =
-            |answer: Result<T, CtlError>| answer.inspect_err(|error| eprintln!("warning: {error}")).ok();
+        let warn = |error: &CtlError| complain(format_args!("warning: {error}"));
+        let tell = |answer: Result<T, CtlError>| answer.inspect_err(warn).ok();
         let answers: Vec<T> = answers.into_iter().filter_map(tell).collect();
         let complete = answers.len() == asked;
         Ok((answers, Roster(status), complete))

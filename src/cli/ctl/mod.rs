@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::runtime::Builder;
 
 use self::connection::Access;
-use super::{ConfigArgs, report, say};
+use super::{ConfigArgs, complain, report, say};
 
 #[derive(Debug, Args)]
 pub(super) struct CtlArgs {
@@ -113,7 +113,7 @@ fn usual_address(config: &Config) -> String {
 }
 
 fn fail(error: &CtlError) -> ExitCode {
-    eprintln!("error: {error}");
+    complain(format_args!("error: {error}"));
     ExitCode::FAILURE
 }
 
@@ -122,7 +122,7 @@ fn fail(error: &CtlError) -> ExitCode {
 enum CtlError {
     #[error("{0:?} is not host:port")]
     Address(String),
-    #[error("no node answers at {addr}: {reason}")]
+    #[error("no node answers at {addr}: {reason} (nodes answer at their cluster.listen)")]
     Unreachable { addr: String, reason: String },
     #[error("{addr} answers: {reason}")]
     Refused { addr: String, reason: String },

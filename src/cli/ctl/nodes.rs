@@ -14,17 +14,17 @@ use super::{
 pub(super) enum Verb {
     /// All nodes, also those that are down.
     List,
-    /// Take a dead node out of the cluster for good.
+    /// Take a dead node that does not come back out of the cluster, so that it does not count for the majority any more.
     Remove {
         /// Its name or identifier.
         node: String,
     },
-    /// Let a node leave the cluster for good.
+    /// Let a node leave the cluster and end. Started again, it joins again.
     Leave {
         /// Its name or identifier. Without it: the node that is asked.
         node: Option<String>,
     },
-    /// Let a node take no new clients.
+    /// Let a node take no new clients (CONNACK 0x9C) until it is started again. Those that it has stay.
     Drain {
         /// Its name or identifier. Without it: the node that is asked.
         node: Option<String>,

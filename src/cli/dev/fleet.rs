@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    super::signals::Signals,
+    super::{complain, signals::Signals},
     layout::{self, NodeLayout},
 };
 
@@ -128,7 +128,7 @@ impl Fleet {
                 }
                 () = time::sleep_until(deadline), if order == Order::Stop => {
                     self.failed = true;
-                    eprintln!("error: not every node stopped in time; killing those that did not");
+                    complain(format_args!("error: not every node stopped in time; killing those that did not"));
                     self.orders.send_replace(Order::Kill);
                 }
             }
@@ -156,16 +156,14 @@ impl Fleet {
                     return;
                 }
                 self.failed = true;
-                let what = if told {
-                    "did not stop in order"
-                } else if node.ready {
-                    "has ended"
-                } else {
-                    "did not start"
+                let what = match (node.ready, told) {
+                    (false, _) => "did not start",
+                    (true, true) => "did not stop in order",
+                    (true, false) => "has ended",
                 };
                 match status {
-                    Ok(status) => eprintln!("error: {} {what}: {status}", node.name),
-                    Err(error) => eprintln!("error: {} {what}: {error}", node.name),
+                    Ok(status) => complain(format_args!("error: {} {what}: {status}", node.name)),
+                    Err(error) => complain(format_args!("error: {} {what}: {error}", node.name)),
                 }
             }
             // Every task that attends a node is over, and so is every node.

@@ -7,7 +7,7 @@ use std::{
     process,
 };
 
-use super::DevArgs;
+use super::{super::complain, DevArgs};
 
 /// The nodes with their directories, each of which has a configuration file.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Drop for Layout {
         if self.scratch
             && let Err(error) = fs::remove_dir_all(&self.root)
         {
-            eprintln!("warning: cannot remove {}: {error}", self.root.display());
+            complain(format_args!("warning: cannot remove {}: {error}", self.root.display()));
         }
     }
 }

@@ -15,7 +15,7 @@ use self::{
     fleet::{Fleet, Outcome},
     layout::{Layout, NodeLayout},
 };
-use super::{report, say, signals::Signals};
+use super::{complain, report, say, signals::Signals};
 
 #[derive(Debug, Args)]
 pub(super) struct DevArgs {
@@ -52,7 +52,7 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(DevError::Io(error)) => {
-            eprintln!("error: {error}");
+            complain(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -117,7 +117,7 @@ fn introduction(layout: &Layout, fleet: &Fleet) -> String {
          \n  flotilla ctl cluster status --addr 127.0.0.1:{}\
          \n  kill -9 {pid}\
          \n  flotilla start -c {}\n\
-         \nThe last two kill {} and bring it back. Ctrl-C stops all of them.\n",
+         \nThe last two kill {} and bring it back, where you are then. Ctrl-C here stops what runs here.\n",
         last.mqtt_port,
         first.mqtt_port,
         first.cluster_port,

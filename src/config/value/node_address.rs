@@ -33,6 +33,13 @@ impl NodeAddress {
         self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
     }
 
+    /// Whether nobody beyond this machine can reach it.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+        self.host.parse().map_or_else(|_| self.host.eq_ignore_ascii_case("localhost"), is_loopback)
+    }
+
     /// The same port on another host.
     pub(in crate::config) fn on_host(&self, host: &str) -> Self {
         Self { host: host.to_owned(), port: self.port }

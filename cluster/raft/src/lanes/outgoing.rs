@@ -181,12 +181,17 @@ async fn keep_connected<E: LaneEvents>(shared: Arc<Shared<E>>, peer: Arc<Peer<E:
         Counters::add(&shared.counters.disconnected, 1);
         let pause = backoff.next();
         tracing::debug!(to = %peer.to, %lane, %error, ?pause, "lane disconnected");
-        // It has not heard of us yet, or we have not heard of its end: ordinary, and soon over.
-        if !matches!(&error, LaneError::Status(status) if status.code() == tonic::Code::FailedPrecondition) {
+        if !is_answer(&error) {
             peer.note_broken(lane, &error);
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// The peer can be reached, but has not heard of us yet, or we have not heard of its end: ordinary, and soon over.
+fn is_answer(error: &LaneError) -> bool {
+    let answers = [tonic::Code::FailedPrecondition, tonic::Code::Aborted];
+    matches!(error, LaneError::Status(status) if answers.contains(&status.code()))
 }
 
 /// Serves one connection of a lane until it ends.

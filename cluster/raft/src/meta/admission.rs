@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use flotilla_rpc::membership as rpc;
 use flotilla_state::{Command, Member, NodeId, Reply};
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{shared::Shared, wire::NodeInfo};
 use crate::{
@@ -56,7 +56,7 @@ impl Shared {
             Some((_, true)) => return Outcome::Wait("a node of this name is up, or not down yet".to_owned()),
             // Its disk is lost. It must not count as a voter any more when the new one comes.
             Some((lost, false)) => {
-                info!(name = %node.name, lost = %lost, new = %node.id, "a node comes back without its disk");
+                info!(node = %node.name, %lost, new = %node.id, "a node comes back without its disk, as a new one");
                 if let Err(error) = self.take_vote(lost).await {
                     return Outcome::Wait(error.to_string());
                 }
@@ -147,7 +147,8 @@ impl Shared {
         if status.voters.contains(&node.0) || status.learners.contains(&node.0) {
             return Ok(());
         }
-        info!(node = %node, "a new learner");
+        // Its name comes with its admission, which is next.
+        info!(%node, "a new learner");
         self.within(self.group.add_learner(node.0)).await
     }
 
@@ -158,7 +159,7 @@ impl Shared {
         if !voters.remove(&node.0) {
             return Ok(());
         }
-        warn!(node = %node, voters = voters.len(), "a voter is taken out");
+        info!(node = self.name_of(node), voters = voters.len(), "a voter is taken out");
         self.within(self.group.change_voters(voters)).await
     }
 

@@ -4,7 +4,7 @@
 //! other addresses, and nobody could elect a leader before they know them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,6 +58,16 @@ struct Founding {
     discovering: bool,
     discovery_failures: u32,
     next_greeting: Instant,
+    waiting: Waiting,
+}
+
+/// What the log has said about a node that waits for others.
+struct Waiting {
+    /// The names of the nodes that answer, by address.
+    answering: BTreeMap<String, String>,
+    /// Those that were told of last.
+    told: Option<Vec<String>>,
+    next: Instant,
 }
 
 impl Founding {
@@ -81,6 +91,7 @@ impl Founding {
             discovering: false,
             discovery_failures: 0,
             next_greeting: now,
+            waiting: Waiting { answering: BTreeMap::new(), told: None, next: now + WAITING_FIRST },
         }
     }
 
@@ -91,6 +102,7 @@ impl Founding {
             self.learn().await?;
             self.discover();
             self.carry_out_all().await?;
+            self.tell_of_waiting();
             if let Ok(Some(input)) = timeout(step, inputs.recv()).await {
                 self.handle(input).await?;
             }
@@ -99,6 +111,33 @@ impl Founding {
 
     fn now(&self) -> Duration {
         clock::since(self.began)
+    }
+
+    /// A node that has no cluster yet says whom it waits for: when that changes, and now and then.
+    fn tell_of_waiting(&mut self) {
+        let now = Instant::now();
+        if self.shared.identity.cluster_id().is_some() || now < self.waiting.next {
+            return;
+        }
+        let mut answering: Vec<String> = self.waiting.answering.values().cloned().collect();
+        answering.sort_unstable();
+        answering.dedup();
+        if self.waiting.told.as_ref() == Some(&answering) && now < self.waiting.next + WAITING_AGAIN {
+            return;
+        }
+        let found = answering.join(", ");
+        if self.shared.options.role == Role::Core {
+            let expect = self.shared.options.bootstrap_expect;
+            info!(
+                found,
+                bootstrap_expect = expect,
+                "no cluster yet: waiting for nodes to found one with, or for one to join"
+            );
+        } else {
+            info!(found, "no cluster yet: waiting for one to join");
+        }
+        self.waiting.told = Some(answering);
+        self.waiting.next = now + WAITING_FIRST;
     }
 
     /// What this node's own group has reached.
@@ -187,9 +226,11 @@ impl Founding {
         match input {
             Input::Discovered(found) => self.handle_discovered(found),
             Input::Hello { round, address, seen: Some(seen) } => {
+                self.waiting.answering.insert(address.clone(), seen.node.name.clone());
                 self.bootstrap.handle_hello(now, round, &address, seen);
             }
             Input::Hello { round, address, seen: None } => {
+                self.waiting.answering.remove(&address);
                 self.bootstrap.handle_hello_failed(round, &address);
             }
             Input::Grant { attempt, answer } => {
@@ -295,6 +336,28 @@ async fn create(shared: Arc<Shared>, cluster_id: ClusterId) {
     }
 }
 
+/// How long a node looks for others before it says that it waits for them, and how soon it repeats that.
+const WAITING_FIRST: Duration = Duration::from_secs(2);
+const WAITING_AGAIN: Duration = Duration::from_secs(30);
+
+impl Shared {
+    /// Whether the log has to say that this node is refused somewhere, which happens with each try: not the same within a
+    /// minute.
+    pub(super) fn is_news(&self, address: &str, reason: &str) -> bool {
+        let mut refusals = self.refusals.lock();
+        let now = Instant::now();
+        refusals.retain(|_, (_, told)| now.duration_since(*told) < REFUSAL_AGAIN);
+        if refusals.get(address).is_some_and(|(last, _)| last == reason) {
+            return false;
+        }
+        refusals.insert(address.to_owned(), (reason.to_owned(), now));
+        true
+    }
+}
+
+/// How soon the same refusal is told again.
+const REFUSAL_AGAIN: Duration = Duration::from_secs(60);
+
 async fn say_hello(shared: Arc<Shared>, round: u64, address: String) {
     let mut client = client(shared.peers.channel_to(&address));
     let request = rpc::HelloRequest { node: Some(shared.node_info().encode()) };
@@ -308,7 +371,9 @@ async fn say_hello(shared: Arc<Shared>, round: u64, address: String) {
         Ok(seen) => Some(seen),
         Err(status) => {
             if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
-                warn!(%address, reason = status.message(), "a node refuses this one");
+                if shared.is_news(&address, status.message()) {
+                    warn!(%address, reason = status.message(), "a node refuses this one; trying again");
+                }
             } else {
                 debug!(%address, reason = status.message(), "no answer to hello");
                 shared.peers.reopen_to(&address);

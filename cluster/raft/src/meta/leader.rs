@@ -74,9 +74,10 @@ impl Term {
         for node in down {
             let since = *self.away.entry(node).or_insert(now);
             if now.duration_since(since) > shared.options.edge_forget_after {
-                info!(node = %node, "an edge node stays away and is forgotten");
+                let name = shared.name_of(node);
+                info!(node = name, "an edge node stays away and is forgotten");
                 if let Err(reason) = shared.apply(Command::Remove { node }).await {
-                    warn!(node = %node, reason, "an edge node was not forgotten");
+                    warn!(node = name, reason, "an edge node was not forgotten");
                 }
             }
         }
@@ -90,9 +91,10 @@ async fn declare_down(shared: &Arc<Shared>) {
         leases.lapsed(&live, clock::now(), shared.timing)
     };
     for member in lapsed {
-        warn!(member = %member, "a member is silent for too long: it is down");
+        let name = shared.name_of(member.node);
+        warn!(node = name, %member, "a node is silent for too long: it counts as dead");
         if let Err(reason) = shared.apply(Command::NodeDown { member }).await {
-            warn!(member = %member, reason, "a member was not declared down");
+            warn!(node = name, %member, reason, "a node could not be declared dead");
         }
     }
 }
@@ -103,13 +105,13 @@ async fn change_members(shared: &Arc<Shared>, status: &GroupStatus) {
     let Ok(_changing) = shared.changing.try_lock() else { return };
     let outcome = match change {
         Change::Voters(voters) => {
-            let names: Vec<String> = voters.iter().map(ToString::to_string).collect();
-            info!(voters = names.join(" "), "the voters change");
+            let names: Vec<String> = voters.iter().map(|node| shared.name_of(*node)).collect();
+            info!(voters = names.join(", "), "the voters change");
             let voters = voters.iter().map(|node| node.0).collect();
             shared.within(shared.group.change_voters(voters)).await
         }
         Change::Forget(node) => {
-            info!(node = %node, "a learner is forgotten");
+            info!(node = shared.name_of(node), "a learner is forgotten");
             shared.within(shared.group.remove_learner(node.0)).await
         }
     };

@@ -1,6 +1,7 @@
 //! Being a member: asks for admission, keeps the lease alive, and fences the node when it cannot.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,6 +35,15 @@ async fn live(shared: &Arc<Shared>) {
     }
 }
 
+/// Why a node is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Denial {
+    /// It may be admitted the next time.
+    Yet(String),
+    /// An operator has to change something.
+    Refused(String),
+}
+
 /// What became of a heartbeat.
 enum Renewal {
     /// Answered; the promise counts from this time.
@@ -54,15 +64,18 @@ impl Shared {
 
     /// Asks for admission until it is given.
     async fn seek_admission(self: &Arc<Self>) -> Member {
-        let mut said = String::new();
+        let mut said = BTreeSet::new();
         loop {
             self.may_join().await;
             match self.ask_to_join().await {
                 Ok(member) => return member,
-                // The same reason is told once.
-                Err(reason) if reason != said => {
-                    info!(%reason, "not admitted to the cluster yet");
-                    said = reason;
+                // Each reason is told once: they may come in turns, and this may take long.
+                Err(denial) if said.len() < DENIALS_SAID_MAX && !said.contains(&denial) => {
+                    match &denial {
+                        Denial::Yet(reason) => info!(%reason, "not admitted to the cluster yet"),
+                        Denial::Refused(reason) => error!(%reason, "the cluster does not admit this node"),
+                    }
+                    said.insert(denial);
                 }
                 Err(_) => {}
             }
@@ -79,7 +92,7 @@ impl Shared {
         }
     }
 
-    async fn ask_to_join(self: &Arc<Self>) -> Result<Member, String> {
+    async fn ask_to_join(self: &Arc<Self>) -> Result<Member, Denial> {
         let mut reason = "no leader is known".to_owned();
         for _ in 0..HOPS_MAX {
             let outcome = match self.way_to_leader(Class::Admin) {
@@ -90,10 +103,13 @@ impl Shared {
                     let mut client = client(channel);
                     let call = timeout(self.timing.node_down_after * 2, client.join(request));
                     match flatten(call.await) {
-                        Ok(reply) => reply.into_inner().outcome.ok_or("an empty answer")?,
+                        Ok(reply) => {
+                            let outcome = reply.into_inner().outcome;
+                            outcome.ok_or_else(|| Denial::Yet("an empty answer".to_owned()))?
+                        }
                         Err(status) => {
                             self.doubt_way();
-                            return Err(status.message().to_owned());
+                            return Err(Denial::Yet(status.message().to_owned()));
                         }
                     }
                 }
@@ -109,14 +125,11 @@ impl Shared {
                         break;
                     }
                 }
-                join_reply::Outcome::Wait(why) => return Err(why),
-                join_reply::Outcome::Refused(why) => {
-                    error!(reason = %why, "the cluster does not admit this node");
-                    return Err(why);
-                }
+                join_reply::Outcome::Wait(why) => return Err(Denial::Yet(why)),
+                join_reply::Outcome::Refused(why) => return Err(Denial::Refused(why)),
             }
         }
-        Err(reason)
+        Err(Denial::Yet(reason))
     }
 
     /// Keeps the lease until it lapses, or the life of the node ends otherwise.
@@ -131,7 +144,7 @@ impl Shared {
                 Renewal::Held(from) => {
                     let (now, until) = (clock::now(), from + self.timing.node_down_after);
                     if admitted && !self.lease.extend(now, until) {
-                        warn!(member = %member, "the lease has lapsed");
+                        debug!(member = %member, "the lease has lapsed");
                         return;
                     }
                     if !admitted && until > now && self.state.read().is_live(member) {
@@ -141,7 +154,7 @@ impl Shared {
                     }
                 }
                 Renewal::Ended => {
-                    warn!(member = %member, "this life of the node has ended");
+                    debug!(member = %member, "this life of the node has ended");
                     return;
                 }
                 Renewal::Unanswered if admitted => {}
@@ -156,7 +169,7 @@ impl Shared {
     }
 
     fn begin_life(&self, member: Member) {
-        info!(member = %member, "admitted to the cluster");
+        info!(%member, "this node is admitted to the cluster");
         self.local.update(|bound| bound.incarnation = Some(member.incarnation));
         self.me.send_replace(Some(member));
         self.observer.admitted(member);
@@ -176,10 +189,12 @@ impl Shared {
             if admitted {
                 let is_live = self.state.read().is_live(member);
                 if !is_live || !self.lease.is_valid(now) {
-                    warn!(member = %member, is_live, "this node is no member any more");
+                    let why =
+                        if is_live { "no leader answers its heartbeats" } else { "the cluster has ended it" };
+                    warn!(member = %member, why, "this life of the node is over");
                     if progress.borrow().removed == Some(member) {
-                        warn!(
-                            "this node was removed from the cluster; it asks for admission when it starts again"
+                        info!(
+                            "this node belongs to the cluster no more; it asks for admission when it starts again"
                         );
                         self.leaving.send_replace(true);
                     }
@@ -297,6 +312,9 @@ pub(super) fn flatten<T>(
 ) -> Result<T, Status> {
     outcome.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
 }
+
+/// So many reasons for not being admitted are told.
+const DENIALS_SAID_MAX: usize = 16;
 
 /// So many nodes are asked in a row for the leader.
 const HOPS_MAX: usize = 3;

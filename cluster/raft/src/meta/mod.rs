@@ -168,6 +168,7 @@ impl Meta {
             lease: Lease::new(clock::now()),
             me: watch::Sender::new(None),
             leases: Mutex::default(),
+            refusals: Mutex::default(),
             spared: Mutex::default(),
             admitting: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),

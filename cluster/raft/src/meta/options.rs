@@ -206,7 +206,7 @@ pub enum MetaError {
     )]
     IdentityLost,
     /// The disk.
-    #[error("the data directory: {0}")]
+    #[error("cannot be used: {0}")]
     Io(#[from] io::Error),
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(super) attempt: RwLock<Option<Attempt>>,
     pub(super) founding: mpsc::Sender<founding::Input>,
     pub(super) founding_inputs: Mutex<Option<mpsc::Receiver<founding::Input>>>,
+    /// Addresses where this node is refused: why, and when the log last said so.
+    pub(super) refusals: Mutex<BTreeMap<String, (String, Instant)>>,
     /// The address of somebody who may know the leader.
     pub(super) hint: Mutex<Option<String>>,
     pub(super) proposals: Semaphore,
@@ -73,6 +75,12 @@ impl Shared {
             client_addresses: self.options.client_addresses.clone(),
             version: self.options.version.clone(),
         }
+    }
+
+    /// What an operator calls a node: its name, or its identifier where no name is known.
+    pub(super) fn name_of(&self, node: NodeId) -> String {
+        let state = self.state.read();
+        state.node(node).map_or_else(|| node.to_string(), |node| node.name.to_string())
     }
 
     /// The cluster, once it has been created as far as this node knows.

@@ -130,7 +130,7 @@ impl Shared {
         for (_, node) in others.into_iter().rev() {
             match self.group.transfer_leadership(node).await {
                 Ok(()) => {
-                    info!(to = %NodeId(node), "handed the leadership over");
+                    info!(to = self.name_of(NodeId(node)), "handed the leadership over");
                     return true;
                 }
                 Err(error) => warn!(%error, "the leadership was not handed over"),

@@ -55,9 +55,9 @@ impl Refusal {
         match self {
             Self::Malformed => Status::unauthenticated("not a request of a flotilla node"),
             Self::WireVersion => Status::failed_precondition("another version of the protocol"),
-            Self::ClusterName => Status::permission_denied("another cluster name"),
-            Self::Secret => Status::unauthenticated("wrong cluster secret"),
-            Self::ClusterId => Status::permission_denied("another cluster of the same name"),
+            Self::ClusterName => Status::permission_denied("its cluster has another name (cluster.name)"),
+            Self::Secret => Status::unauthenticated("the secret is wrong or missing (cluster.secret)"),
+            Self::ClusterId => Status::permission_denied("it belongs to another cluster of the same name"),
             Self::Node => Status::failed_precondition("another node"),
         }
     }

@@ -43,8 +43,8 @@ struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Another process has the directory.
-    #[error("the data directory {0} is in use by another process")]
-    InUse(String),
+    #[error("the data directory is in use by another process")]
+    InUse,
     /// The directory is that of a node with another name.
     #[error(
         "the data directory belongs to node {kept:?}, but node.name is {configured:?}: give the node its name back, or another \
@@ -85,7 +85,7 @@ impl Identity {
     /// The directory is another node's, another cluster's or in use, or cannot be read.
     pub fn open(data_dir: &Path, name: &str, cluster_name: &str) -> Result<Self, IdentityError> {
         let kv = SledKv::open(&data_dir.join("identity")).map_err(|error| match error {
-            KvError::Locked { .. } => IdentityError::InUse(data_dir.display().to_string()),
+            KvError::Locked { .. } => IdentityError::InUse,
             error => error.into(),
         })?;
         Self::open_in(Arc::new(kv), name, cluster_name)
@@ -202,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Identity::open(dir.path(), "a", "blue").unwrap();
         let (node, cluster) = (first.node(), ClusterId(7));
-        assert!(matches!(Identity::open(dir.path(), "a", "blue"), Err(IdentityError::InUse(_))));
+        assert!(matches!(Identity::open(dir.path(), "a", "blue"), Err(IdentityError::InUse)));
         first.keep_attempt(Some(vec![1, 2])).unwrap();
         first.keep_cluster(cluster).unwrap();
         first.keep_has_log().unwrap();

@@ -657,7 +657,7 @@ impl World {
             Output::StubVoid { client, epoch } => {
                 self.nodes[node].stubs.remove(&(client, epoch));
             }
-            Output::Discard { client } => {
+            Output::Discard { client, .. } => {
                 self.nodes[node].copies.retain(|(of, _), _| *of != client);
                 if let Some(session) = self.nodes[node].sessions.remove(&client) {
                     assert!(

@@ -66,6 +66,16 @@ impl Session {
         self.inbound.as_ref().is_some_and(|inbound| inbound.is_storing())
     }
 
+    /// Between connections: no ticket comes back any more, for whoever was to keep the messages has been lost. A QoS 2
+    /// message from the client that waits for one counts as not received, so that the client's resend is a new message
+    /// and not the repetition of one that nobody answers for.
+    pub fn forget_storing(&mut self) {
+        if let Some(inbound) = self.inbound.as_mut().filter(|_| matches!(self.link, Link::Away { .. })) {
+            inbound.forget_storing(); // The epoch moved on with the end of the connection: no ticket is known now.
+        }
+        self.check_invariants();
+    }
+
     /// The session as bytes for another node. Its last connection must have ended.
     ///
     /// The session itself stays as it is, in case it does not get there. Only tickets that have not come back mean
@@ -76,10 +86,7 @@ impl Session {
     /// [`Session::take_report`] says.
     pub fn export(&mut self, now: Timestamp) -> Bytes {
         debug_assert!(!self.is_connected(), "the last connection was ended");
-        if let Some(inbound) = &mut self.inbound {
-            inbound.forget_storing(); // The epoch moved on with the end of the connection: no ticket is known now.
-        }
-        self.check_invariants();
+        self.forget_storing();
         Exporter::default().export(self, now).encode_to_vec().into()
     }
 

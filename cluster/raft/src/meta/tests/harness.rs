@@ -283,7 +283,7 @@ impl Node {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match self.open_storage() {
-                Err(MetaError::Identity(IdentityError::InUse(_))) if Instant::now() < deadline => {
+                Err(MetaError::Identity(IdentityError::InUse)) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 outcome => return outcome,
