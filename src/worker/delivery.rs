@@ -97,7 +97,7 @@ impl Worker {
             }
             Receivers::One(picked) => self.deliver_to_picked(picked, message),
             Receivers::Moved(session, options) => {
-                self.deliver_moved(*session, message, options, source.stamp)
+                self.deliver_moved(*session, message, options, source.stamp);
             }
         }
     }
