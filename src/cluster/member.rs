@@ -1,8 +1,9 @@
 //! This node as a member of a cluster: the parts of `cluster` put together.
 //!
-//! A member lives on a runtime of its own, apart from the workers: Raft, the lanes, the registry. [`Member::open`] makes
-//! what a broker is started with, [`Member::join`] connects it to the broker and lets it find its cluster. From then on
-//! the node's life is that of its lease. When it begins, everything that this node has is told to the cluster anew, and
+//! A member lives on a runtime of its own, apart from the workers: Raft, the lanes, the registry.
+//! [`Candidate::open`](super::Candidate::open) makes what a broker is started with,
+//! [`Candidate::join`](super::Candidate::join) connects it to the broker and lets it find its cluster. From then on the
+//! node's life is that of its lease. When it begins, everything that this node has is told to the cluster anew, and
 //! only then may clients connect. When it is lost, they are disconnected at once: others serve them from here on.
 
 use std::{

@@ -16,7 +16,7 @@ use crate::{
     wire::Envelope,
 };
 
-/// One node's part in deciding who serves which client. See the [crate](crate).
+/// One node's part in deciding who serves which client. See the [crate].
 #[derive(Debug)]
 pub struct Registry {
     held_bytes_max: usize,

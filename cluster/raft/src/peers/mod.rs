@@ -2,7 +2,7 @@
 //!
 //! [`Identity`] is what the node keeps of itself. [`Peers`] is the address book with a channel per node and [`Class`];
 //! [`Discovery`] finds addresses before there is a book. [`Gate`] stands before every service of the cluster port, and
-//! [`serve`] opens that port.
+//! [`serve()`] opens that port.
 //!
 //! # Invariants
 //!
