@@ -194,7 +194,6 @@ impl Member {
     }
 
     async fn begin(&self, me: Life) {
-        let Some(node) = self.node.get() else { return };
         let wants = NodeWants { member: self };
         let committed: oneshot::Receiver<LogIndex> = self.announcer.announce_all(&wants);
         if committed.await.is_err() {
@@ -209,9 +208,6 @@ impl Member {
         }
         self.is_draining.store(false, Ordering::Release);
         self.up_in.store(me.incarnation.0, Ordering::Release);
-        for mailbox in &node.mailboxes {
-            mailbox.send(Event::Admit);
-        }
         tracing::info!(member = %me, "this node is up, and serves clients");
     }
 

@@ -79,7 +79,7 @@ impl Worker {
             self.drop_arrival(&arrival.peer, &arrival.accepted, &arrival.claimed);
             return None;
         }
-        if self.is_fenced {
+        if !self.node.cluster.is_serving() {
             self.refuse_arrival(arrival, ReasonCode::ServerUnavailable);
             return None;
         }
@@ -455,9 +455,8 @@ impl Worker {
         self.close_all(reason);
     }
 
-    /// This node may not act for the cluster any more: it closes every connection, and refuses new ones until it may.
+    /// This node may not act for the cluster any more: it closes every connection.
     fn fence(&mut self, reason: ReasonCode) {
-        self.is_fenced = true;
         let all: Vec<u32> = self.sessions.occupied().collect();
         for slot in &all {
             if let Some(entry) = self.sessions.entry(*slot) {
@@ -529,7 +528,6 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 }
                 Event::Clients(query) => cell.with(|worker| worker.list_clients(query)),
                 Event::Fence(reason) => cell.with(|worker| worker.fence(reason)),
-                Event::Admit => cell.with(|worker| worker.is_fenced = false),
                 Event::Decongested => cell.with(Worker::end_congestion),
                 Event::Adopt(adoption) => adopt(cell, *adoption),
                 Event::Accepted(stream, peer) => match TcpStream::from_std(stream) {

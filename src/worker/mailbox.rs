@@ -56,8 +56,6 @@ pub(crate) enum Event {
     Clients(ClientsQuery),
     /// This node has lost its place in the cluster: close every connection with this reason.
     Fence(ReasonCode),
-    /// It has a place again.
-    Admit,
     /// A worker that was congested is no longer: read from publishers again.
     Decongested,
     /// Close every connection with this reason and end.

@@ -108,8 +108,6 @@ pub(crate) struct Worker {
     random: Random,
     /// Why the worker is stopping.
     stopping: Option<ReasonCode>,
-    /// Whether this node has no place in the cluster now, so that no client may connect.
-    is_fenced: bool,
     next_link: u32,
     /// Closed connections whose last bytes have still to be written.
     closing: Vec<link::Farewell>,
@@ -194,7 +192,6 @@ impl Worker {
             properties: Vec::new(),
             random: Random::new(),
             stopping: None,
-            is_fenced: node.config.cluster.listen.is_some(),
             next_link: 0,
             closing: Vec::new(),
             closer: None,

@@ -63,7 +63,7 @@ pub async fn serve(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
-    let connections = incoming(listener, options.clone());
+    let connections = incoming(listener, options);
     serve_connections(connections, routes, gate, &options, shutdown).await
 }
 
