@@ -167,8 +167,9 @@ impl Driver {
             Input::StubEnded(client, epoch) => self.registry.handle_stub_ended(&client, epoch),
             Input::Message(from, bytes) => {
                 if let Err(error) = self.registry.handle_message(now, from, &bytes) {
-                    // The other node would wait for what this one did not understand: better that neither goes on.
+                    // The other node would wait for ever for what this one did not take.
                     tracing::error!(%from, %error, "cannot handle what another node says about clients");
+                    self.links.give_up_life();
                 }
             }
             Input::View(view) => self.registry.handle_view(now, view),

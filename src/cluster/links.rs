@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use flotilla_lane::{Batch, BatchWriter, CONTROL, Frame, LaneId};
 use flotilla_mqtt::{QoS, ReasonCode, session::ClientId};
-use flotilla_raft::lanes::{Lanes, Sent, Untaken};
+use flotilla_raft::{
+    lanes::{Lanes, Sent, Untaken},
+    meta::Lease,
+};
 use flotilla_state::{LogIndex, Member, NodeId};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -21,6 +24,7 @@ use crate::{node::Node, worker::Event};
 /// The lanes to the other nodes, and who they are.
 #[derive(Debug)]
 pub(super) struct Links {
+    lease: Lease,
     lanes: OnceLock<Lanes<Events>>,
     node: OnceLock<Arc<Node>>,
     /// The other nodes in their present lives.
@@ -54,8 +58,9 @@ impl Control {
 }
 
 impl Links {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(lease: Lease) -> Self {
         Self {
+            lease,
             lanes: OnceLock::new(),
             node: OnceLock::new(),
             members: RwLock::default(),
@@ -80,6 +85,11 @@ impl Links {
     pub(super) fn connect(&self, lanes: Lanes<Events>, node: Arc<Node>) {
         self.lanes.set(lanes).expect("it is connected once");
         self.node.set(node).expect("it is connected once");
+    }
+
+    /// This node cannot go on in its present life: it disconnects its clients and asks for admission in a new one.
+    pub(super) fn give_up_life(&self) {
+        self.lease.give_up();
     }
 
     /// The other nodes in their present lives.

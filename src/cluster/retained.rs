@@ -88,7 +88,9 @@ impl Replicated {
     pub(super) fn handle_message(&self, from: Member, bytes: &[u8]) {
         self.change(|replica, now| {
             if let Err(error) = replica.handle(from, bytes, now) {
+                // The copies may differ from here on: a new life makes them equal.
                 tracing::error!(%from, %error, "cannot handle what another node says about retained messages");
+                self.links.give_up_life();
             }
         });
     }

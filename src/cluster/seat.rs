@@ -115,7 +115,7 @@ impl Candidate {
         let (meta, services) =
             runtime.block_on(open_meta(config, listen, &listener, &watcher)).map_err(failed)?;
         let (me, state, lease) = (meta.node(), meta.state(), meta.lease().clone());
-        let links = Arc::new(Links::new());
+        let links = Arc::new(Links::new(lease.clone()));
         let (claims, barriers): (Arc<Claims>, Arc<Barriers>) = Default::default();
         let (early, reports): (Arc<EarlyMessages>, Arc<Reports>) = Default::default();
         let clock = Clock::start();

@@ -228,11 +228,9 @@ impl<E: LaneEvents> Lanes<E> {
     /// Any thread may call it; it does not block. The batches of a lane arrive in the order of the calls.
     ///
     /// # Errors
-    /// The member does not live, or this node does not: the batch comes back.
-    ///
-    /// # Panics
-    /// The batch is larger than one full batch and [`LaneOptions::packet_bytes_max`] allow: no peer would take it, and the
-    /// lane could never go on.
+    /// The member does not live, or this node does not, or the batch is larger than one full batch and
+    /// [`LaneOptions::packet_bytes_max`] allow, so that no peer would take it and the lane could never go on: the batch
+    /// comes back.
     pub fn send(
         &self,
         to: Member,
@@ -240,8 +238,11 @@ impl<E: LaneEvents> Lanes<E> {
         batch: Batch,
         done: E::Done,
     ) -> Result<Sent, Box<Untaken<E::Done>>> {
-        assert!(batch.size() <= self.0.options.batch_bytes_max(), "a batch has a bounded size");
-        match self.peer(to) {
+        let fits = batch.size() <= self.0.options.batch_bytes_max();
+        if !fits {
+            tracing::error!(%to, bytes = batch.size(), "a message is longer than nodes may send to each other");
+        }
+        match self.peer(to).filter(|_| fits) {
             Some(peer) => peer.send(&self.0, lane, batch, done),
             None => Err(Box::new(Untaken { lane, batch, done })),
         }

@@ -61,6 +61,11 @@ impl Lease {
         true
     }
 
+    /// Gives the present life up: the node cannot go on with it. It asks for admission in a new one.
+    pub fn give_up(&self) {
+        self.end();
+    }
+
     /// The life of the node has ended.
     pub(crate) fn end(&self) {
         let _change = self.0.change.lock();
