@@ -248,6 +248,30 @@ fn records_that_do_not_follow_are_refused_and_nothing_of_them_is_taken() {
 }
 
 #[test]
+fn what_nobody_has_flushed_is_lost_with_the_power() {
+    let files = MemoryFiles::new();
+    let on_call = WalOptions { flushing: Flushing::OnCall, ..options(1 << 16) };
+    let wal = open(&files, &on_call);
+    let told = Arc::new(Mutex::new(0));
+    let submit = |index| {
+        let told = told.clone();
+        wal.submit(vec![entry(1, index, "entry")], move |result| {
+            result.unwrap();
+            *told.lock() += 1;
+        });
+    };
+    submit(0);
+    submit(1);
+    assert_eq!((*told.lock(), indexes(&wal, 1)), (0, vec![0, 1]), "it can be read before");
+    wal.flush();
+    assert_eq!((*told.lock(), files.syncs() > 0), (2, true));
+    submit(2);
+    let files = files.crash(|_| 0..0);
+    drop(wal);
+    assert_eq!((*told.lock(), indexes(&open(&files, &on_call), 1)), (2, vec![0, 1]));
+}
+
+#[test]
 fn what_waits_is_written_and_flushed_together() {
     let files = MemoryFiles::new();
     let wal = open(&files, &options(1 << 16));

@@ -41,6 +41,9 @@ pub enum Flushing {
     OnThread,
     /// The caller of `submit`, which returns after `done` was called: for simulations, which have one thread.
     InSubmit,
+    /// The caller of [`Wal::flush`], for simulations in which the power can fail between a submission and its flush. Nobody else
+    /// flushes, not even [`Wal::close`].
+    OnCall,
 }
 
 impl Default for WalOptions {
@@ -170,6 +173,7 @@ impl Wal {
         writer.prepare().map_err(failed)?;
         let driver = match flushing {
             Flushing::InSubmit => Driver::InSubmit(Mutex::new(Some(writer))),
+            Flushing::OnCall => Driver::OnCall(Mutex::new(Some(writer))),
             Flushing::OnThread => {
                 let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || writer.run());
                 Driver::OnThread(Mutex::new(Some(thread.map_err(failed)?)))
@@ -255,6 +259,14 @@ impl Wal {
         }
     }
 
+    /// With [`Flushing::OnCall`]: flushes what was submitted, and returns after each `done` was called. Not to be called inside a
+    /// `done`. Otherwise it does nothing, for what was submitted is flushed without it.
+    pub fn flush(&self) {
+        if let Driver::OnCall(writer) = &self.handle.driver {
+            write_all(&self.handle.shared, writer);
+        }
+    }
+
     /// Flushes what was submitted, and lets go of the directory. Later submissions on other clones get an error; reads go on.
     /// Called inside a `done`, it does not wait.
     pub fn close(self) {
@@ -268,7 +280,7 @@ impl Wal {
     pub(crate) fn hold(&self) -> Option<Writer> {
         match &self.handle.driver {
             Driver::InSubmit(writer) => writer.lock().take(),
-            Driver::OnThread(_) => None,
+            Driver::OnThread(_) | Driver::OnCall(_) => None,
         }
     }
 
@@ -323,7 +335,7 @@ impl Handle {
                     let _ = thread.join();
                 }
             }
-            Driver::InSubmit(writer) => {
+            Driver::InSubmit(writer) | Driver::OnCall(writer) => {
                 if let Some(mut writer) = writer.try_lock() {
                     writer.take();
                 }
@@ -341,6 +353,7 @@ impl Drop for Handle {
 enum Driver {
     OnThread(Mutex<Option<JoinHandle<()>>>),
     InSubmit(Mutex<Option<Writer>>),
+    OnCall(Mutex<Option<Writer>>),
 }
 
 impl Driver {
@@ -350,15 +363,19 @@ impl Driver {
             Self::OnThread(_) => {
                 shared.wake.notify_one();
             }
-            Self::InSubmit(writer) => {
-                // Who has the writer, perhaps this thread further down the stack, takes what is queued along.
-                while shared.has_jobs() {
-                    let Some(mut writer) = writer.try_lock() else { return };
-                    let Some(writer) = writer.as_mut() else { return };
-                    while writer.write_batch() {}
-                }
-            }
+            Self::InSubmit(writer) => write_all(shared, writer),
+            Self::OnCall(_) => {}
         }
+    }
+}
+
+/// Writes what is queued on this thread.
+fn write_all(shared: &Shared, writer: &Mutex<Option<Writer>>) {
+    // Who has the writer, perhaps this thread further down the stack, takes what is queued along.
+    while shared.has_jobs() {
+        let Some(mut writer) = writer.try_lock() else { return };
+        let Some(writer) = writer.as_mut() else { return };
+        while writer.write_batch() {}
     }
 }
 
