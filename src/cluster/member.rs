@@ -123,6 +123,11 @@ impl Member {
                     tracing::error!(%error, "routes cannot be proposed");
                     return None;
                 }
+                // It would say so again at once, for as long as this node is a member.
+                Err(ProposeError::Stopped(error)) => {
+                    tracing::error!(%error, "routes cannot be proposed");
+                    return None;
+                }
                 Err(error) => tracing::debug!(%error, "routes are not committed yet"),
             }
             if *self.meta.me().borrow() != Some(me) {

@@ -47,7 +47,8 @@ use machine::{Failure, Machine};
 use monitor::{Monitor, SnapshotTrigger};
 use network::Peers;
 use snapshot::SnapshotStore;
-use types::{Command, Raft, Snapshot, Types, blocking};
+pub(crate) use types::blocking;
+use types::{Command, Raft, Snapshot, Types};
 
 pub use error::{Corrupt, DecodeError, GroupError, ProposeError, SnapshotError, Unreachable};
 pub use options::GroupOptions;

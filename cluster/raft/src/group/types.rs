@@ -53,7 +53,7 @@ impl fmt::Display for Command {
 
 /// Runs what waits for the disk beside the runtime. A simulation has one thread and one order of events: there it runs at once.
 #[cfg(not(feature = "simulation"))]
-pub(super) async fn blocking<T, F>(work: F) -> T
+pub(crate) async fn blocking<T, F>(work: F) -> T
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
@@ -67,6 +67,6 @@ where
     }
 }
 #[cfg(feature = "simulation")]
-pub(super) async fn blocking<T, F: FnOnce() -> T>(work: F) -> T {
+pub(crate) async fn blocking<T, F: FnOnce() -> T>(work: F) -> T {
     work()
 }

@@ -23,7 +23,7 @@ mod outgoing;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -132,9 +132,9 @@ struct Table<D> {
     /// Every member that lives, but this one.
     live: BTreeSet<Member>,
     /// Only of live members.
-    peers: HashMap<Member, Arc<Peer<D>>>,
+    peers: BTreeMap<Member, Arc<Peer<D>>>,
     /// Only of live members.
-    incoming: HashMap<(Member, LaneId), Arc<Incoming>>,
+    incoming: BTreeMap<(Member, LaneId), Arc<Incoming>>,
 }
 
 impl<E: LaneEvents> Lanes<E> {
@@ -142,7 +142,7 @@ impl<E: LaneEvents> Lanes<E> {
     #[must_use]
     pub fn new(options: LaneOptions, channels: Arc<dyn Channels>, events: Arc<E>, runtime: Handle) -> Self {
         let table =
-            Table { me: None, live: BTreeSet::new(), peers: HashMap::new(), incoming: HashMap::new() };
+            Table { me: None, live: BTreeSet::new(), peers: BTreeMap::new(), incoming: BTreeMap::new() };
         let (counters, table) = (Counters::default(), RwLock::new(table));
         Self(Arc::new(Shared { options, events, channels, runtime, counters, table }))
     }

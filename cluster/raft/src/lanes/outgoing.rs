@@ -12,12 +12,12 @@ use flotilla_lane::{Batch, Change, Congestion, LANES, LaneId, ProtocolError, Sen
 use flotilla_rpc::lanes as rpc;
 use futures_util::{Stream, task::AtomicWaker};
 use parking_lot::Mutex;
-use rand::RngExt;
 use rpc::{lane_down, lane_up, lanes_client::LanesClient};
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Counters, LaneEvents, LaneOptions, Sent, Shared, Untaken};
+use crate::{clock, random::random};
 use flotilla_state::Member;
 
 /// Another member, as one that we send to.
@@ -137,7 +137,7 @@ impl<D: Send + 'static> Peer<D> {
         let mut broken = self.broken.lock();
         broken.lanes.insert(lane);
         if broken.since.is_none() {
-            broken.since = Some(Instant::now());
+            broken.since = Some(clock::now());
             tracing::info!(to = %self.to, %error, "the connection to another node is broken");
         }
     }
@@ -148,7 +148,7 @@ impl<D: Send + 'static> Peer<D> {
         if broken.lanes.is_empty()
             && let Some(since) = broken.since.take()
         {
-            tracing::info!(to = %self.to, broken_for = ?since.elapsed(), "connected to another node again");
+            tracing::info!(to = %self.to, broken_for = ?clock::since(since), "connected to another node again");
         }
     }
 
@@ -358,7 +358,7 @@ impl Backoff {
     fn next(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
-        pause.mul_f64(rand::rng().random_range(0.5..1.0))
+        pause.mul_f64(0.5 + random::<f64>() / 2.0)
     }
 }
 

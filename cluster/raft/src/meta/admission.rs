@@ -1,10 +1,6 @@
 //! What the leader does when a node wants to come or go.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flotilla_rpc::membership as rpc;
 use flotilla_state::{Command, Member, NodeId, Reply};
@@ -12,7 +8,10 @@ use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use super::{shared::Shared, wire::NodeInfo};
-use crate::group::{GroupError, GroupStatus, Role};
+use crate::{
+    clock,
+    group::{GroupError, GroupStatus, Role},
+};
 
 impl Shared {
     /// Admits a node: makes it a learner, waits until it has caught up, and begins its new life. Answers early when that takes
@@ -64,13 +63,13 @@ impl Shared {
             }
             None => {}
         }
-        self.spared.lock().insert(node.id, Instant::now());
+        self.spared.lock().insert(node.id, clock::now());
         if let Err(error) = self.make_member(node.id).await {
             return Outcome::Wait(error.to_string());
         }
-        let waited_from = Instant::now();
+        let waited_from = clock::now();
         while !is_caught_up(&self.group.status(), node.id) {
-            if waited_from.elapsed() > self.timing.node_down_after / 2 {
+            if clock::since(waited_from) > self.timing.node_down_after / 2 {
                 return Outcome::Wait("the node has not caught up yet".to_owned());
             }
             sleep(CATCH_UP_PAUSE).await;
@@ -85,7 +84,7 @@ impl Shared {
         };
         match self.apply(command).await {
             Ok(Reply::Joined(member)) => {
-                self.leases.lock().heard(member, Instant::now());
+                self.leases.lock().heard(member, clock::now());
                 Outcome::Admitted(member.incarnation.0)
             }
             Ok(Reply::NameTaken) => Outcome::Wait("a node of this name is up, or not down yet".to_owned()),
@@ -130,7 +129,7 @@ impl Shared {
                 false => Outcome::Wait("nobody can take the leadership over now".to_owned()),
             };
         }
-        self.spared.lock().insert(node, Instant::now());
+        self.spared.lock().insert(node, clock::now());
         if let Err(error) = self.take_vote(node).await {
             return Outcome::Wait(error.to_string());
         }

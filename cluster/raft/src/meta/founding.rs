@@ -14,7 +14,6 @@ use flotilla_rpc::membership as rpc;
 use flotilla_state::{Command, NodeId, Role};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
     time::timeout,
 };
 use tonic::{Code, Status};
@@ -26,8 +25,10 @@ use super::{
     wire,
 };
 use crate::{
-    group::Role as RaftRole,
+    clock,
+    group::{Role as RaftRole, blocking},
     peers::{ClusterId, DiscoveryError},
+    random::random,
 };
 
 /// What the task hears of.
@@ -79,9 +80,8 @@ impl Founding {
         };
         let me = Founder { name: shared.options.name.clone(), id: shared.local.node() };
         let (kept, belongs) = (shared.attempt.read().clone(), shared.identity.cluster_id());
-        let bootstrap =
-            Bootstrap::new(options, me, kept, belongs, shared.group.is_pristine(), rand::random());
-        let now = Instant::now();
+        let bootstrap = Bootstrap::new(options, me, kept, belongs, shared.group.is_pristine(), random());
+        let now = clock::now();
         Self {
             shared,
             began: now,
@@ -110,12 +110,12 @@ impl Founding {
     }
 
     fn now(&self) -> Duration {
-        self.began.elapsed()
+        clock::since(self.began)
     }
 
     /// A node that has no cluster yet says whom it waits for: when that changes, and now and then.
     fn tell_of_waiting(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         if self.shared.identity.cluster_id().is_some() || now < self.waiting.next {
             return;
         }
@@ -172,7 +172,7 @@ impl Founding {
     /// Says hello to everybody while the node is not admitted or knows no leader, so that all know each other's addresses.
     fn greet(&mut self) {
         let shared = &self.shared;
-        let now = Instant::now();
+        let now = clock::now();
         let settled = shared.me.borrow().is_some() && shared.group.status().leader.is_some();
         if settled || now < self.next_greeting {
             return;
@@ -190,7 +190,7 @@ impl Founding {
     /// Begins a look-up when one is due. Once the node is a member and all is well, none is.
     fn discover(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let now = Instant::now();
+        let now = clock::now();
         if self.discovering || now < self.next_discovery || shared.me.borrow().is_some() {
             return;
         }
@@ -207,7 +207,7 @@ impl Founding {
         match found {
             Ok(found) => {
                 self.discovery_failures = 0;
-                self.next_discovery = Instant::now() + pause;
+                self.next_discovery = clock::now() + pause;
                 self.found.clone_from(&found);
                 self.bootstrap.handle_discovered(found);
             }
@@ -215,7 +215,7 @@ impl Founding {
                 // The addresses that were found before remain: what runs goes on.
                 self.discovery_failures += 1;
                 let wait = pause * 2_u32.pow(self.discovery_failures.min(5));
-                self.next_discovery = Instant::now() + wait;
+                self.next_discovery = clock::now() + wait;
                 warn!(error = %failed, ?wait, "discovery found no addresses; trying again");
             }
         }
@@ -326,7 +326,7 @@ async fn create(shared: Arc<Shared>, cluster_id: ClusterId) {
         name: shared.options.cluster_name.as_str().into(),
         shards: shared.options.shards,
         replicas: shared.options.replicas,
-        hash_seed: rand::random(),
+        hash_seed: random(),
     };
     match timeout(shared.options.retry * 4, shared.group.propose(command.encode())).await {
         Ok(Ok((index, _))) => info!(cluster = %cluster_id, index, "created the cluster"),
@@ -345,7 +345,7 @@ impl Shared {
     /// minute.
     pub(super) fn is_news(&self, address: &str, reason: &str) -> bool {
         let mut refusals = self.refusals.lock();
-        let now = Instant::now();
+        let now = clock::now();
         refusals.retain(|_, (_, told)| now.duration_since(*told) < REFUSAL_AGAIN);
         if refusals.get(address).is_some_and(|(last, _)| last == reason) {
             return false;
@@ -420,8 +420,4 @@ async fn ask_for_grant(shared: Arc<Shared>, address: String, to: NodeId, attempt
     let answer = GrantAnswer { granted, bound_to };
     let input = Input::GrantAnswer { from: to, cluster_id: attempt.cluster_id, answer };
     let _ = shared.founding.send(input).await;
-}
-
-async fn blocking(write: impl FnOnce() -> Result<(), KvError> + Send + 'static) -> Result<(), KvError> {
-    spawn_blocking(write).await.unwrap_or(Err(KvError::Failed))
 }

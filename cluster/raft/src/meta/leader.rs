@@ -16,7 +16,10 @@ use super::{
     shared::Shared,
     voters::{self, Change, NodeView, View},
 };
-use crate::group::{GroupStatus, Role as RaftRole};
+use crate::{
+    clock,
+    group::{GroupStatus, Role as RaftRole},
+};
 
 /// Runs until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -56,12 +59,12 @@ impl Term {
         declare_down(shared).await;
         self.forget_edge_nodes(shared).await;
         let long_ago = shared.timing.node_down_after * SPARED_FOR;
-        shared.spared.lock().retain(|_, since| since.elapsed() < long_ago);
+        shared.spared.lock().retain(|_, since| clock::since(*since) < long_ago);
         change_members(shared, &status).await;
     }
 
     async fn forget_edge_nodes(&mut self, shared: &Arc<Shared>) {
-        let now = Instant::now();
+        let now = clock::now();
         let down: Vec<NodeId> = {
             let state = shared.state.read();
             let down = state.nodes().filter(|node| node.role == Role::Edge && !node.status.is_live());
@@ -85,7 +88,7 @@ async fn declare_down(shared: &Arc<Shared>) {
     let live = live_members(shared);
     let lapsed = {
         let mut leases = shared.leases.lock();
-        leases.lapsed(&live, Instant::now(), shared.timing)
+        leases.lapsed(&live, clock::now(), shared.timing)
     };
     for member in lapsed {
         let name = shared.name_of(member.node);

@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use super::shared::{Shared, client};
 use crate::{
+    clock,
     group::Role,
     peers::{Class, PeerChannel},
 };
@@ -82,9 +83,11 @@ impl Shared {
         }
     }
 
-    /// Waits until the node knows which cluster it belongs to, and for ever once it leaves or was removed.
+    /// Waits until the node knows which cluster it belongs to, and for ever once it leaves, was removed, or cannot follow the
+    /// log any more.
     async fn may_join(&self) {
-        while *self.leaving.borrow() || self.local.cluster_id().is_none() {
+        let cannot_follow = || self.group.status().role == Role::Stopped;
+        while *self.leaving.borrow() || self.local.cluster_id().is_none() || cannot_follow() {
             sleep((self.options.retry / 2).min(Duration::from_millis(50))).await;
         }
     }
@@ -134,12 +137,12 @@ impl Shared {
         // Nothing is promised before the first answer to a heartbeat, and nothing is admitted before this node itself has seen
         // its admission in the log.
         let mut admitted = false;
-        let began = Instant::now();
+        let began = clock::now();
         loop {
-            let beat = Instant::now();
+            let beat = clock::now();
             match self.heartbeat(member, admitted).await {
                 Renewal::Held(from) => {
-                    let (now, until) = (Instant::now(), from + self.timing.node_down_after);
+                    let (now, until) = (clock::now(), from + self.timing.node_down_after);
                     if admitted && !self.lease.extend(now, until) {
                         debug!(member = %member, "the lease has lapsed");
                         return;
@@ -155,11 +158,11 @@ impl Shared {
                     return;
                 }
                 Renewal::Unanswered if admitted => {}
-                Renewal::Unanswered if began.elapsed() > self.timing.node_down_after => return,
+                Renewal::Unanswered if clock::since(began) > self.timing.node_down_after => return,
                 Renewal::Unanswered => {}
             }
             let pause = if admitted { self.timing.interval() } else { self.timing.interval() / 4 };
-            if !self.wait_within_life(member, admitted, pause.saturating_sub(beat.elapsed())).await {
+            if !self.wait_within_life(member, admitted, pause.saturating_sub(clock::since(beat))).await {
                 return;
             }
         }
@@ -174,11 +177,11 @@ impl Shared {
 
     /// Waits for the next heartbeat; false as soon as the lease has lapsed, or this node has applied the end of its life.
     async fn wait_within_life(&self, member: Member, admitted: bool, pause: Duration) -> bool {
-        let next = Instant::now() + pause;
+        let next = clock::now() + pause;
         let mut progress = self.progress.clone();
         let mut leaving = self.leaving.subscribe();
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             progress.borrow_and_update();
             if *leaving.borrow_and_update() {
                 return false;
@@ -205,7 +208,12 @@ impl Shared {
             let wait = next.saturating_duration_since(now).min(lease).max(Duration::from_millis(1));
             tokio::select! {
                 () = sleep(wait) => {}
-                _ = progress.changed(), if admitted => {}
+                changed = progress.changed(), if admitted => {
+                    if changed.is_err() {
+                        error!("the Raft group of this node has stopped, so it is no member any more");
+                        return false;
+                    }
+                }
                 _ = leaving.changed() => {}
             }
         }
@@ -220,7 +228,7 @@ impl Shared {
         let Some(leader) = status.leader.map(NodeId) else { return Renewal::Unanswered };
         if leader == self.local.node() {
             // A quorum's confirmation of the leader is what keeps its own lease.
-            let sent = self.quorum_age(&status).and_then(|age| Instant::now().checked_sub(age));
+            let sent = self.quorum_age(&status).and_then(|age| clock::now().checked_sub(age));
             return match (self.renew(member, &self.options.advertise), sent) {
                 (lease_reply::Outcome::Held(_), Some(sent)) => Renewal::Held(sent),
                 (lease_reply::Outcome::Ended(_), _) => Renewal::Ended,
@@ -230,7 +238,7 @@ impl Shared {
         let Some(channel) = self.peers.channel(leader, Class::Raft) else { return Renewal::Unanswered };
         let address = self.options.advertise.clone();
         let request = rpc::LeaseRequest { node: member.node.0, incarnation: member.incarnation.0, address };
-        let sent = Instant::now();
+        let sent = clock::now();
         // Not longer than the lease, so that its end is noticed in time.
         let left = if admitted { self.lease.remaining(sent) } else { self.timing.node_down_after };
         let limit = (self.timing.interval() * 2).min(left);

@@ -53,6 +53,7 @@ use self::{
     shared::Shared,
 };
 use crate::{
+    clock,
     group::{Group, GroupId, GroupOptions},
     peers::{
         Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, Peers, PeersOptions, RaftService, RaftTransport,
@@ -138,8 +139,8 @@ impl Meta {
             me: node.0,
             heartbeat: options.heartbeat,
             election: options.election.clone(),
-            log_bytes_max: GroupOptions::LOG_BYTES_MAX,
-            log_entries_kept: GroupOptions::LOG_ENTRIES_KEPT,
+            log_bytes_max: options.log_bytes_max,
+            log_entries_kept: options.log_entries_kept,
             snapshot_timeout: GroupOptions::SNAPSHOT_TIMEOUT,
             snapshot_dir: dir.join("meta"),
             files,
@@ -164,7 +165,7 @@ impl Meta {
             state,
             progress,
             observer,
-            lease: Lease::new(Instant::now()),
+            lease: Lease::new(clock::now()),
             me: watch::Sender::new(None),
             leases: Mutex::default(),
             refusals: Mutex::default(),

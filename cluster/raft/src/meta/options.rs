@@ -2,11 +2,12 @@
 
 use std::{io, ops::Range, path::Path, sync::Arc, time::Duration};
 
+use flotilla_kv::Kv;
 use flotilla_state::Role;
 use flotilla_wal::{DiskFiles, Files, Wal, WalError, WalOptions};
 
 use crate::{
-    group::GroupError,
+    group::{GroupError, GroupOptions},
     peers::{Discovery, DiscoveryError, Identity, IdentityError, Secret},
 };
 
@@ -43,6 +44,10 @@ pub struct MetaOptions {
     pub heartbeat: Duration,
     /// A node stands for election after so much silence of the leader, and another `election.end`.
     pub election: Range<Duration>,
+    /// A snapshot is made, and the log cut, when the log exceeds this.
+    pub log_bytes_max: u64,
+    /// Entries before the snapshot that are kept for nodes that are a little behind.
+    pub log_entries_kept: u64,
     /// The pause between two looks for other nodes, and between two tries of the same thing.
     pub retry: Duration,
     /// Proposals of this node that may be under way at a time.
@@ -68,6 +73,8 @@ impl MetaOptions {
             replicas: 3,
             heartbeat: Duration::from_millis(250),
             election: Duration::from_millis(750)..Duration::from_millis(1_250),
+            log_bytes_max: GroupOptions::LOG_BYTES_MAX,
+            log_entries_kept: GroupOptions::LOG_ENTRIES_KEPT,
             retry: Duration::from_millis(500),
             proposals_max: 256,
         }
@@ -138,6 +145,23 @@ impl Storage {
         let files: Arc<dyn Files> = Arc::new(DiskFiles);
         let wal = Wal::open(&data_dir.join("wal"), wal, Arc::clone(&files))?;
         Ok(Self { identity, wal, files, dir: data_dir.to_owned() })
+    }
+
+    /// Opens what a node keeps in `kv` and in the folder `dir` of `files`: for simulations, whose disks are in memory.
+    ///
+    /// # Errors
+    /// What is there belongs to another node or cluster, or is damaged.
+    pub fn open_in(
+        kv: Arc<dyn Kv>,
+        files: Arc<dyn Files>,
+        dir: &Path,
+        name: &str,
+        cluster_name: &str,
+        wal: WalOptions,
+    ) -> Result<Self, MetaError> {
+        let identity = Identity::open_in(kv, name, cluster_name)?;
+        let wal = Wal::open(&dir.join("wal"), wal, Arc::clone(&files))?;
+        Ok(Self { identity, wal, files, dir: dir.to_owned() })
     }
 
     /// The write-ahead log, for other groups of the node.

@@ -12,7 +12,7 @@ use super::{
     member::{Way, flatten},
     shared::{Shared, client},
 };
-use crate::{group, peers::Class};
+use crate::{clock, group, peers::Class};
 
 /// Why a command was not applied, as far as is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +63,7 @@ impl Shared {
                     return Ok((LogIndex(index), reply));
                 }
                 Try::Failed(error) => return Err(error),
-                Try::Again(error) if Instant::now() + pause >= deadline => return Err(error),
+                Try::Again(error) if clock::now() + pause >= deadline => return Err(error),
                 Try::Again(_) => {}
             }
             sleep(pause).await;
@@ -135,7 +135,7 @@ impl Shared {
         loop {
             match self.propose(command.encode(), deadline).await {
                 // To propose it once more does no harm.
-                Err(ProposeError::Unknown(_)) if Instant::now() + PAUSE_MAX < deadline => {
+                Err(ProposeError::Unknown(_)) if clock::now() + PAUSE_MAX < deadline => {
                     sleep(PAUSE_MAX).await;
                 }
                 outcome => return outcome.map(|(_, reply)| reply),

@@ -1,6 +1,6 @@
 //! The membership service: what other nodes ask of this one.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use flotilla_rpc::membership::{self as rpc, membership_server::Membership};
 use flotilla_state::{Command, Incarnation, Member, NodeId};
@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{founding, propose::ProposeError, shared::Shared, wire};
 use crate::{
+    clock,
     group::{COMMAND_BYTES_MAX, Role},
     peers::Caller,
 };
@@ -56,7 +57,7 @@ impl Shared {
         if !is_live {
             return Outcome::Ended(rpc::LeaseEnded {});
         }
-        self.leases.lock().heard(member, Instant::now());
+        self.leases.lock().heard(member, clock::now());
         if member.node != self.local.node() {
             self.peers.told(member.node, address);
         }

@@ -16,6 +16,7 @@ use super::{
     shared::{Shared, client},
 };
 use crate::{
+    clock,
     group::{GroupStatus, Role as RaftRole},
     peers::Class,
 };
@@ -86,7 +87,7 @@ impl Shared {
         let group = self.group.status();
         let me = *self.me.borrow();
         let leads = group.role == RaftRole::Leader;
-        let quorum = if leads { self.is_certain_leader() } else { self.lease.is_valid(Instant::now()) };
+        let quorum = if leads { self.is_certain_leader() } else { self.lease.is_valid(clock::now()) };
         let heard = self.peers.heard_within(self.timing.node_down_after);
         // Only the leader hears of everybody all the time.
         let silent = leads
@@ -160,7 +161,7 @@ impl Shared {
         deadline: Instant,
     ) -> Result<(), ChangeError> {
         let mut last = "no leader is known".to_owned();
-        while Instant::now() < deadline {
+        while clock::now() < deadline {
             match self.try_to_change(node, command.clone(), deadline).await {
                 Ok(Some(Outcome::Changed(_))) => return Ok(()),
                 Ok(Some(Outcome::Refused(reason))) => return Err(ChangeError::Refused(reason)),
@@ -188,7 +189,7 @@ impl Shared {
         };
         let mut client = client(channel);
         // A leader that is cut off does not take the whole time: there may be another one.
-        let limit = deadline.min(Instant::now() + self.timing.node_down_after * 2).into();
+        let limit = deadline.min(clock::now() + self.timing.node_down_after * 2).into();
         let answer = match command {
             Command::Leave { member } => {
                 let request = rpc::LeaveRequest { node: node.0, incarnation: member.incarnation.0 };

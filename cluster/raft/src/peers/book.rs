@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tonic::{service::interceptor::InterceptedService, transport::Endpoint};
 
 use super::{Connector, Local, PeerChannel, channel::Stamp};
+use crate::clock;
 
 /// What a connection is used for. Each has its own, so that much of one kind does not hold up another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,7 +120,7 @@ impl Peers {
             return;
         }
         let entry = book.entry(node).or_default();
-        entry.heard = Some(Instant::now());
+        entry.heard = Some(clock::now());
         if entry.address().is_none_or(|known| known != address) {
             entry.told = Some(address.to_owned());
             drop(book);
@@ -158,13 +159,13 @@ impl Peers {
     /// A node has answered, or has asked something.
     pub fn heard(&self, node: NodeId) {
         if let Some(entry) = self.0.book.lock().get_mut(&node) {
-            entry.heard = Some(Instant::now());
+            entry.heard = Some(clock::now());
         }
     }
 
     /// The nodes that were heard within the last `within`.
     pub fn heard_within(&self, within: Duration) -> Vec<NodeId> {
-        let now = Instant::now();
+        let now = clock::now();
         let recent = |entry: &Entry| entry.heard.is_some_and(|heard| now.duration_since(heard) <= within);
         self.0.book.lock().iter().filter(|(_, entry)| recent(entry)).map(|(node, _)| *node).collect()
     }

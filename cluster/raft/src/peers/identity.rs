@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use super::ClusterId;
+use crate::random::random;
 
 /// The identity of a node: drawn at its first start on an empty data directory, and kept there. It holds the lock of the
 /// directory as long as it lives.
@@ -90,11 +91,16 @@ impl Identity {
         Self::open_in(Arc::new(kv), name, cluster_name)
     }
 
-    fn open_in(kv: Arc<dyn Kv>, name: &str, cluster_name: &str) -> Result<Self, IdentityError> {
+    /// As [`Identity::open`], in a store that the caller has opened and that nobody else has.
+    ///
+    /// # Errors
+    /// The store is another node's or another cluster's, or cannot be read.
+    pub fn open_in(kv: Arc<dyn Kv>, name: &str, cluster_name: &str) -> Result<Self, IdentityError> {
         let damaged = |what: &dyn fmt::Display| IdentityError::Damaged(what.to_string());
         let Some(bytes) = kv.value(KEY)? else {
             let (name, cluster_name) = (name.to_owned(), cluster_name.to_owned());
-            let node = rand::random_range(1..=u64::MAX);
+            // Zero is nobody.
+            let node = random::<u64>().max(1);
             let kept = Kept { version: VERSION, node, name, cluster_name, ..Kept::default() };
             kv.write(&[(KEY.to_vec(), Some(kept.encode_to_vec()))])?;
             return Ok(Self { kv, kept: Mutex::new(kept) });

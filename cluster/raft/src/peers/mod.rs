@@ -36,7 +36,7 @@ pub use identity::{Identity, IdentityError};
 pub use local::Local;
 pub use raft::{RaftService, RaftTransport};
 pub use secret::Secret;
-pub use serve::{ServeOptions, serve};
+pub use serve::{ServeOptions, serve, serve_connections};
 
 /// The version of what the nodes say to each other. Nodes of another one are refused.
 pub const WIRE_VERSION: u32 = 1;

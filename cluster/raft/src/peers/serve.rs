@@ -63,6 +63,25 @@ pub async fn serve(
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
+    let connections = incoming(listener, options.clone());
+    serve_connections(connections, routes, gate, &options, shutdown).await
+}
+
+/// As [`serve`], on connections that come from elsewhere: those of a simulation. Of `options`, the bounds of a single connection
+/// apply.
+///
+/// # Errors
+/// The server failed.
+pub async fn serve_connections<C>(
+    connections: impl Stream<Item = io::Result<C>>,
+    routes: Routes,
+    gate: Gate,
+    options: &ServeOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), tonic::transport::Error>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     Server::builder()
         .concurrency_limit_per_connection(options.requests_per_connection_max as usize)
         .max_concurrent_streams(options.requests_per_connection_max)
@@ -74,7 +93,7 @@ pub async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(gate)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener, options), shutdown)
+        .serve_with_incoming_shutdown(connections, shutdown)
         .await
 }
 
