@@ -16,6 +16,11 @@ check format cargo fmt --all --check
 if [ -f tests/fuzz/Cargo.toml ]; then
     check format-fuzz cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 fi
+if [ -f tests/sim/Cargo.toml ]; then
+    check format-sim cargo fmt --manifest-path tests/sim/Cargo.toml --check
+    # In its folder, for cargo looks for the flags it needs where it is called.
+    check clippy-sim env -C tests/sim cargo clippy --all-targets --locked -- -D warnings
+fi
 check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
 check doc env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 

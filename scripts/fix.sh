@@ -8,3 +8,6 @@ cargo fmt --all
 if [ -f tests/fuzz/Cargo.toml ]; then
     cargo fmt --manifest-path tests/fuzz/Cargo.toml
 fi
+if [ -f tests/sim/Cargo.toml ]; then
+    cargo fmt --manifest-path tests/sim/Cargo.toml
+fi

@@ -1,0 +1,552 @@
+//! One process of a node: the crates under test, put together as a broker does it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use flotilla_lane::{Batch, BatchWriter, CONTROL, Frame, LaneId, lane_of};
+use flotilla_raft::{
+    lanes::{Channels, LaneChannel, LaneEvents, LaneOptions, Lanes, Receipt, lane_channel},
+    meta::{Meta, MetaOptions, Observer, ProposeError},
+    peers::{self, Class, Discovery, Peers, ServeOptions},
+};
+use flotilla_registry::{Registry, View};
+use flotilla_state::{ClusterState, Command, Effects, Event, LogIndex, Member, NodeId, Reply};
+use openraft_rt::deterministic_rng::DeterministicRng;
+use openraft_rt_tokio::TokioRuntime;
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    claims::{self, Input, Request},
+    clients,
+    desk::Desk,
+    disk::Disk,
+    invariants::{Forwarding, Founding, States, Violation},
+    network::{SimConnector, address, listen},
+    retained::Retained,
+    trace::Trace,
+};
+
+/// The name of the cluster.
+pub const CLUSTER_NAME: &str = "sim";
+
+/// What all nodes of a run share.
+pub struct Shared {
+    /// What has happened.
+    pub trace: Trace,
+    /// Whether clients do anything.
+    pub is_busy: AtomicBool,
+    /// See [`Founding`].
+    pub founding: Founding,
+    /// See [`States`].
+    pub states: States,
+    /// See [`Forwarding`].
+    pub forwarding: Forwarding,
+    violation: Mutex<Option<Violation>>,
+}
+
+impl Shared {
+    /// For a run that begins.
+    pub fn new(trace: Trace) -> Self {
+        Self {
+            trace,
+            is_busy: AtomicBool::new(true),
+            founding: Founding::default(),
+            states: States::default(),
+            forwarding: Forwarding::default(),
+            violation: Mutex::new(None),
+        }
+    }
+
+    /// Keeps the first thing that is wrong; the run ends after this step.
+    pub fn check(&self, outcome: Result<(), Violation>) {
+        if let Err(violation) = outcome {
+            self.violation.lock().get_or_insert(violation);
+        }
+    }
+
+    /// What is wrong, if anything.
+    pub fn violation(&self) -> Option<Violation> {
+        self.violation.lock().clone()
+    }
+}
+
+/// A node, whether it runs or not.
+pub struct Node {
+    /// The name of the node and of its host.
+    pub name: String,
+    /// All nodes, by name.
+    pub names: Vec<String>,
+    /// How many found the cluster.
+    pub expect: u8,
+    /// The seed of the run, and the number of the node.
+    pub seed: u64,
+    /// What it keeps.
+    pub disk: Mutex<Disk>,
+    /// The process, if one runs.
+    pub process: Mutex<Option<Arc<Process>>>,
+    /// How many processes there were.
+    pub starts: Mutex<u64>,
+    /// How long the next process waits before it starts.
+    pub start_delay: Mutex<Duration>,
+    /// What all nodes share.
+    pub shared: Arc<Shared>,
+}
+
+impl Node {
+    /// A process of the node, until it is crashed.
+    pub async fn run(self: Arc<Self>) -> turmoil::Result {
+        let delay = std::mem::take(&mut *self.start_delay.lock());
+        sleep(delay).await;
+        let start = {
+            let mut starts = self.starts.lock();
+            *starts += 1;
+            *starts
+        };
+        let random = StdRng::seed_from_u64(self.seed.wrapping_mul(1_000_003).wrapping_add(start));
+        self.shared.trace.note(format_args!("{} starts", self.name));
+        let election_seed = self.seed.wrapping_mul(31).wrapping_add(start);
+        let served = Arc::clone(&self).serve(random);
+        let ended = DeterministicRng::<TokioRuntime>::scope(election_seed, served).await;
+        if ended.is_err() && self.disk.lock().is_failing() {
+            // The power fails soon.
+            std::future::pending::<()>().await;
+        }
+        ended
+    }
+
+    fn options(&self) -> MetaOptions {
+        MetaOptions {
+            cluster_name: CLUSTER_NAME.to_owned(),
+            discovery: Discovery::Static(self.names.iter().map(|name| address(name)).collect()),
+            bootstrap_expect: self.expect,
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_millis(300)..Duration::from_millis(600),
+            node_down_after: NODE_DOWN_AFTER,
+            retry: Duration::from_millis(200),
+            shards: 4,
+            // Small, so that snapshots are made, sent and restored all the time.
+            log_bytes_max: 8 * 1024,
+            log_entries_kept: 16,
+            ..MetaOptions::new(&self.name, &address(&self.name))
+        }
+    }
+
+    async fn serve(self: Arc<Self>, mut random: StdRng) -> turmoil::Result {
+        let storage = self.disk.lock().open(&self.name)?;
+        let wal = storage.wal().clone();
+        let mut flushing = StdRng::seed_from_u64(random.random());
+        tokio::spawn(async move {
+            loop {
+                sleep(Duration::from_micros(flushing.random_range(500..FLUSH_MICROS_MAX))).await;
+                wal.flush();
+            }
+        });
+        let watcher = Arc::new(Watcher { node: Arc::clone(&self), process: OnceLock::new() });
+        let observer: Arc<dyn Observer> = Arc::<Watcher>::clone(&watcher);
+        let (meta, services) = Meta::open(self.options(), storage, Arc::new(SimConnector), observer).await?;
+        let process = Arc::new(Process::new(Arc::clone(&self), meta.clone()));
+        let events = Arc::new(Inbox {
+            process: Arc::clone(&process),
+            random: Mutex::new(StdRng::seed_from_u64(random.random())),
+        });
+        let channels = Arc::new(PeerChannels(meta.peers().clone()));
+        let lanes = Lanes::new(LaneOptions::default(), channels, events, Handle::current());
+        let routes = services.routes().add_service(lanes.service());
+        process.lanes.get_or_init(|| lanes);
+        watcher.process.get_or_init(|| Arc::clone(&process));
+        watcher.restored(&meta.state().read());
+
+        *self.process.lock() = Some(Arc::clone(&process));
+        meta.run();
+        tokio::spawn(Arc::clone(&process).announce());
+        tokio::spawn(claims::run(Arc::clone(&process)));
+        tokio::spawn(clients::run(Arc::clone(&process), StdRng::seed_from_u64(random.random())));
+        tokio::spawn(Arc::clone(&process).look());
+        let incoming = listen().await?;
+        let forever = std::future::pending();
+        peers::serve_connections(incoming, routes, services.gate, &ServeOptions::default(), forever).await?;
+        Ok(())
+    }
+}
+
+/// What a process has in its memory.
+pub struct Process {
+    /// The node.
+    pub node: Arc<Node>,
+    /// The meta group.
+    pub meta: Meta,
+    /// The lanes, once they are there.
+    pub lanes: OnceLock<Lanes<Inbox>>,
+    /// Sessions and routes.
+    pub desk: Mutex<Desk>,
+    /// There may be something to announce.
+    pub wake: Notify,
+    /// The retained messages.
+    pub retained: Retained,
+    /// What the registry is to be told.
+    pub claims: claims::Mailbox,
+    /// The registry, once it is known how many shards there are.
+    pub registry: Mutex<Option<Registry>>,
+    /// The CONNECTs that wait.
+    pub requests: Mutex<BTreeMap<flotilla_registry::RequestId, Request>>,
+    /// Whether everything that this node has is known to the cluster.
+    pub is_up: AtomicBool,
+    /// Whether its lease was valid when it was last looked at.
+    pub is_member: AtomicBool,
+    /// Whether an announcement is on its way.
+    pub is_announcing: AtomicBool,
+    /// The life that the lanes live.
+    life: Mutex<Option<Member>>,
+    /// The other members.
+    others: Mutex<BTreeMap<NodeId, Member>>,
+}
+
+impl Process {
+    fn new(node: Arc<Node>, meta: Meta) -> Self {
+        Self {
+            node,
+            meta,
+            lanes: OnceLock::new(),
+            desk: Mutex::default(),
+            wake: Notify::new(),
+            retained: Retained::new(),
+            claims: claims::Mailbox::default(),
+            registry: Mutex::new(None),
+            requests: Mutex::default(),
+            is_up: AtomicBool::new(false),
+            is_member: AtomicBool::new(false),
+            is_announcing: AtomicBool::new(false),
+            life: Mutex::new(None),
+            others: Mutex::default(),
+        }
+    }
+
+    /// What all nodes share.
+    pub fn shared(&self) -> &Shared {
+        &self.node.shared
+    }
+
+    /// Notes what has happened on this node.
+    pub fn note(&self, what: std::fmt::Arguments<'_>) {
+        self.shared().trace.note(format_args!("{} {what}", self.node.name));
+    }
+
+    /// The life that the node leads.
+    pub fn life(&self) -> Option<Member> {
+        *self.life.lock()
+    }
+
+    /// Whether clients are served.
+    pub fn is_serving(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed) && self.has_lease()
+    }
+
+    /// Forwards a message of a client to who wants it.
+    pub fn publish(&self, client: &str, topic: &str, message: u64) {
+        let mut wanting = Vec::new();
+        self.meta.state().read().routes().matches(topic, |node| wanting.push(node), |_| {});
+        let lane = lane_of(client.as_bytes());
+        for node in wanting {
+            let Some(to) = self.others.lock().get(&node).copied() else { continue };
+            let Some(from) = self.life() else { continue };
+            if self.send(to, lane, &Frame::Barrier { id: message }, Some(message)) {
+                self.shared().forwarding.sent(from, to, lane, message);
+            }
+        }
+    }
+
+    /// Sends a frame; whether the other member lives.
+    pub fn send(&self, to: Member, lane: LaneId, frame: &Frame<'_>, done: Option<u64>) -> bool {
+        let mut writer = BatchWriter::new();
+        writer.push(frame);
+        let (Some(batch), Some(lanes)) = (writer.take(), self.lanes.get()) else { return false };
+        lanes.send(to, lane, batch, done).is_ok()
+    }
+
+    fn has_lease(&self) -> bool {
+        self.meta.lease().is_valid(Instant::now().into_std())
+    }
+
+    /// Keeps [`Process::is_member`]: the clock of this node can only be read from within.
+    async fn look(self: Arc<Self>) {
+        loop {
+            self.is_member.store(self.has_lease(), Ordering::Relaxed);
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Tells the cluster what this node wants.
+    async fn announce(self: Arc<Self>) {
+        loop {
+            let state = self.meta.state();
+            let next = self.desk.lock().next_announcement(|filter| state.read().routes().fingerprint(filter));
+            let Some(announcement) = next else {
+                self.wake.notified().await;
+                sleep(Duration::from_millis(2)).await;
+                continue;
+            };
+            self.is_announcing.store(true, Ordering::Relaxed);
+            if let Some(index) = self.propose_routes(announcement.changes).await {
+                for (client, epoch) in announcement.settled {
+                    self.claims.put(Input::Settle(client, epoch, index));
+                }
+                if announcement.is_whole {
+                    tokio::spawn(Arc::clone(&self).begin());
+                }
+            }
+            self.is_announcing.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Proposes changes until they are committed; `None`: this node's life ended before.
+    async fn propose_routes(&self, changes: Vec<flotilla_state::RouteChange>) -> Option<LogIndex> {
+        let me = (*self.meta.me().borrow())?;
+        if changes.is_empty() {
+            return Some(self.meta.state().read().applied());
+        }
+        let command = Command::Routes { member: me, changes };
+        loop {
+            let deadline = (Instant::now() + PROPOSE_TIMEOUT).into_std();
+            match self.meta.propose(command.clone(), deadline).await {
+                Ok((index, Reply::Done)) => return Some(index),
+                Ok((_, Reply::Stale)) => return None,
+                Ok((_, reply)) => {
+                    self.shared().check(Err(format!("{} got {reply:?} for routes", self.node.name)));
+                    return None;
+                }
+                Err(ProposeError::Refused(error)) => {
+                    self.shared().check(Err(format!("routes of {} are refused: {error}", self.node.name)));
+                    return None;
+                }
+                // The node is about to end.
+                Err(ProposeError::Stopped(_)) => return None,
+                Err(_) => {}
+            }
+            if *self.meta.me().borrow() != Some(me) {
+                return None;
+            }
+        }
+    }
+
+    /// The cluster knows what this node has: clients may come.
+    async fn begin(self: Arc<Self>) {
+        let Some(me) = self.life() else { return };
+        while self.life() == Some(me) && !self.retained.is_synced() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        while self.life() == Some(me) {
+            match self.meta.set_up((Instant::now() + PROPOSE_TIMEOUT).into_std()).await {
+                Ok(Reply::Done) if self.life() == Some(me) => {
+                    self.note(format_args!("is up"));
+                    return self.is_up.store(true, Ordering::Relaxed);
+                }
+                _ => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    fn joined(&self, member: Member) {
+        self.others.lock().insert(member.node, member);
+        if let Some(lanes) = self.lanes.get() {
+            lanes.member_joined(member);
+        }
+        self.retained.joined(self, member);
+    }
+
+    fn ended(&self, member: Member) {
+        self.others.lock().retain(|_, other| *other != member);
+        if let Some(lanes) = self.lanes.get() {
+            drop(lanes.member_ended(member));
+        }
+        self.retained.ended(self, member);
+    }
+}
+
+/// What a control frame is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Control {
+    /// The registry.
+    Registry = 1,
+    /// The retained messages.
+    Retained = 2,
+}
+
+/// What the meta group calls; it knows the process once there is one.
+struct Watcher {
+    node: Arc<Node>,
+    process: OnceLock<Arc<Process>>,
+}
+
+impl Watcher {
+    fn check(&self, state: &ClusterState) {
+        let shared = &self.node.shared;
+        if let Some(cluster) = state.cluster() {
+            shared.check(shared.founding.check(cluster.id));
+        }
+        shared.check(shared.states.check(&self.node.name, state));
+    }
+}
+
+fn view(state: &ClusterState) -> View {
+    let members = state.nodes().filter_map(flotilla_state::Node::member).collect();
+    View { index: state.applied(), members, placements: state.placements().to_vec() }
+}
+
+impl Observer for Watcher {
+    fn applied(&self, index: LogIndex, effects: &Effects, state: &ClusterState) {
+        self.check(state);
+        let Some(process) = self.process.get() else { return };
+        let mut is_view_new = false;
+        for event in &effects.events {
+            match event {
+                Event::MemberJoined(member) if member.node != process.meta.node() => process.joined(*member),
+                Event::MemberEnded(member, why) => {
+                    process.note(format_args!("applies the end of {member} at {}: {why:?}", index.0));
+                    if member.node != process.meta.node() {
+                        process.ended(*member);
+                    }
+                }
+                Event::Placed(shard) => process.retained.placed(process, *shard, state),
+                _ => {}
+            }
+            is_view_new |= !matches!(event, Event::RoutesChanged { .. } | Event::RoutesReset(_));
+        }
+        if is_view_new {
+            process.claims.put(Input::View(view(state)));
+        }
+    }
+
+    fn restored(&self, state: &ClusterState) {
+        if state.cluster().is_some() {
+            self.check(state);
+        }
+        let Some(process) = self.process.get() else { return };
+        let others = state.nodes().filter_map(flotilla_state::Node::member);
+        let others: Vec<Member> = others.filter(|member| member.node != process.meta.node()).collect();
+        let known = std::mem::take(&mut *process.others.lock());
+        known
+            .into_values()
+            .filter(|known| !others.contains(known))
+            .for_each(|gone| process.retained.ended(process, gone));
+        *process.others.lock() = others.iter().map(|member| (member.node, *member)).collect();
+        if let Some(lanes) = process.lanes.get() {
+            drop(lanes.set_members(others.clone()));
+        }
+        others.into_iter().for_each(|other| process.retained.joined(process, other));
+        process.retained.placed_all(process, state);
+        process.claims.put(Input::View(view(state)));
+    }
+
+    fn lease_lost(&self) {
+        let Some(process) = self.process.get() else { return };
+        process.note(format_args!("is fenced"));
+        process.is_up.store(false, Ordering::Relaxed);
+        *process.life.lock() = None;
+        if let Some(lanes) = process.lanes.get() {
+            drop(lanes.fenced());
+        }
+        process.retained.fenced(process);
+        process.claims.put(Input::Fenced);
+        let ended = process.desk.lock().fence();
+        for (client, session) in ended {
+            process.claims.put(Input::Release(client, session.tenure));
+        }
+    }
+
+    fn admitted(&self, me: Member) {
+        let Some(process) = self.process.get() else { return };
+        process.note(format_args!("is admitted as {me}"));
+        let state = process.meta.state();
+        let state = state.read();
+        if let Some(lanes) = process.lanes.get() {
+            drop(lanes.admitted(me));
+        }
+        *process.life.lock() = Some(me);
+        process.retained.admitted(process, me, &state);
+        process.claims.put(Input::Admitted(me));
+        process.claims.put(Input::View(view(&state)));
+        process.desk.lock().announce_all();
+        process.wake.notify_one();
+    }
+}
+
+struct PeerChannels(Peers);
+
+impl Channels for PeerChannels {
+    fn channel(&self, node: NodeId, _: LaneId) -> Option<LaneChannel> {
+        self.0.channel(node, Class::Lanes).map(lane_channel)
+    }
+}
+
+/// Takes what the lanes bring.
+pub struct Inbox {
+    process: Arc<Process>,
+    random: Mutex<StdRng>,
+}
+
+impl LaneEvents for Inbox {
+    type Done = Option<u64>;
+
+    fn taken(&self, to: Member, lane: LaneId, done: Option<u64>) {
+        let (Some(message), Some(from)) = (done, self.process.life()) else { return };
+        self.process.shared().check(self.process.shared().forwarding.taken(from, to, lane, message));
+    }
+
+    fn received(&self, from: Member, lane: LaneId, batch: Batch, receipt: Receipt) {
+        // A batch may still come when this life has ended.
+        let Some(me) = self.process.life() else { return };
+        for frame in batch.frames() {
+            match frame {
+                Frame::Barrier { id } => {
+                    let shared = self.process.shared();
+                    shared.check(shared.forwarding.received(from, me, lane, id));
+                }
+                Frame::EndOfStub { client_id, epoch } => {
+                    if let Some(client) = flotilla_mqtt::session::ClientId::new(client_id) {
+                        self.process.claims.put(Input::StubEnded(client, epoch));
+                    }
+                }
+                Frame::Control { kind, bytes } if lane == CONTROL && kind == Control::Registry as u8 => {
+                    self.process.claims.put(Input::Message(from, bytes.to_vec().into()));
+                }
+                Frame::Control { kind, bytes } if lane == CONTROL && kind == Control::Retained as u8 => {
+                    self.process.retained.handle_message(&self.process, from, bytes);
+                }
+                _ => self.process.shared().check(Err(format!("an unexpected {frame:?}"))),
+            }
+        }
+        let mut random = self.random.lock();
+        if random.random_ratio(1, 4) {
+            let pause = Duration::from_millis(random.random_range(1..50));
+            tokio::spawn(async move {
+                sleep(pause).await;
+                drop(receipt);
+            });
+        }
+    }
+
+    fn decongested(&self, _: Member) {}
+
+    fn may_acknowledge(&self) -> bool {
+        self.process.has_lease()
+    }
+}
+
+/// A member that is silent for so long is declared down.
+pub const NODE_DOWN_AFTER: Duration = Duration::from_secs(2);
+
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+const FLUSH_MICROS_MAX: u64 = 5_000;

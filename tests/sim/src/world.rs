@@ -1,0 +1,343 @@
+//! One run: a cluster from a seed, faults, then peace, in which all must be well again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use flotilla_raft::group::Role;
+use flotilla_registry::Registry;
+use flotilla_state::{Member, NodeId};
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use turmoil::Sim;
+
+use crate::{
+    disk::Disk,
+    faults::Fault,
+    invariants::{Connections, Leaders, Violation, check_retained, check_routes, lacks},
+    node::{Node, Process, Shared},
+    trace::Trace,
+};
+
+/// What a run has come to.
+pub struct Outcome {
+    /// What was wrong.
+    pub verdict: Result<(), Violation>,
+    /// A hash of what has happened, and of how much.
+    pub digest: (u64, u64),
+    /// What was done, in words.
+    pub counts: String,
+}
+
+/// Runs a seed.
+pub fn run(seed: u64, trace: &Trace) -> Outcome {
+    flotilla_raft::seed(seed);
+    let mut world = World::new(seed, trace.clone());
+    let verdict = world.live();
+    let (digest, counts) = (trace.digest(), world.counts());
+    Outcome { verdict, digest, counts }
+}
+
+struct World {
+    sim: Sim<'static>,
+    random: StdRng,
+    shared: Arc<Shared>,
+    nodes: Vec<Arc<Node>>,
+    leaders: Leaders,
+    /// Faults that last, and until when.
+    faults: Vec<(u64, Fault)>,
+    faults_count: usize,
+    has_wiped: bool,
+    serving_steps: u64,
+}
+
+impl World {
+    fn new(seed: u64, trace: Trace) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(seed)
+            .tick_duration(STEP)
+            .simulation_duration(Duration::from_secs(600))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(LATENCY_MAX)
+            .tcp_capacity(1 << 16)
+            .build();
+        let shared = Arc::new(Shared::new(trace));
+        let count = random.random_range(3..=5_usize);
+        let names: Vec<String> = (0..count).map(|node| format!("node-{node}")).collect();
+        let expect = if count == 4 || random.random_ratio(1, 2) { count } else { count / 2 + 1 };
+        let expect = expect.max(3);
+        let nodes: Vec<Arc<Node>> = (0..count)
+            .map(|number| {
+                let delay = Duration::from_millis(random.random_range(0..3_000));
+                Arc::new(Node {
+                    name: names[number].clone(),
+                    names: names.clone(),
+                    expect: u8::try_from(expect).unwrap_or(u8::MAX),
+                    seed: seed.wrapping_mul(97).wrapping_add(number as u64),
+                    disk: Mutex::new(Disk::default()),
+                    process: Mutex::new(None),
+                    starts: Mutex::new(0),
+                    start_delay: Mutex::new(delay),
+                    shared: Arc::clone(&shared),
+                })
+            })
+            .collect();
+        for node in &nodes {
+            let node = Arc::clone(node);
+            sim.host(node.name.clone(), move || Arc::clone(&node).run());
+        }
+        shared.trace.note(format_args!("{count} nodes, of which {expect} found the cluster"));
+        Self {
+            sim,
+            random,
+            shared,
+            nodes,
+            leaders: Leaders::default(),
+            faults: Vec::new(),
+            faults_count: 0,
+            has_wiped: false,
+            serving_steps: 0,
+        }
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        // Some clusters are founded in peace.
+        let peace = if self.random.random_ratio(1, 3) { 0 } else { 5_000 };
+        self.run_for(peace)?;
+        self.suffer(FAULTS_MILLIS)?;
+        self.heal()?;
+        self.recover()?;
+        let pause = self.random.random_range(0..2_000);
+        self.run_for(pause)?;
+        self.settle()
+    }
+
+    /// Lets faults happen.
+    fn suffer(&mut self, millis: u64) -> Result<(), Violation> {
+        let end = self.now() + millis;
+        while self.now() < end {
+            let pause = self.random.random_range(100..3_000);
+            self.run_for(pause)?;
+            // Not too many at a time, or hardly anything ever works.
+            if self.faults.len() < self.nodes.len() - 1 {
+                self.begin_fault()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_fault(&mut self) -> Result<(), Violation> {
+        let may_wipe = !self.has_wiped && self.faults.is_empty() && lacks(&self.nodes).is_none();
+        let fault = Fault::draw(&mut self.random, self.nodes.len(), may_wipe);
+        if fault
+            .victim()
+            .is_some_and(|node| self.faults.iter().any(|(_, other)| other.victim() == Some(node)))
+        {
+            return Ok(());
+        }
+        let duration = fault.duration(&mut self.random);
+        self.shared.trace.note(format_args!("{fault} for {duration:?}"));
+        self.faults_count += 1;
+        fault.apply_to_network(&self.sim, &self.nodes, true);
+        if let Some(node) = fault.victim() {
+            if matches!(fault, Fault::BadDisk(_)) {
+                self.nodes[node].disk.lock().fail_at(self.random.random_range(0..20));
+                let pause = self.random.random_range(1..200);
+                self.faults.push((u64::MAX, fault));
+                self.run_for(pause)?;
+                self.faults.retain(|(_, other)| *other != fault);
+            }
+            self.crash(node, matches!(fault, Fault::Wipe(_)));
+        }
+        let until = self.now() + u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.faults.push((until, fault));
+        Ok(())
+    }
+
+    fn crash(&mut self, node: usize, wipe: bool) {
+        let node = &self.nodes[node];
+        // First the disk: what a process does while it ends must not reach it.
+        let random = &mut self.random;
+        let mut disk = node.disk.lock();
+        disk.lose_power(|len| {
+            let from = random.random_range(0..=len);
+            from..random.random_range(from..=len)
+        });
+        if wipe {
+            *disk = Disk::default();
+            self.has_wiped = true;
+        }
+        drop(disk);
+        *node.process.lock() = None;
+        self.sim.crash(node.name.as_str());
+    }
+
+    fn end_faults(&mut self, now: u64) {
+        let (over, last): (Vec<_>, Vec<_>) = self.faults.drain(..).partition(|(until, _)| *until <= now);
+        self.faults = last;
+        for (_, fault) in over {
+            self.shared.trace.note(format_args!("{fault} is over"));
+            fault.apply_to_network(&self.sim, &self.nodes, false);
+            if let Some(node) = fault.victim() {
+                self.sim.bounce(self.nodes[node].name.as_str());
+            }
+        }
+    }
+
+    fn heal(&mut self) -> Result<(), Violation> {
+        self.end_faults(u64::MAX);
+        self.shared.trace.note(format_args!("all faults are over"));
+        self.run_for(1)
+    }
+
+    /// Everything must be up again in time.
+    fn recover(&mut self) -> Result<(), Violation> {
+        let begin = self.now();
+        while let Some(what) = lacks(&self.nodes) {
+            if self.now() > begin + RECOVERY_MILLIS {
+                return Err(format!("{RECOVERY_MILLIS} ms after the last fault {what}"));
+            }
+            self.run_for(10)?;
+        }
+        self.shared.trace.note(format_args!("all nodes are up after {} ms", self.now() - begin));
+        Ok(())
+    }
+
+    /// When the clients rest, everything must come to an end, and be right.
+    fn settle(&mut self) -> Result<(), Violation> {
+        self.shared.is_busy.store(false, Ordering::Relaxed);
+        self.shared.trace.note(format_args!("clients rest"));
+        let begin = self.now();
+        let mut quiet_since = None;
+        loop {
+            self.run_for(10)?;
+            match self.unrest() {
+                None if self.now() > *quiet_since.get_or_insert(self.now()) + QUIET_MILLIS => break,
+                None => {}
+                Some(what) if self.now() > begin + SETTLE_MILLIS => {
+                    return Err(format!("{SETTLE_MILLIS} ms after the clients came to rest {what}"));
+                }
+                Some(_) => quiet_since = None,
+            }
+        }
+        let processes: Vec<Arc<Process>> = self.processes().into_iter().map(|(_, process)| process).collect();
+        let wanted: BTreeMap<NodeId, BTreeSet<String>> =
+            processes.iter().map(|process| (process.meta.node(), process.desk.lock().wanted())).collect();
+        let contents: Vec<_> =
+            processes.iter().map(|process| (process.node.name.clone(), process.retained.content())).collect();
+        check_retained(&contents)?;
+        self.shared.trace.note(format_args!("{} retained messages", contents[0].1.len()));
+        for process in &processes {
+            check_routes(&process.node.name, &process.meta.state().read(), &wanted)?;
+        }
+        self.shared.trace.note(format_args!("all is well"));
+        Ok(())
+    }
+
+    /// What is not at an end yet.
+    fn unrest(&self) -> Option<Violation> {
+        if let Some(what) = lacks(&self.nodes) {
+            return Some(what);
+        }
+        let mut applied = BTreeMap::new();
+        let mut lives: BTreeSet<Member> = BTreeSet::new();
+        for (name, process) in self.processes() {
+            if !process.claims.is_empty() || !process.requests.lock().is_empty() {
+                return Some(format!("claims wait at {name}: {:?}", process.requests.lock()));
+            }
+            if process.is_announcing.load(Ordering::Relaxed) || !process.desk.lock().is_quiet() {
+                return Some(format!("routes or stubs wait at {name}"));
+            }
+            if let Some(stats) = process.registry.lock().as_ref().map(Registry::stats)
+                && (stats.pending, stats.stubs, stats.shards_collecting, stats.held_bytes) != (0, 0, 0, 0)
+            {
+                return Some(format!("the registry of {name} is not at rest: {stats:?}"));
+            }
+            if process.retained.pending() > 0 || !process.retained.is_synced() {
+                return Some(format!("changes of retained messages wait at {name}"));
+            }
+            applied.insert(process.meta.state().read().applied(), name);
+            lives.extend(process.life());
+        }
+        if applied.len() > 1 {
+            return Some(format!("not all have applied the same: {applied:?}"));
+        }
+        self.shared.forwarding.lacks(|member| lives.contains(&member))
+    }
+
+    fn processes(&self) -> Vec<(&str, Arc<Process>)> {
+        let running = |node: &Arc<Node>| node.process.lock().clone();
+        self.nodes.iter().filter_map(|node| Some((node.name.as_str(), running(node)?))).collect()
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.trace.now()
+    }
+
+    fn run_for(&mut self, millis: u64) -> Result<(), Violation> {
+        let end = self.now() + millis;
+        while self.now() < end {
+            self.sim.step().map_err(|error| format!("a node has ended: {error}"))?;
+            self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
+            self.check()?;
+            self.end_faults(self.now());
+        }
+        Ok(())
+    }
+
+    /// What must hold after every step.
+    fn check(&mut self) -> Result<(), Violation> {
+        if let Some(violation) = self.shared.violation() {
+            return Err(violation);
+        }
+        let mut leaders = std::mem::take(&mut self.leaders);
+        let outcome = self.check_nodes(&mut leaders);
+        leaders.end_step();
+        self.leaders = leaders;
+        self.serving_steps += outcome?;
+        Ok(())
+    }
+
+    /// Counts the nodes that serve clients.
+    fn check_nodes(&self, leaders: &mut Leaders) -> Result<u64, Violation> {
+        let processes = self.processes();
+        let mut connections = Connections::default();
+        for (name, process) in &processes {
+            let status = process.meta.group().status();
+            leaders.check(&self.shared.trace, name, process.meta.node().0, &status)?;
+            if status.role == Role::Stopped && !process.node.disk.lock().is_failing() {
+                return Err(format!("the Raft group of {name} has stopped: {:?}", status.failed));
+            }
+            if process.is_member.load(Ordering::Relaxed) {
+                connections.check(name, process.desk.lock().connected())?;
+            }
+        }
+        let serving = processes.iter().filter(|(_, process)| process.is_up.load(Ordering::Relaxed)).count();
+        Ok(serving as u64)
+    }
+
+    fn counts(&self) -> String {
+        let (sent, received) = self.shared.forwarding.counts();
+        format!(
+            "{} nodes, {} faults, {} elections, {} entries, {sent} messages sent, {received} received, up {} % of {} s",
+            self.nodes.len(),
+            self.faults_count,
+            self.leaders.len(),
+            self.shared.states.len(),
+            self.serving_steps * 100 / (self.nodes.len() as u64 * self.now()).max(1),
+            self.now() / 1_000,
+        )
+    }
+}
+
+/// The greatest latency of a message when nothing is wrong.
+pub const LATENCY_MAX: Duration = Duration::from_millis(10);
+
+const STEP: Duration = Duration::from_millis(1);
+const FAULTS_MILLIS: u64 = 20_000;
+const RECOVERY_MILLIS: u64 = 30_000;
+const SETTLE_MILLIS: u64 = 20_000;
+const QUIET_MILLIS: u64 = 500;
