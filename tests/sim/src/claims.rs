@@ -184,10 +184,13 @@ impl Driver<'_> {
                 process.desk.lock().end_stub(client, epoch);
                 process.wake.notify_one();
             }
-            Output::Discard { client } => {
-                process.note(format_args!("discards {client}"));
-                process.desk.lock().remove(&client);
-                process.wake.notify_one();
+            Output::Discard { client, tenure } => {
+                let mut desk = process.desk.lock();
+                if desk.session(&client).is_some_and(|session| session.tenure <= tenure) {
+                    process.note(format_args!("discards {client}"));
+                    desk.remove(&client);
+                    process.wake.notify_one();
+                }
             }
             // No client has a will.
             Output::PublishWill { .. } => self.wrong(&"a will is to be published"),

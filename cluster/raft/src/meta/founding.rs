@@ -115,7 +115,7 @@ impl Founding {
 
     /// A node that has no cluster yet says whom it waits for: when that changes, and now and then.
     fn tell_of_waiting(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         if self.shared.identity.cluster_id().is_some() || now < self.waiting.next {
             return;
         }
@@ -345,7 +345,7 @@ impl Shared {
     /// minute.
     pub(super) fn is_news(&self, address: &str, reason: &str) -> bool {
         let mut refusals = self.refusals.lock();
-        let now = Instant::now();
+        let now = clock::now();
         refusals.retain(|_, (_, told)| now.duration_since(*told) < REFUSAL_AGAIN);
         if refusals.get(address).is_some_and(|(last, _)| last == reason) {
             return false;
