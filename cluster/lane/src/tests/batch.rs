@@ -196,10 +196,10 @@ fn what_is_refused() {
     check(one(b"\x01\x00\x00\x01t\x05abc"), DecodeError::CutOff);
     check(one(b"\x01\x00\x10\x01t\x00\x00"), DecodeError::Text);
     check(one(b"\x02\x00\x01a\x00\x01t\x00"), DecodeError::SharedFilter);
-    check(one(b"\x03\x01c\x04\x01\x00\x00\x01t\x00"), DecodeError::Number);
-    check(one(b"\x03\x01c\x04\xFF\xFF\xFF\xFF\x0F\x00\x00\x01t\x00"), DecodeError::CutOff);
-    check(one(b"\x03\x01c\x08\x00\x01a\x00\x01t\x00"), DecodeError::SharedFilter);
-    check(one(b"\x03\x01c\x10\x00\x00\x01t\x00"), DecodeError::Flags(0x10));
+    check(one(b"\x03\x00\x01c\x04\x01\x00\x00\x01t\x00"), DecodeError::Number);
+    check(one(b"\x03\x00\x01c\x04\xFF\xFF\xFF\xFF\x0F\x00\x00\x01t\x00"), DecodeError::CutOff);
+    check(one(b"\x03\x00\x01c\x08\x00\x01a\x00\x01t\x00"), DecodeError::SharedFilter);
+    check(one(b"\x03\x00\x01c\x10\x00\x00\x01t\x00"), DecodeError::Flags(0x10));
 }
 
 /// The bytes of version 1, so that nodes of neighbouring versions understand each other.
