@@ -81,6 +81,7 @@ fn limits() -> Limits {
         expiry_v3: None,
         awaiting_rel_max: 4,
         subscriptions_max: 3,
+        answer_timeout: None,
     }
 }
 
