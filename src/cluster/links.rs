@@ -219,7 +219,11 @@ impl Links {
                 true
             }
             Err(untaken) => {
-                self.recover(*untaken);
+                // A member that lives and has not got it: nobody says that it has. The publishers' sessions end in time, and
+                // they send it again where they connect next.
+                if self.member_of(to.node) != Some(to) {
+                    self.recover(*untaken);
+                }
                 false
             }
         }
