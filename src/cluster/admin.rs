@@ -207,15 +207,18 @@ impl AdminSource for Overview {
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), AdminError>> {
-        Box::pin(async {
-            self.0.is_going.store(true, Ordering::Release);
-            if let Err(error) = self.0.meta.leave(deadline()).await {
-                self.0.is_going.store(false, Ordering::Release);
+        let member = Arc::clone(&self.0);
+        // A task of its own: it goes on when nobody waits for the answer any more.
+        let leaving = tokio::spawn(async move {
+            member.is_going.store(true, Ordering::Release);
+            if let Err(error) = member.meta.leave(deadline()).await {
+                member.is_going.store(false, Ordering::Release);
                 return Err(refused(error));
             }
-            self.0.has_left.store(true, Ordering::Release);
+            member.has_left.store(true, Ordering::Release);
             Ok(())
-        })
+        });
+        Box::pin(async { leaving.await.unwrap_or_else(|error| Err(AdminError::Unknown(error.to_string()))) })
     }
 
     fn remove(&self, node: String) -> BoxFuture<'_, Result<(), AdminError>> {

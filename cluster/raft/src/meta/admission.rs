@@ -135,6 +135,8 @@ impl Shared {
         }
         match self.apply(command).await {
             Ok(Reply::Done) => Outcome::Changed(rpc::Changed {}),
+            // It has left by an earlier attempt, whose answer was lost.
+            Ok(Reply::Stale) if self.state.read().node(node).is_none() => Outcome::Changed(rpc::Changed {}),
             Ok(reply) => Outcome::Refused(format!("{reply:?}")),
             Err(reason) => Outcome::Wait(reason),
         }

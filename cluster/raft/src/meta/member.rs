@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tracing::{debug, error, info, warn};
 
-use super::shared::{Shared, client};
+use super::shared::{Departure, Shared, client};
 use crate::{
     clock,
     group::Role,
@@ -83,11 +83,11 @@ impl Shared {
         }
     }
 
-    /// Waits until the node knows which cluster it belongs to, and for ever once it leaves, was removed, or cannot follow the
+    /// Waits until the node knows which cluster it belongs to, and for ever once it has left, was removed, or cannot follow the
     /// log any more.
     async fn may_join(&self) {
         let cannot_follow = || self.group.status().role == Role::Stopped;
-        while *self.leaving.borrow() || self.local.cluster_id().is_none() || cannot_follow() {
+        while *self.departure.borrow() != Departure::No || self.local.cluster_id().is_none() || cannot_follow() {
             sleep((self.options.retry / 2).min(Duration::from_millis(50))).await;
         }
     }
@@ -179,11 +179,11 @@ impl Shared {
     async fn wait_within_life(&self, member: Member, admitted: bool, pause: Duration) -> bool {
         let next = clock::now() + pause;
         let mut progress = self.progress.clone();
-        let mut leaving = self.leaving.subscribe();
+        let mut departure = self.departure.subscribe();
         loop {
             let now = clock::now();
             progress.borrow_and_update();
-            if *leaving.borrow_and_update() {
+            if *departure.borrow_and_update() == Departure::Done {
                 return false;
             }
             if admitted {
@@ -196,7 +196,7 @@ impl Shared {
                         info!(
                             "this node belongs to the cluster no more; it asks for admission when it starts again"
                         );
-                        self.leaving.send_replace(true);
+                        self.departure.send_replace(Departure::Done);
                     }
                     return false;
                 }
@@ -214,7 +214,7 @@ impl Shared {
                         return false;
                     }
                 }
-                _ = leaving.changed() => {}
+                _ = departure.changed() => {}
             }
         }
     }

@@ -50,7 +50,7 @@ use self::{
     lease::Timing,
     machine::{Machine, Progress},
     service::MembershipService,
-    shared::Shared,
+    shared::{Departure, Shared},
 };
 use crate::{
     clock,
@@ -177,7 +177,7 @@ impl Meta {
             founding_inputs: Mutex::new(Some(founding_inputs)),
             hint: Mutex::new(None),
             proposals,
-            leaving: watch::Sender::new(false),
+            departure: watch::Sender::new(Departure::No),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
         });
@@ -256,11 +256,12 @@ impl Meta {
     }
 
     /// Leaves the cluster for good: gives up the leadership and the vote, and is forgotten by the others. The node is no member
-    /// afterwards and does not ask to be one before its next start.
+    /// afterwards and does not ask to be one before its next start. To be awaited to its end: until then the node asks for
+    /// admission no more.
     ///
     /// # Errors
-    /// The others did not agree until `deadline`, or this is the last voter. After [`ChangeError::Timeout`] the node stays a
-    /// member if it still is one.
+    /// The others did not agree until `deadline`, or this is the last voter. The node stays a member then; should the answer
+    /// alone be missing ([`ChangeError::Timeout`]), it asks for admission anew.
     pub async fn leave(&self, deadline: Instant) -> Result<(), ChangeError> {
         self.0.leave(deadline).await
     }

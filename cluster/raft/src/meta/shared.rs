@@ -59,10 +59,20 @@ pub(crate) struct Shared {
     /// The address of somebody who may know the leader.
     pub(super) hint: Mutex<Option<String>>,
     pub(super) proposals: Semaphore,
-    /// The node leaves, or has left: it does not ask for admission again.
-    pub(super) leaving: watch::Sender<bool>,
+    pub(super) departure: watch::Sender<Departure>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Whether this node is on its way out of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Departure {
+    No,
+    /// It has asked to leave and has no answer yet. Its heartbeats may say earlier than the answer that its life has ended: it
+    /// must not take that for a reason to ask for admission.
+    Asked,
+    /// It belongs to the cluster no more, and asks for admission when it starts again.
+    Done,
 }
 
 impl Shared {

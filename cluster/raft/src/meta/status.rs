@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     member::{Way, flatten},
-    shared::{Shared, client},
+    shared::{Departure, Shared, client},
 };
 use crate::{
     clock,
@@ -144,8 +144,17 @@ impl Shared {
 
     pub(super) async fn leave(self: &Arc<Self>, deadline: Instant) -> Result<(), ChangeError> {
         let member = (*self.me.borrow()).ok_or(ChangeError::NotAdmitted)?;
-        self.change(member.node, Command::Leave { member }, deadline).await?;
-        self.leaving.send_replace(true);
+        self.departure.send_replace(Departure::Asked);
+        let outcome = self.change(member.node, Command::Leave { member }, deadline).await;
+        // What the node has seen in the log by itself counts for more than an answer that did not come.
+        let mut has_left = outcome.is_ok();
+        self.departure.send_modify(|departure| {
+            has_left |= *departure == Departure::Done;
+            *departure = if has_left { Departure::Done } else { Departure::No };
+        });
+        if !has_left {
+            return outcome;
+        }
         self.fence();
         Ok(())
     }

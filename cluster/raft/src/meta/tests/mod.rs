@@ -2,12 +2,16 @@
 
 mod harness;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use flotilla_rpc::membership::change_reply::Outcome;
 use flotilla_state::{Command, Reply, Role, Status};
 
 use self::harness::{Cluster, Life, NODE_DOWN_AFTER, TestResult};
-use super::{ChangeError, MetaError, ProposeError};
+use super::{ChangeError, MetaError, ProposeError, shared::Departure};
 use crate::peers::Refusal;
 
 fn soon() -> Instant {
@@ -159,6 +163,27 @@ async fn the_leader_leaves() -> TestResult {
     cluster.start(leader).await?;
     cluster.all_admitted().await?;
     cluster.all_vote().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_leaves_does_not_come_back_before_it_is_told() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    let leader = cluster.leader().ok_or("no leader")?;
+    let leaver = (leader + 1) % 3;
+    let member = cluster.meta(leaver).me().borrow().ok_or("not admitted")?;
+    let command = Command::Leave { member };
+    // The answer is on its way for long.
+    cluster.meta(leaver).0.departure.send_replace(Departure::Asked);
+    let outcome = Arc::clone(&cluster.meta(leader).0).dismiss(member.node, command.clone()).await;
+    assert!(matches!(outcome, Outcome::Changed(_)), "{outcome:?}");
+    cluster.wait("it has seen that it is gone", || !cluster.is_admitted(leaver)).await?;
+    tokio::time::sleep(NODE_DOWN_AFTER).await;
+    let state = cluster.meta(leader).state();
+    assert!(state.read().node(member.node).is_none(), "it has not asked for admission");
+    // An attempt whose answer was lost is repeated.
+    let outcome = Arc::clone(&cluster.meta(leader).0).dismiss(member.node, command).await;
+    assert!(matches!(outcome, Outcome::Changed(_)), "{outcome:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
