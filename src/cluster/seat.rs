@@ -131,13 +131,9 @@ impl Candidate {
             lease: lease.clone(),
             desks: std::array::from_fn(|_| Mutex::default()),
         });
-        let options = LaneOptions {
-            packet_bytes_max: usize::try_from(config.mqtt.max_packet_size.get()).unwrap_or(usize::MAX),
-            ..LaneOptions::default()
-        };
         let channels = Arc::new(Channels(meta.peers().clone()));
-        let lanes =
-            Lanes::new(options, channels, Arc::new(Events(Arc::clone(&inbox))), runtime.handle().clone());
+        let events = Arc::new(Events(Arc::clone(&inbox)));
+        let lanes = Lanes::new(LaneOptions::default(), channels, events, runtime.handle().clone());
         let routes = RemoteRoutes::of(Arc::clone(&state), me);
         let member = Arc::new(Member {
             me,

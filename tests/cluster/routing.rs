@@ -264,6 +264,22 @@ fn the_largest_message_crosses_nodes() {
 }
 
 #[test]
+fn nodes_with_different_limits_for_their_clients_pass_messages_on() {
+    let mut cluster = Cluster::start(2);
+    let generous = cluster.add_with(&[("mqtt.max_packet_size", "4MiB")]);
+    cluster.await_formed();
+    let (mut subscriber, mut publisher) = (cluster.node(0).client("s"), cluster.node(generous).client("p"));
+    assert_eq!(subscriber.subscribe("larger", 2), 2);
+    fence(&mut subscriber, &mut publisher);
+    // Longer than what the subscriber's node takes from its own clients, and than its output buffer.
+    let payload = vec![0x5A; 3 << 20];
+    for qos in 0..=2 {
+        publisher.publish("larger", &payload, qos);
+        assert_eq!(receive(&mut subscriber, 1)[0].payload.len(), payload.len());
+    }
+}
+
+#[test]
 fn what_is_acknowledged_has_left_the_publishers_node() {
     // P2, for subscribers that are connected: the node dies right after the last PUBACK.
     let cluster = Cluster::start(3);

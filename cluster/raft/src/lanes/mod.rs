@@ -72,7 +72,8 @@ pub trait LaneEvents: Send + Sync + 'static {
 /// How lanes behave. `Default` has the values to use.
 #[derive(Debug, Clone)]
 pub struct LaneOptions {
-    /// The longest MQTT packet that any node of the cluster takes from a client. Whatever goes into one frame is not longer.
+    /// The longest MQTT packet that any node of the cluster may take from a client. Whatever goes into one frame is not
+    /// longer. By default the longest that there is, so that nodes with different limits for their clients work together.
     pub packet_bytes_max: usize,
     /// What may be on its way in one lane.
     pub window: Window,
@@ -323,7 +324,7 @@ impl LaneOptions {
 impl Default for LaneOptions {
     fn default() -> Self {
         Self {
-            packet_bytes_max: 1 << 20,
+            packet_bytes_max: flotilla_mqtt::codec::MAX_PACKET_LEN,
             window: Window::default(),
             queue_bytes_high: 64 << 20,
             untaken_max: 8,

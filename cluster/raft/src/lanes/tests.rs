@@ -139,6 +139,20 @@ async fn lanes_of_another_life_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_no_peer_would_take_comes_back_and_the_lane_goes_on() {
+    let options = LaneOptions { packet_bytes_max: 100_000, ..LaneOptions::default() };
+    let (a, b) = Node::pair(options.clone()).await;
+    let longest = options.batch_bytes_max();
+    let of_size = |id, size| batch_of_size(id, size - (batch_of_size(id, 1).size() - 1));
+    let untaken = a.lanes.send(b.me, lane(1), of_size(1, longest + 1), 1).expect_err("it is too long");
+    assert_eq!((untaken.lane, untaken.batch.size(), untaken.done), (lane(1), longest + 1, 1));
+    for (id, size) in [(1, longest), (2, 100)] {
+        let _ = a.lanes.send(b.me, lane(1), of_size(id, size), id).expect("it fits");
+    }
+    a.taken(b.me, lane(1), 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_is_refused_and_changes_nothing() {
     let options = LaneOptions { packet_bytes_max: 100_000, ..LaneOptions::default() };
     let (a, b) = Node::pair(options).await;
