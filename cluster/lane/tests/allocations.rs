@@ -28,21 +28,21 @@ fn frames_do_not_allocate() {
     let mut writer = BatchWriter::new();
     // The first batch makes room for those after it.
     assert_eq!(write(&mut writer, &message).len(), FRAMES);
-    let region = Region::new(ALLOCATOR);
-    let batch = write(&mut writer, &message);
-    assert!(allocations(&region) <= 2, "the batch is one allocation: {:?}", region.change());
+    let written = allocations(|| drop(write(&mut writer, &message)));
+    assert!(written <= 3, "the batch, its count of owners, the memory for the next one: {written}");
 
-    let bytes = batch.bytes().clone();
-    let region = Region::new(ALLOCATOR);
-    let batch = Batch::decode(bytes).expect("it was written");
-    let mut last = LastPublisher::default();
-    let mut size = 0;
-    for frame in batch.frames() {
-        let Frame::Publish { message, .. } = frame else { panic!("{frame:?}") };
-        size += message.transit(Timestamp::ORIGIN, last.of(message.publisher)).size();
-    }
-    assert_eq!(size, FRAMES * message.size());
-    assert!(allocations(&region) <= 1, "the publisher, once: {:?}", region.change());
+    let bytes = write(&mut writer, &message).bytes().clone();
+    let read = allocations(|| {
+        let batch = Batch::decode(bytes.clone()).expect("it was written");
+        let mut last = LastPublisher::default();
+        let mut size = 0;
+        for frame in batch.frames() {
+            let Frame::Publish { message, .. } = frame else { panic!("{frame:?}") };
+            size += message.transit(Timestamp::ORIGIN, last.of(message.publisher)).size();
+        }
+        assert_eq!(size, FRAMES * message.size());
+    });
+    assert!(read <= 1, "the publisher, once: {read}");
 }
 
 fn write(writer: &mut BatchWriter, message: &Transit<'_>) -> Batch {
@@ -53,7 +53,13 @@ fn write(writer: &mut BatchWriter, message: &Transit<'_>) -> Batch {
     writer.take().expect("there are frames")
 }
 
-fn allocations(region: &Region<'_, System>) -> usize {
-    let change = region.change();
-    change.allocations + change.reallocations
+/// How often `work` allocates. The thread that waits for the test may allocate in between: the least of several runs counts.
+fn allocations(mut work: impl FnMut()) -> usize {
+    let count = |_| {
+        let region = Region::new(ALLOCATOR);
+        work();
+        let change = region.change();
+        change.allocations + change.reallocations
+    };
+    (0..10).map(count).min().expect("it ran")
 }

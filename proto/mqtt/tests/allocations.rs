@@ -134,11 +134,15 @@ impl Rig {
             }
         };
         run(self);
-        let region = Region::new(ALLOCATOR);
-        run(self);
-        let change = region.change();
-        let version = self.version;
-        assert_eq!(change.allocations + change.reallocations, 0, "{what}, {version:?}: {change:?}");
+        let mut count = || {
+            let region = Region::new(ALLOCATOR);
+            run(self);
+            let change = region.change();
+            change.allocations + change.reallocations
+        };
+        // The thread that waits for the test may allocate in between: the least of several runs counts.
+        let least = (0..10).map(|_| count()).min();
+        assert_eq!(least, Some(0), "{what}, {:?}", self.version);
     }
 }
 
