@@ -12,6 +12,8 @@ pub(crate) struct MatchCache {
     /// What the young generation takes, about.
     young_bytes: usize,
     old: HashMap<Box<str>, Arc<MatchSet>>,
+    /// The topic that was asked for last, and its set: messages come in bursts on one topic.
+    last: (String, Option<Arc<MatchSet>>),
 }
 
 impl MatchCache {
@@ -21,8 +23,27 @@ impl MatchCache {
     /// as there are sessions.
     const BYTES: usize = 16 << 20;
 
+    /// A longer topic is looked up each time: it is not copied once more.
+    const LAST_BYTES: usize = 256;
+
     /// The receivers of `topic`, as the router has them now.
-    pub(crate) fn matches(&mut self, topic: &str, router: &Router) -> Arc<MatchSet> {
+    pub(crate) fn matches(&mut self, topic: &str, router: &Router) -> &Arc<MatchSet> {
+        let (last_topic, last) = &self.last;
+        let is_last = last_topic == topic
+            && !topic.is_empty()
+            && last.as_ref().is_some_and(|last| router.is_current(last.generations));
+        if !is_last {
+            let set = self.look_up(topic, router);
+            self.last.0.clear();
+            if topic.len() <= Self::LAST_BYTES {
+                self.last.0.push_str(topic);
+            }
+            self.last.1 = Some(set);
+        }
+        self.last.1.as_ref().expect("it is there now")
+    }
+
+    fn look_up(&mut self, topic: &str, router: &Router) -> Arc<MatchSet> {
         if let Some(known) = self.young.get(topic)
             && router.is_current(known.generations)
         {
@@ -88,6 +109,23 @@ mod tests {
     }
 
     #[test]
+    fn the_topic_that_was_asked_for_last_is_not_answered_from_an_old_set() {
+        let router = router_with(0);
+        let (filter, session) = (TopicFilter::parse("t", 128), SessionRef { worker: 0, slot: 1, epoch: 0 });
+        let filter = Arc::new(filter.expect("a valid filter"));
+        let mut cache = MatchCache::default();
+        let mut is_empty = |topic: &str| cache.matches(topic, &router).is_empty();
+        assert!(is_empty("t") && is_empty("t"));
+        let terms = Terms::new(SubscriptionOptions::default(), None);
+        router.subscribe(&filter, Subscriber { session, terms }, &Arc::default());
+        assert!(!is_empty("t") && is_empty("u") && is_empty("") && !is_empty("t"));
+        let long = "x".repeat(MatchCache::LAST_BYTES + 1);
+        assert!(is_empty(&long) && is_empty("") && !is_empty("t"));
+        router.unsubscribe(&filter, session);
+        assert!(is_empty("t"));
+    }
+
+    #[test]
     fn a_set_that_is_replaced_is_counted_once() {
         let router = router_with(0);
         let filter = Arc::new(TopicFilter::parse("+", 128).expect("a valid filter"));
@@ -99,7 +137,7 @@ mod tests {
             let terms = Terms::new(SubscriptionOptions::default(), None);
             router.subscribe(&filter, Subscriber { session, terms }, &Arc::default());
         }
-        let set = cache.matches("t", &router);
+        let set = Arc::clone(cache.matches("t", &router));
         assert_eq!((cache.young.len(), cache.young_bytes), (1, 1 + set.bytes()));
     }
 }

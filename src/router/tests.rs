@@ -84,12 +84,12 @@ fn a_cached_match_is_dropped_by_the_changes_that_matter_and_kept_by_the_others()
     let load = Arc::default();
     let mut cache = MatchCache::default();
     router.subscribe(&filter("a/b"), subscriber(1, QoS::AtMostOnce, 0, false), &load);
-    let first = cache.matches("a/b", &router);
-    assert!(Arc::ptr_eq(&first, &cache.matches("a/b", &router)));
+    let first = Arc::clone(cache.matches("a/b", &router));
+    assert!(Arc::ptr_eq(&first, cache.matches("a/b", &router)));
     router.subscribe(&filter("+/b"), subscriber(2, QoS::AtMostOnce, 0, false), &load);
-    assert_eq!(slots(&cache.matches("a/b", &router)), [1, 2]);
+    assert_eq!(slots(cache.matches("a/b", &router)), [1, 2]);
     router.unsubscribe(&filter("a/b"), session(1));
-    assert_eq!(slots(&cache.matches("a/b", &router)), [2]);
+    assert_eq!(slots(cache.matches("a/b", &router)), [2]);
 }
 
 #[test]
