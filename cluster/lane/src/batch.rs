@@ -14,10 +14,10 @@
 //! `u32` is little-endian, other numbers have seven bits a byte, the lowest first; a text or blob follows its length. The
 //! length of a frame has a fixed size so that it can be filled in afterwards, and a frame is written in one pass.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
-    frame::Frame,
+    frame::{Check, Frame},
     layout::{DecodeError, Reader},
 };
 
@@ -31,6 +31,15 @@ pub const BATCH_BYTES_SOFT: usize = 128 << 10;
 pub struct Batch {
     bytes: Bytes,
     frames: u32,
+}
+
+/// A batch that others may still be appended to.
+#[derive(Debug)]
+pub(crate) enum Growing {
+    /// Nothing has been appended, or nothing can be any more.
+    Whole(Batch),
+    /// The bytes of several, and how many frames they have; the number in the header is that of the first.
+    Joined(BytesMut, u32),
 }
 
 /// Collects frames for a batch.
@@ -99,21 +108,22 @@ impl BatchWriter {
 
     /// Takes the batch out; `None`: there is no frame.
     ///
-    /// The batch owns no more than its bytes, and the memory in which it was written is kept for the next one, as long as
-    /// these are of its size.
+    /// It takes along the memory in which it was written, unless it has a small part of it.
     #[must_use]
     pub fn take(&mut self) -> Option<Batch> {
         if self.is_empty() {
             return None;
         }
         self.bytes[1..HEADER].copy_from_slice(&self.frames.to_le_bytes());
-        let bytes = if self.bytes.len() > BATCH_BYTES_SOFT {
-            // A long message is not copied again.
-            Bytes::from(std::mem::take(&mut self.bytes))
+        let len = self.bytes.len();
+        let bytes = if self.bytes.capacity() <= len * SPARE_RATIO_MAX {
+            // The next one is often about as large. A long message is an exception.
+            let next = Vec::with_capacity(len.min(BATCH_BYTES_SOFT));
+            Bytes::from(std::mem::replace(&mut self.bytes, next))
         } else {
             let bytes = Bytes::copy_from_slice(&self.bytes);
             self.bytes.clear();
-            self.bytes.shrink_to(bytes.len() * KEPT_RATIO_MAX);
+            self.bytes.shrink_to(len * SPARE_RATIO_MAX);
             bytes
         };
         Some(Batch { bytes, frames: std::mem::take(&mut self.frames) })
@@ -137,7 +147,7 @@ impl Batch {
             return Err(DecodeError::FrameCount);
         }
         for _ in 0..frames {
-            read_frame(&mut reader, &bytes)?;
+            read_frame(&mut reader, &bytes, Check::All)?;
         }
         reader.finish().map_err(|_| DecodeError::FrameCount)?;
         Ok(Self { bytes, frames })
@@ -178,12 +188,64 @@ impl Batch {
     }
 }
 
+impl Growing {
+    /// Whether it stays within the bounds of a batch when `batch` is appended.
+    pub(crate) fn has_room_for(&self, batch: &Batch) -> bool {
+        let (bytes, frames) = match self {
+            Self::Whole(whole) => (whole.size(), whole.frames),
+            Self::Joined(bytes, frames) => (bytes.len(), *frames),
+        };
+        bytes + batch.size() <= BATCH_BYTES_SOFT && (frames + batch.frames) as usize <= BATCH_FRAMES_SOFT
+    }
+
+    /// Appends the frames of a batch.
+    pub(crate) fn append(&mut self, batch: &Batch) {
+        if let Self::Whole(whole) = self {
+            let bytes = std::mem::take(&mut whole.bytes).try_into_mut();
+            let bytes = bytes.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            *self = Self::Joined(bytes, whole.frames);
+        }
+        let Self::Joined(bytes, frames) = self else { unreachable!("it has just been made so") };
+        bytes.extend_from_slice(&batch.bytes[HEADER..]);
+        *frames += batch.frames;
+    }
+
+    /// Makes it whole: nothing can be appended any more.
+    pub(crate) fn fix(&mut self) -> &Batch {
+        if let Self::Joined(bytes, frames) = self {
+            let (mut bytes, frames) = (std::mem::take(bytes), *frames);
+            bytes[1..HEADER].copy_from_slice(&frames.to_le_bytes());
+            *self = Self::Whole(Batch { bytes: bytes.freeze(), frames });
+        }
+        let Self::Whole(batch) = self else { unreachable!("it has just been made so") };
+        batch
+    }
+
+    pub(crate) fn into_batch(mut self) -> Batch {
+        self.fix().clone()
+    }
+
+    /// See [`Batch::cost`].
+    pub(crate) fn cost(&self) -> usize {
+        match self {
+            Self::Whole(batch) => batch.cost(),
+            Self::Joined(bytes, _) => bytes.len() + COST_BESIDES,
+        }
+    }
+}
+
+impl From<Batch> for Growing {
+    fn from(batch: Batch) -> Self {
+        Self::Whole(batch)
+    }
+}
+
 impl<'a> Iterator for Frames<'a> {
     type Item = Frame<'a>;
 
     fn next(&mut self) -> Option<Frame<'a>> {
         self.left = self.left.checked_sub(1)?;
-        let frame = read_frame(&mut self.reader, self.batch);
+        let frame = read_frame(&mut self.reader, self.batch, Check::Bounds);
         debug_assert!(frame.is_ok(), "the batch has been checked: {frame:?}");
         frame.ok()
     }
@@ -195,9 +257,9 @@ impl<'a> Iterator for Frames<'a> {
 
 impl ExactSizeIterator for Frames<'_> {}
 
-fn read_frame<'a>(reader: &mut Reader<'a>, batch: &'a Bytes) -> Result<Frame<'a>, DecodeError> {
+fn read_frame<'a>(reader: &mut Reader<'a>, batch: &'a Bytes, check: Check) -> Result<Frame<'a>, DecodeError> {
     let len = usize::try_from(reader.u32()?).map_err(|_| DecodeError::CutOff)?;
-    Frame::read(reader.bytes(len)?, batch)
+    Frame::read(reader.bytes(len)?, batch, check)
 }
 
 /// An entry in a queue and in the allocator.
@@ -207,5 +269,5 @@ const VERSION: u8 = 1;
 const HEADER: usize = 5;
 /// The length and the kind of a frame.
 const FRAME_BYTES_MIN: usize = 5;
-/// The memory that is kept for the next batch is at most so many times as large as the last one.
-const KEPT_RATIO_MAX: usize = 4;
+/// The memory of a batch is at most so many times as large as the batch.
+const SPARE_RATIO_MAX: usize = 2;

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fmt};
 
 use bytes::Bytes;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Growing};
 
 /// The number of a batch in its lane. The first is 1; 0 stands for "none yet".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -21,13 +21,17 @@ pub struct Window {
 
 /// The sending end of a lane: keeps each batch until it has been taken, and sends it again where a connection broke.
 ///
-/// `T` is what the owner wants back with each batch that was taken: whom to tell.
+/// While a batch waits for its turn, others that come join it until it is full: the busier the lane, the larger its batches.
+///
+/// `T` is what the owner wants back for what was taken: whom to tell.
 #[derive(Debug)]
 pub struct Sender<T> {
     /// What has not been taken, oldest first. The first `sent` of them are on their way.
-    batches: VecDeque<(Batch, T)>,
+    batches: VecDeque<(Growing, Vec<T>)>,
     /// The last batch that was taken.
     taken: Sequence,
+    /// The last batch that was ever sent. Up to it, nothing can be changed any more: the peer may have it.
+    fixed: Sequence,
     sent: usize,
     /// The sum of [`Batch::cost`] of those on their way, and of all.
     sent_bytes: usize,
@@ -74,6 +78,7 @@ impl<T> Sender<T> {
         Self {
             batches: VecDeque::new(),
             taken: Sequence(0),
+            fixed: Sequence(0),
             sent: 0,
             sent_bytes: 0,
             queued_bytes: 0,
@@ -82,10 +87,20 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Appends a batch; returns its number. `done` comes back when the batch was taken.
-    pub fn enqueue(&mut self, batch: Batch, done: T) -> Sequence {
-        self.queued_bytes += batch.cost();
-        self.batches.push_back((batch, done));
+    /// Appends a batch; returns its number, which is that of the batch before it if it has joined that one. `done` comes back
+    /// when the batch was taken.
+    pub fn enqueue(&mut self, batch: Batch, done: impl IntoIterator<Item = T>) -> Sequence {
+        let is_fixed = self.last() == self.fixed;
+        let joined = self.batches.back_mut().filter(|(last, _)| !is_fixed && last.has_room_for(&batch));
+        if let Some((last, last_done)) = joined {
+            let before = last.cost();
+            last.append(&batch);
+            last_done.extend(done);
+            self.queued_bytes += last.cost() - before;
+        } else {
+            self.queued_bytes += batch.cost();
+            self.batches.push_back((batch.into(), done.into_iter().collect()));
+        }
         self.check();
         self.last()
     }
@@ -118,12 +133,14 @@ impl<T> Sender<T> {
         if !self.is_connected || !is_open {
             return None;
         }
-        let (batch, _) = self.batches.get(self.sent)?;
+        let (batch, _) = self.batches.get_mut(self.sent)?;
+        let bytes = batch.fix().bytes().clone();
         self.sent += 1;
         self.sent_bytes += batch.cost();
-        let transmit = (Sequence(self.taken.0 + self.sent as u64), batch.bytes().clone());
+        let sequence = Sequence(self.taken.0 + self.sent as u64);
+        self.fixed = self.fixed.max(sequence);
         self.check();
-        Some(transmit)
+        Some((sequence, bytes))
     }
 
     /// The peer has taken everything up to `upto`; appends what belongs to the batches for which that is news to `done`,
@@ -140,7 +157,7 @@ impl<T> Sender<T> {
             return Err(ProtocolError::Invented(upto, Sequence(self.taken.0 + self.sent as u64)));
         }
         let bytes = self.batches.iter().take(count).map(|(batch, _)| batch.cost()).sum();
-        done.extend(self.batches.drain(..count).map(|(_, done)| done));
+        done.extend(self.batches.drain(..count).flat_map(|(_, done)| done));
         self.taken = upto;
         self.sent -= count;
         self.sent_bytes -= bytes;
@@ -168,9 +185,8 @@ impl<T> Sender<T> {
     }
 
     /// The end of the lane: what was not taken, oldest first. The peer may have taken some of it all the same.
-    #[must_use]
-    pub fn into_untaken(self) -> VecDeque<(Batch, T)> {
-        self.batches
+    pub fn into_untaken(self) -> impl Iterator<Item = (Batch, Vec<T>)> {
+        self.batches.into_iter().map(|(batch, done)| (batch.into_batch(), done))
     }
 
     /// Holds the fields against each other.
@@ -179,6 +195,8 @@ impl<T> Sender<T> {
     /// They do not agree.
     pub fn check_invariants(&self) {
         assert!(self.sent <= self.batches.len());
+        let sent = Sequence(self.taken.0 + self.sent as u64);
+        assert!(self.taken <= self.fixed && sent <= self.fixed && self.fixed <= self.last());
         assert!(self.is_connected || self.sent == 0);
         let bytes =
             |count: usize| self.batches.iter().take(count).map(|(batch, _)| batch.cost()).sum::<usize>();

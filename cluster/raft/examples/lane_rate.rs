@@ -34,8 +34,8 @@ struct Router {
 impl LaneEvents for Router {
     type Done = u64;
 
-    fn taken(&self, _: Member, _: LaneId, messages: u64) {
-        self.taken.fetch_add(messages, Ordering::Relaxed);
+    fn taken(&self, _: Member, _: LaneId, messages: Vec<u64>) {
+        self.taken.fetch_add(messages.iter().sum(), Ordering::Relaxed);
     }
 
     fn received(&self, _: Member, _: LaneId, batch: Batch, _: Receipt) {
@@ -110,7 +110,7 @@ fn run(lanes: &Lanes<Router>, to: Member, each: u64, total: u64) -> (Duration, D
             writer.push(&Frame::Publish { stamp: LogIndex(1_000), message });
         }
         let batch = writer.take().expect("there are frames");
-        let sent = lanes.send(to, lane_of(b"publisher-1"), batch, each).expect("it lives");
+        let sent = lanes.send(to, lane_of(b"publisher-1"), batch, vec![each]).expect("it lives");
         while sent == Sent::Congested && lanes.is_congested(to) {
             thread::sleep(Duration::from_micros(100));
         }

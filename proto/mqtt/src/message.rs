@@ -119,6 +119,12 @@ impl<'a> Transit<'a> {
         }))
     }
 
+    /// Whether keeping the message keeps alive what it lies in.
+    #[must_use]
+    pub const fn is_backed(&self) -> bool {
+        self.backing.is_some()
+    }
+
     /// The payload as shared bytes, if that costs no copy.
     #[must_use]
     pub fn shared_payload(&self) -> Option<Bytes> {

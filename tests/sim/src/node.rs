@@ -272,7 +272,7 @@ impl Process {
         let mut writer = BatchWriter::new();
         writer.push(frame);
         let (Some(batch), Some(lanes)) = (writer.take(), self.lanes.get()) else { return false };
-        lanes.send(to, lane, batch, done).is_ok()
+        lanes.send(to, lane, batch, done.into_iter().collect()).is_ok()
     }
 
     fn has_lease(&self) -> bool {
@@ -497,11 +497,13 @@ pub struct Inbox {
 }
 
 impl LaneEvents for Inbox {
-    type Done = Option<u64>;
+    type Done = u64;
 
-    fn taken(&self, to: Member, lane: LaneId, done: Option<u64>) {
-        let (Some(message), Some(from)) = (done, self.process.life()) else { return };
-        self.process.shared().check(self.process.shared().forwarding.taken(from, to, lane, message));
+    fn taken(&self, to: Member, lane: LaneId, done: Vec<u64>) {
+        let Some(from) = self.process.life() else { return };
+        for message in done {
+            self.process.shared().check(self.process.shared().forwarding.taken(from, to, lane, message));
+        }
     }
 
     fn received(&self, from: Member, lane: LaneId, batch: Batch, receipt: Receipt) {

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 
-use crate::{Arrival, Batch, BatchWriter, Frame, ProtocolError, Receiver, Sender, Sequence, Window};
+use crate::{
+    Arrival, BATCH_FRAMES_SOFT, Batch, BatchWriter, Frame, ProtocolError, Receiver, Sender, Sequence, Window,
+};
 
 const UNTAKEN_MAX: u64 = 3;
 const WINDOW: Window = Window { batches: 4, bytes: 400 };
@@ -18,6 +20,8 @@ struct Link {
     up: VecDeque<(Sequence, Bytes)>,
     down: VecDeque<Sequence>,
     is_connected: bool,
+    /// The last batch that was ever sent.
+    sent: Sequence,
     enqueued: u64,
     received: Vec<u64>,
     /// Received and not taken.
@@ -44,6 +48,19 @@ fn batch(id: u64) -> Batch {
     writer.take().expect("there is a frame")
 }
 
+/// A batch that no other joins.
+fn full(id: u64) -> Batch {
+    let mut writer = BatchWriter::new();
+    (0..BATCH_FRAMES_SOFT).for_each(|_| writer.push(&Frame::Barrier { id }));
+    writer.take().expect("there are frames")
+}
+
+fn frames(bytes: &Bytes) -> Vec<u64> {
+    let batch = Batch::decode(bytes.clone()).expect("it was written");
+    let id = |frame| if let Frame::Barrier { id } = frame { id } else { panic!("{frame:?} was not written") };
+    batch.frames().map(id).collect()
+}
+
 impl Link {
     fn new() -> Self {
         Self {
@@ -52,6 +69,7 @@ impl Link {
             up: VecDeque::new(),
             down: VecDeque::new(),
             is_connected: false,
+            sent: Sequence(0),
             enqueued: 0,
             received: Vec::new(),
             in_hand: Vec::new(),
@@ -63,8 +81,9 @@ impl Link {
         match step {
             Step::Enqueue => {
                 self.enqueued += 1;
-                let sequence = self.sender.enqueue(batch(self.enqueued), self.enqueued);
-                assert_eq!(sequence.0, self.enqueued);
+                let before = self.sender.last();
+                let sequence = self.sender.enqueue(batch(self.enqueued), [self.enqueued]);
+                assert!(sequence == before && before > self.sent || sequence == before.next());
             }
             Step::Connect => {
                 self.disconnect();
@@ -76,6 +95,7 @@ impl Link {
             Step::Send => {
                 if let Some(sent) = self.sender.poll_transmit() {
                     assert!(self.is_connected);
+                    self.sent = self.sent.max(sent.0);
                     self.up.push_back(sent);
                 }
             }
@@ -109,9 +129,7 @@ impl Link {
         let Some((sequence, bytes)) = self.up.pop_front() else { return };
         match self.receiver.handle_batch(sequence) {
             Arrival::Fresh => {
-                let batch = Batch::decode(bytes).expect("it was written");
-                let Some(Frame::Barrier { id }) = batch.frames().next() else { panic!("it was written") };
-                self.received.push(id);
+                self.received.extend(frames(&bytes));
                 self.in_hand.push(sequence);
             }
             other => panic!("{other:?} without a reason"),
@@ -177,11 +195,39 @@ proptest! {
 }
 
 #[test]
+fn what_waits_is_joined_until_it_was_sent() {
+    let mut sender = Sender::new(Window::default());
+    assert_eq!(sender.enqueue(batch(1), [1]), Sequence(1));
+    assert_eq!(sender.enqueue(batch(2), [2, 3]), Sequence(1));
+    sender.handle_connected(Sequence(0)).unwrap();
+    let (sequence, bytes) = sender.poll_transmit().expect("it is connected");
+    assert_eq!((sequence, frames(&bytes)), (Sequence(1), vec![1, 2]));
+    // What was sent is as it is, also when it has to be sent again.
+    assert_eq!(sender.enqueue(batch(3), [4]), Sequence(2));
+    sender.handle_disconnected();
+    assert_eq!(sender.enqueue(batch(4), [5]), Sequence(2));
+    sender.handle_connected(Sequence(0)).unwrap();
+    assert_eq!(sender.poll_transmit(), Some((Sequence(1), bytes)));
+    assert_eq!(sender.poll_transmit().map(|(_, bytes)| frames(&bytes)), Some(vec![3, 4]));
+    let mut done = Vec::new();
+    sender.handle_ack(Sequence(2), &mut done).unwrap();
+    assert_eq!(done, [1, 2, 3, 4, 5]);
+    assert_eq!(sender.queued_bytes(), 0);
+    // With nothing left in the queue, the last that was sent is still as it is.
+    assert_eq!(sender.enqueue(batch(5), [6]), Sequence(3));
+    // A batch that is full stays alone.
+    assert_eq!(sender.enqueue(full(6), [7]), Sequence(4));
+    assert_eq!(sender.enqueue(batch(7), [8]), Sequence(5));
+    let untaken: Vec<_> = sender.into_untaken().map(|(batch, done)| (batch.len(), done)).collect();
+    assert_eq!(untaken, [(1, vec![6]), (BATCH_FRAMES_SOFT, vec![7]), (1, vec![8])]);
+}
+
+#[test]
 fn the_window_bounds_what_is_on_its_way() {
-    let cost = batch(1).cost();
+    let cost = full(1).cost();
     let mut sender = Sender::new(Window { batches: 10, bytes: 2 * cost });
     for id in 1..=5 {
-        sender.enqueue(batch(id), id);
+        sender.enqueue(full(id), [id]);
     }
     assert_eq!(sender.poll_transmit(), None, "there is no connection");
     sender.handle_connected(Sequence(0)).unwrap();
@@ -195,18 +241,18 @@ fn the_window_bounds_what_is_on_its_way() {
     assert_eq!(done, [1]);
     // A batch larger than the window goes alone.
     let mut sender = Sender::new(Window { batches: 10, bytes: 1 });
-    sender.enqueue(batch(1), ());
-    sender.enqueue(batch(2), ());
+    sender.enqueue(full(1), [()]);
+    sender.enqueue(full(2), [()]);
     sender.handle_connected(Sequence(0)).unwrap();
     assert!(sender.poll_transmit().is_some());
     assert!(sender.poll_transmit().is_none());
-    assert_eq!(sender.into_untaken().len(), 2);
+    assert_eq!(sender.into_untaken().count(), 2);
 }
 
 #[test]
 fn what_was_received_is_not_sent_again() {
     let mut sender = Sender::new(Window::default());
-    (1..=4).for_each(|id| assert_eq!(sender.enqueue(batch(id), id), Sequence(id)));
+    (1..=4).for_each(|id| assert_eq!(sender.enqueue(full(id), [id]), Sequence(id)));
     sender.handle_connected(Sequence(0)).unwrap();
     while sender.poll_transmit().is_some() {}
     sender.handle_connected(Sequence(2)).unwrap();
@@ -220,7 +266,7 @@ fn what_was_received_is_not_sent_again() {
 #[test]
 fn a_peer_that_forgets_or_invents_is_refused() {
     let mut sender = Sender::new(Window::default());
-    (1..=4).for_each(|id| assert_eq!(sender.enqueue(batch(id), id), Sequence(id)));
+    (1..=4).for_each(|id| assert_eq!(sender.enqueue(full(id), [id]), Sequence(id)));
     let mut done = Vec::new();
     assert_eq!(sender.handle_connected(Sequence(5)), Err(ProtocolError::Invented(Sequence(5), Sequence(4))));
     assert_eq!(sender.poll_transmit(), None);

@@ -52,11 +52,11 @@ pub struct Lanes<E: LaneEvents>(Arc<Shared<E>>);
 /// A call may still be under way when [`Lanes::member_ended`] or [`Lanes::fenced`] returns, for these wait for nothing that
 /// the call could wait for. Where the order matters, the owner asks again, under its own lock, whether the member lives.
 pub trait LaneEvents: Send + Sync + 'static {
-    /// What the owner wants back with each batch that was taken: the publishers to acknowledge, for one.
+    /// What the owner wants back when a batch was taken: a publisher to acknowledge, for one.
     type Done: Send + 'static;
 
-    /// The member has taken a batch. In the order of the lane.
-    fn taken(&self, to: Member, lane: LaneId, done: Self::Done);
+    /// The member has taken what these came with. In the order of the lane.
+    fn taken(&self, to: Member, lane: LaneId, done: Vec<Self::Done>);
 
     /// A batch has come. In the order of the lane, each once; the next one comes when this call has returned, unless
     /// [`LaneOptions::untaken_max`] batches wait to be taken. A batch is taken when its receipt is dropped.
@@ -105,13 +105,16 @@ pub struct Untaken<D> {
     /// The batch. The member may have taken it all the same, without our having heard of it.
     pub batch: Batch,
     /// What came with it.
-    pub done: D,
+    pub done: Vec<D>,
 }
 
 /// The HTTP/2 window of a stream: what a lane may have under way that its receiver has not read.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The HTTP/2 window of a connection, with room for every lane's stream and for others.
 pub const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The longest HTTP/2 DATA frame that a node takes: a batch goes in one piece, and costs one system call.
+pub const FRAME_BYTES_MAX: u32 = 256 << 10;
+const _: () = assert!(FRAME_BYTES_MAX as usize > flotilla_lane::BATCH_BYTES_SOFT);
 const _: () = assert!(CONNECTION_WINDOW_BYTES > flotilla_lane::LANES as u32 * STREAM_WINDOW_BYTES);
 
 /// What a frame may have beside the packet: texts of 64 KiB each, and numbers.
@@ -226,7 +229,8 @@ impl<E: LaneEvents> Lanes<E> {
 
     /// Sends a batch to a member; `done` comes back with [`LaneEvents::taken`], or with the end of the lane.
     ///
-    /// Any thread may call it; it does not block. The batches of a lane arrive in the order of the calls.
+    /// Any thread may call it; it does not block. The batches of a lane arrive in the order of the calls; several may arrive
+    /// as one.
     ///
     /// # Errors
     /// The member does not live, or this node does not, or the batch is larger than one full batch and
@@ -237,7 +241,7 @@ impl<E: LaneEvents> Lanes<E> {
         to: Member,
         lane: LaneId,
         batch: Batch,
-        done: E::Done,
+        done: Vec<E::Done>,
     ) -> Result<Sent, Box<Untaken<E::Done>>> {
         let fits = batch.size() <= self.0.options.batch_bytes_max();
         if !fits {

@@ -88,20 +88,20 @@ impl<D: Send + 'static> Peer<D> {
         shared: &Arc<Shared<E>>,
         lane_id: LaneId,
         batch: Batch,
-        done: D,
+        done: Vec<D>,
     ) -> Result<Sent, Box<Untaken<D>>> {
         let lane = &self.lanes[lane_id.index()];
         let mut guard = lane.state.lock();
         let Some(state) = guard.as_mut() else {
             return Err(Box::new(Untaken { lane: lane_id, batch, done }));
         };
+        let (was_idle, before) = (state.sender.is_idle(), state.sender.queued_bytes());
+        state.sender.enqueue(batch, done);
         let is_congested = {
             let mut congestion = self.congestion.lock();
-            congestion.add(batch.cost());
+            congestion.add(state.sender.queued_bytes() - before);
             congestion.is_congested()
         };
-        let was_idle = state.sender.is_idle();
-        state.sender.enqueue(batch, done);
         let is_new = !std::mem::replace(&mut state.has_task, true);
         drop(guard);
         lane.waker.wake();
@@ -159,7 +159,7 @@ impl<D: Send + 'static> Peer<D> {
         for (lane_id, lane) in LaneId::all().zip(&self.lanes) {
             let Some(state) = lane.state.lock().take() else { continue };
             lane.waker.wake();
-            let batches = state.sender.into_untaken().into_iter();
+            let batches = state.sender.into_untaken();
             untaken.extend(batches.map(|(batch, done)| Untaken { lane: lane_id, batch, done }));
         }
         untaken
@@ -251,8 +251,8 @@ fn handle_ack<E: LaneEvents>(
     // The window may be open again.
     lane.waker.wake();
     let change = peer.congestion.lock().remove(bytes);
-    for done in done.drain(..) {
-        shared.events.taken(peer.to, lane_id, done);
+    if !done.is_empty() {
+        shared.events.taken(peer.to, lane_id, std::mem::take(done));
     }
     if change == Change::Decongested {
         shared.events.decongested(peer.to);

@@ -26,7 +26,7 @@ use tonic::{
 use tracing::warn;
 
 use super::Gate;
-use crate::lanes::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::lanes::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, STREAM_WINDOW_BYTES};
 
 /// Bounds of the cluster port.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +91,7 @@ where
         // With room for all lanes of a connection: one that is not read must not hold up the others.
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
         .layer(gate)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, shutdown)

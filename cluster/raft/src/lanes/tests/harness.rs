@@ -76,8 +76,8 @@ impl Recorder {
 impl LaneEvents for Recorder {
     type Done = u64;
 
-    fn taken(&self, to: Member, lane: LaneId, done: u64) {
-        self.taken.lock().entry((to, lane)).or_default().push(done);
+    fn taken(&self, to: Member, lane: LaneId, done: Vec<u64>) {
+        self.taken.lock().entry((to, lane)).or_default().extend(done);
     }
 
     fn received(&self, from: Member, lane: LaneId, batch: Batch, receipt: Receipt) {

@@ -68,7 +68,7 @@ async fn lanes_pass_the_gate() {
         for lane in LaneId::all() {
             for id in 1..=10 {
                 let batch = batch_of_size(id, 10_000);
-                assert_eq!(from.lanes.send(to.me, lane, batch, id).expect("it lives"), Sent::Queued);
+                assert_eq!(from.lanes.send(to.me, lane, batch, vec![id]).expect("it lives"), Sent::Queued);
             }
         }
         for lane in LaneId::all() {
@@ -101,7 +101,7 @@ async fn lanes_stay_apart_on_one_connection() {
         sent += 1;
         for lane in LaneId::all().skip(1) {
             let batch = batch_of_size(sent, 100_000);
-            if a.lanes.send(b.me, lane, batch, sent).expect("it lives") == Sent::Congested {
+            if a.lanes.send(b.me, lane, batch, vec![sent]).expect("it lives") == Sent::Congested {
                 break 'full;
             }
         }
@@ -110,7 +110,7 @@ async fn lanes_stay_apart_on_one_connection() {
         LaneId::all().skip(1).all(|lane| b.lanes.events().received_count(a.me, lane) == 8)
     })
     .await;
-    assert_eq!(a.lanes.send(b.me, CONTROL, batch(1), 1).expect("it lives"), Sent::Congested);
+    assert_eq!(a.lanes.send(b.me, CONTROL, batch(1), vec![1]).expect("it lives"), Sent::Congested);
     until_all("taken", &a.lanes.events().taken, (b.me, CONTROL), 1).await;
     b.lanes.events().hold(false);
     until("the rest is taken", || a.lanes.queued_bytes() == [(b.me, 0)]).await;
