@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use flotilla_lane::{Batch as LaneBatch, CONTROL, Forwarded, Frame, LANES, LaneId, LastPublisher};
 use flotilla_mqtt::{
     Timestamp,
@@ -65,6 +66,7 @@ impl Inbox {
     fn handle(&self, node: &Arc<Node>, from: Member, lane: LaneId, batch: &LaneBatch) {
         let mut desk = self.desks[lane.index()].lock();
         desk.batches.resize_with(node.mailboxes.len(), Batch::default);
+        desk.lie_in(batch.bytes());
         let now = node.clock.now();
         for frame in batch.frames() {
             match frame {
@@ -95,6 +97,7 @@ impl Inbox {
             }
         }
         desk.hand_over(node);
+        desk.lie_in(&Bytes::new());
     }
 
     fn control(&self, node: &Arc<Node>, from: Member, kind: u8, bytes: &[u8]) {
@@ -152,7 +155,7 @@ impl Desk {
         let source = Source { publisher, stamp };
         for (worker, batch) in self.batches.iter_mut().enumerate() {
             if !matches.of_worker(worker).is_empty() {
-                batch.push(&transit, source, Receivers::All(Arc::clone(&matches)));
+                batch.push_matched(&transit, source, matches);
             }
         }
     }
@@ -189,17 +192,21 @@ impl Desk {
         }
     }
 
+    fn lie_in(&mut self, bytes: &Bytes) {
+        self.batches.iter_mut().for_each(|batch| batch.lie_in(bytes));
+    }
+
     fn hand_over(&mut self, node: &Node) {
         for (batch, mailbox) in self.batches.iter_mut().zip(&node.mailboxes) {
             if !batch.is_empty() {
-                mailbox.send(Event::Batch(std::mem::take(batch)));
+                mailbox.send(Event::Batch(batch.take()));
             }
         }
     }
 }
 
 impl LaneEvents for Events {
-    type Done = Vec<Completion>;
+    type Done = Completion;
 
     fn taken(&self, _: Member, _: LaneId, done: Vec<Completion>) {
         self.0.links.complete(done);

@@ -245,7 +245,7 @@ impl Links {
 
     /// A node has ended before it took a batch. Its own subscribers have ended with it, but a message for a member of a
     /// group has others that it can go to.
-    fn recover(&self, untaken: Untaken<Vec<Completion>>) {
+    fn recover(&self, untaken: Untaken<Completion>) {
         let Some(node) = self.node.get() else { return };
         for frame in untaken.batch.frames() {
             if let Frame::Group { filter, message, .. } = frame

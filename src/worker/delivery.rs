@@ -53,14 +53,14 @@ impl Worker {
     ) -> Routed {
         // Before the match, so that the stamp never claims routes that the match has not seen.
         let source = Source { publisher, stamp: self.node.router.remote().applied() };
-        let matches = self.cache.matches(message.topic, &self.node.router);
+        let matches = Arc::clone(self.cache.matches(message.topic, &self.node.router));
         for target in matches.of_worker(usize::from(self.id)) {
             self.deliver_to_target(target, message, source);
         }
         self.deliveries += matches.deliveries();
         for worker in 0..self.outbound.len() {
             if worker != usize::from(self.id) && !matches.of_worker(worker).is_empty() {
-                self.outbound[worker].push(message, source, Receivers::All(Arc::clone(&matches)));
+                self.outbound[worker].push_matched(message, source, &matches);
                 self.wake_flusher();
             }
         }
@@ -95,6 +95,7 @@ impl Worker {
                     self.deliver_to_target(target, message, source);
                 }
             }
+            Receivers::Again => debug_assert!(false, "a batch says who that is"),
             Receivers::One(picked) => self.deliver_to_picked(picked, message),
             Receivers::Moved(session, options) => {
                 self.deliver_moved(*session, message, options, source.stamp);

@@ -182,7 +182,7 @@ mod tests {
     use crate::{
         config::{Overlap, SharedStrategy},
         router::Router,
-        worker::{Source, mailbox::Receivers},
+        worker::Source,
     };
 
     /// A batch with this many messages of 1,000 bytes.
@@ -193,7 +193,7 @@ mod tests {
         let source = Source { publisher: None, stamp: LogIndex::default() };
         let mut batch = Batch::default();
         for _ in 0..messages {
-            batch.push(&message, source, Receivers::All(std::sync::Arc::clone(&matches)));
+            batch.push_matched(&message, source, &matches);
         }
         batch
     }

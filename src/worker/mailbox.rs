@@ -92,12 +92,21 @@ pub(crate) struct Adoption {
     pub(crate) hops: u8,
 }
 
-/// Messages for the sessions of one worker: their bytes one after the other, so that a message costs one copy and no
-/// allocation.
+/// Messages for the sessions of one worker: their bytes lie one after the other, so that a message costs one copy and no
+/// allocation; those of another node stay where they came, and cost none.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    bytes: Vec<u8>,
+    storage: Storage,
     items: Vec<Item>,
+    /// The item whose match set the last one has, by itself or [again](Receivers::Again).
+    run: Option<usize>,
+}
+
+/// Where the bytes of a batch lie.
+#[derive(Debug)]
+enum Storage {
+    Own(Vec<u8>),
+    Shared(Bytes),
 }
 
 #[derive(Debug)]
@@ -107,11 +116,22 @@ struct Item {
     qos: QoS,
     retain: bool,
     expires_at: Option<Timestamp>,
-    topic_len: u32,
-    properties_len: u32,
-    payload_len: u32,
-    /// A large payload, shared instead of copied; `payload_len` is 0 then.
-    shared_payload: Option<Bytes>,
+    topic: Part,
+    properties: Part,
+    payload: Payload,
+}
+
+/// A part of the storage: its start and its length.
+#[derive(Debug, Clone, Copy)]
+struct Part(usize, u32);
+
+#[derive(Debug)]
+enum Payload {
+    Stored(Part),
+    /// It may keep the storage alive.
+    Backed(Part),
+    /// A large one, shared instead of copied.
+    Shared(Bytes),
 }
 
 /// Who gets a message.
@@ -119,6 +139,8 @@ struct Item {
 pub(crate) enum Receivers {
     /// Those of the worker's sessions that match.
     All(Arc<MatchSet>),
+    /// Those that the message before it goes to: in a burst on one topic the set is shared once, not for each message.
+    Again,
     /// The member of a group that was picked.
     One(Picked),
     /// The session that another node passes it on to: its client has come here from there.
@@ -169,62 +191,136 @@ impl Batch {
         self.items.is_empty()
     }
 
-    pub(crate) fn push(&mut self, message: &Transit<'_>, source: Source, receivers: Receivers) {
-        let shared_payload =
-            if message.payload.len() >= SHARE_FROM { Some(message.keep().payload.clone()) } else { None };
-        let payload = if shared_payload.is_some() { &[][..] } else { message.payload };
-        self.items.push(Item {
-            receivers,
-            source,
-            qos: message.qos,
-            retain: message.retain,
-            expires_at: message.expires_at,
-            topic_len: length(message.topic.len()),
-            properties_len: length(message.properties.len()),
-            payload_len: length(payload.len()),
-            shared_payload,
+    /// For messages that lie in `bytes`. The batch is empty.
+    pub(crate) fn lie_in(&mut self, bytes: &Bytes) {
+        debug_assert!(self.is_empty(), "what is in it lies elsewhere");
+        self.storage = Storage::Shared(bytes.clone());
+    }
+
+    /// Takes out what is in it. There is room for as much again: the next one is often about as large.
+    pub(crate) fn take(&mut self) -> Self {
+        let storage = match &self.storage {
+            Storage::Own(_) => Storage::default(),
+            Storage::Shared(bytes) => Storage::Shared(bytes.clone()),
+        };
+        let next = Self { storage, items: Vec::with_capacity(self.items.len()), run: None };
+        std::mem::replace(self, next)
+    }
+
+    /// A message for those of the worker's sessions that match.
+    pub(crate) fn push_matched(&mut self, message: &Transit<'_>, source: Source, matches: &Arc<MatchSet>) {
+        let run = self.run.filter(|first| {
+            matches!(&self.items[*first].receivers, Receivers::All(before) if Arc::ptr_eq(before, matches))
         });
-        self.bytes.extend_from_slice(message.topic.as_bytes());
-        self.bytes.extend_from_slice(message.properties);
-        self.bytes.extend_from_slice(payload);
+        let receivers = if run.is_some() { Receivers::Again } else { Receivers::All(Arc::clone(matches)) };
+        self.push(message, source, receivers);
+        self.run = run.or(Some(self.items.len() - 1));
+    }
+
+    pub(crate) fn push(&mut self, message: &Transit<'_>, source: Source, receivers: Receivers) {
+        self.run = None;
+        let Transit { topic, properties, payload, qos, retain, expires_at, .. } = *message;
+        let (topic, properties, payload) = match &mut self.storage {
+            Storage::Own(bytes) => {
+                let mut copy = |part: &[u8]| {
+                    let start = bytes.len();
+                    bytes.extend_from_slice(part);
+                    Part(start, length(part.len()))
+                };
+                let (topic, properties) = (copy(topic.as_bytes()), copy(properties));
+                let payload = if payload.len() >= SHARE_FROM {
+                    Payload::Shared(message.keep().payload.clone())
+                } else {
+                    Payload::Stored(copy(payload))
+                };
+                (topic, properties, payload)
+            }
+            Storage::Shared(bytes) => {
+                let part = |part: &[u8]| Part::within(bytes, part);
+                let stored = if message.is_backed() { Payload::Backed } else { Payload::Stored };
+                let payload = stored(part(payload));
+                (part(topic.as_bytes()), part(properties), payload)
+            }
+        };
+        self.items.push(Item { receivers, source, qos, retain, expires_at, topic, properties, payload });
     }
 
     /// Hands out the messages, oldest first.
     pub(super) fn for_each(&self, mut deliver: impl FnMut(&Transit<'_>, Source, &Receivers)) {
-        let mut rest = &self.bytes[..];
-        let mut take = |len: u32| {
-            let (part, after) = rest.split_at(len as usize);
-            rest = after;
-            part
+        let (bytes, shared) = match &self.storage {
+            Storage::Own(bytes) => (&bytes[..], None),
+            Storage::Shared(bytes) => (&bytes[..], Some(bytes)),
         };
+        let mut before = &Receivers::Again;
         for item in &self.items {
-            let topic = str::from_utf8(take(item.topic_len)).expect("a topic went in");
-            let properties = take(item.properties_len);
-            let copied = take(item.payload_len);
-            let payload = item.shared_payload.as_deref().unwrap_or(copied);
+            if !matches!(item.receivers, Receivers::Again) {
+                before = &item.receivers;
+            }
+            let topic = str::from_utf8(item.topic.of(bytes)).expect("a topic went in");
+            let properties = item.properties.of(bytes);
+            let (payload, backing) = match &item.payload {
+                Payload::Stored(part) => (part.of(bytes), None),
+                Payload::Backed(part) => (part.of(bytes), shared),
+                Payload::Shared(payload) => (&payload[..], Some(payload)),
+            };
             let Item { qos, retain, expires_at, .. } = *item;
-            let backing = item.shared_payload.as_ref();
             let message = Transit::new(topic, properties, payload, qos, retain, expires_at, None, backing);
-            deliver(&message, item.source, &item.receivers);
+            deliver(&message, item.source, before);
         }
     }
 
     /// Bytes that it can take without more memory.
     pub(super) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        match &self.storage {
+            Storage::Own(bytes) => bytes.capacity(),
+            Storage::Shared(_) => 0,
+        }
     }
 
     /// Empties it for reuse.
     pub(super) fn clear(&mut self) {
-        self.bytes.clear();
         self.items.clear();
+        self.run = None;
+        match &mut self.storage {
+            Storage::Own(bytes) => bytes.clear(),
+            Storage::Shared(_) => self.storage = Storage::default(),
+        }
     }
 
     /// What it counts against the bound of a mailbox.
     fn cost(&self) -> usize {
-        let shared: usize =
-            self.items.iter().filter_map(|item| item.shared_payload.as_ref()).map(Bytes::len).sum();
-        self.bytes.len() + shared + self.items.len() * size_of::<Item>()
+        let stored = match &self.storage {
+            Storage::Own(bytes) => bytes.len(),
+            Storage::Shared(bytes) => bytes.len(),
+        };
+        let shared: usize = self
+            .items
+            .iter()
+            .map(|item| if let Payload::Shared(payload) = &item.payload { payload.len() } else { 0 })
+            .sum();
+        stored + shared + self.items.len() * size_of::<Item>()
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self::Own(Vec::new())
+    }
+}
+
+impl Part {
+    /// Where `part`, which lies in `bytes`, is.
+    fn within(bytes: &[u8], part: &[u8]) -> Self {
+        if part.is_empty() {
+            return Self(0, 0);
+        }
+        let start = part.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+        assert!(start.checked_add(part.len()).is_some_and(|end| end <= bytes.len()), "it lies within");
+        Self(start, length(part.len()))
+    }
+
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.0..][..self.1 as usize]
     }
 }
 
