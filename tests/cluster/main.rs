@@ -14,6 +14,7 @@ mod fleet;
 mod bad_input;
 mod isolation;
 mod membership;
+mod names;
 mod partitions;
 mod retained;
 mod routing;
