@@ -285,7 +285,7 @@ async fn open_meta(
         tokio::task::spawn_blocking(move || Storage::open(&dir, &name, &cluster_name, Default::default()))
             .await;
     let storage = opened.map_err(|error| MetaError::Io(io::Error::other(error)))??;
-    let connector = Arc::new(TcpConnector { source: source_of(listener)? });
+    let connector = Arc::new(TcpConnector::new(source_of(listener)?));
     Meta::open(options, storage, connector, Arc::clone(watcher) as _).await
 }
 

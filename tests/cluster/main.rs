@@ -12,7 +12,11 @@ mod harness;
 mod fleet;
 
 mod bad_input;
+mod changes;
+mod clocks;
+mod isolation;
 mod membership;
+mod names;
 mod partitions;
 mod retained;
 mod routing;

@@ -147,7 +147,7 @@ fn await_retained(cluster: &Cluster, topic: &str, payload: Option<&str>) {
 }
 
 /// What a new subscriber on this node gets. The broker sends retained messages before it answers the ping behind.
-fn retained(cluster: &Cluster, node: usize, topic: &str) -> Option<Vec<u8>> {
+pub(crate) fn retained(cluster: &Cluster, node: usize, topic: &str) -> Option<Vec<u8>> {
     let mut client = cluster.node(node).client(&unique("reader"));
     assert_eq!(client.subscribe(topic, 0), 0);
     client.send(&crate::harness::pingreq());

@@ -12,6 +12,8 @@
 
 mod address;
 mod clients;
+mod clock;
+mod name_server;
 mod network;
 mod node;
 mod status;
@@ -29,7 +31,9 @@ use std::{
 use crate::harness::unique;
 
 pub(crate) use clients::{Ear, Traffic, fence, next_publish, number, numbers, receive};
-pub(crate) use network::in_own_network;
+pub(crate) use clock::WallClock;
+pub(crate) use name_server::NameServer;
+pub(crate) use network::{in_own_network, in_own_network_and_names};
 pub(crate) use node::Node;
 pub(crate) use status::Status;
 
@@ -140,9 +144,19 @@ impl Cluster {
         &self.nodes[number]
     }
 
+    /// The same, to give it settings of its own.
+    pub(crate) fn node_mut(&mut self, number: usize) -> &mut Node {
+        &mut self.nodes[number]
+    }
+
     /// All of them, also those that do not run.
     pub(crate) fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// Where the files of the nodes are, and those of the test may be.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The cluster's name, and its secret as it goes along with requests.

@@ -17,20 +17,33 @@ use std::{
 /// `test` is a closure of the test function, whose name it takes from there.
 #[track_caller]
 pub(crate) fn in_own_network<F: FnOnce()>(test: F) {
+    run_in_own_network(test, &[], "true");
+}
+
+/// The same, and all names are looked up at 127.0.0.1, where a [`NameServer`](super::NameServer) may be.
+#[track_caller]
+pub(crate) fn in_own_network_and_names<F: FnOnce()>(test: F) {
+    run_in_own_network(test, &["--mount"], OWN_NAMES);
+}
+
+#[track_caller]
+fn run_in_own_network<F: FnOnce()>(test: F, more: &[&str], prepare: &str) {
     if env::var_os(INSIDE).is_some() {
         return test();
     }
     let name = test_name::<F>();
-    let Some(unshare) = NAMESPACES.into_iter().find(|unshare| works(unshare)) else {
+    let namespaces = NAMESPACES.map(|unshare| [unshare, more].concat());
+    let Some(unshare) = namespaces.iter().find(|unshare| works(unshare, prepare)) else {
         // Past the capture of the test runner, for a test that did not run must not look like one that did.
         let _ = writeln!(
             io::stderr(),
-            "SKIPPED: {name} needs a network namespace (unshare, ip and nft, and the right to)"
+            "SKIPPED: {name} needs namespaces (unshare {}, ip and nft, and the right to)",
+            namespaces[0].join(" ")
         );
         return;
     };
     let program = env::current_exe().expect("a test has a program");
-    let mut command = in_namespace(unshare, "exec \"$0\" \"$@\"");
+    let mut command = in_namespace(unshare, &format!("{prepare} && exec \"$0\" \"$@\""));
     command.arg(program).args(["--exact", &name, "--nocapture", "--test-threads=1"]).env(INSIDE, "1");
     let output = command.stdin(Stdio::null()).output().expect("it has just worked");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -47,8 +60,8 @@ fn test_name<F>() -> String {
 }
 
 /// Whether a namespace can be made so, and its network be broken.
-fn works(unshare: &[&str]) -> bool {
-    let mut command = in_namespace(unshare, "nft list ruleset");
+fn works(unshare: &[&str], prepare: &str) -> bool {
+    let mut command = in_namespace(unshare, &format!("{prepare} && nft list ruleset"));
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
@@ -120,6 +133,10 @@ const INSIDE: &str = "FLOTILLA_TEST_OWN_NETWORK";
 
 /// As root, or as whoever may have a namespace of users in which it is root.
 const NAMESPACES: [&[&str]; 2] = [&["--net"], &["--map-root-user", "--net"]];
+
+/// The settings of the resolver, which only who is in this namespace of mounts sees.
+const OWN_NAMES: &str = "names=$(mktemp) && echo nameserver 127.0.0.1 > \"$names\" \\
+    && mount --bind \"$names\" /etc/resolv.conf && rm \"$names\"";
 
 /// Where the tools of an administrator are, which not everybody has in the path.
 const PATHS: &str = "PATH=\"$PATH:/usr/sbin:/sbin\"";

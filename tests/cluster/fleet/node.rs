@@ -19,6 +19,7 @@ pub(crate) struct Node {
     number: usize,
     address: Ipv4Addr,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     directory: PathBuf,
     process: Mutex<Option<Child>>,
     /// Of all processes that this node has had.
@@ -39,7 +40,26 @@ impl Node {
         settings.insert(0, ("cluster.discovery.static".to_owned(), format!("[{}]", founders.join(", "))));
         let directory = directory.join(format!("node-{number}"));
         fs::create_dir_all(&directory).expect("a directory for the node can be made");
-        Self { number, address, settings, directory, process: Mutex::default(), log: Arc::default() }
+        let environment = Vec::new();
+        Self {
+            number,
+            address,
+            settings,
+            environment,
+            directory,
+            process: Mutex::default(),
+            log: Arc::default(),
+        }
+    }
+
+    /// A setting that only this node has, from its next start on. It overrides those of the cluster.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.settings.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// A variable of its environment, from its next start on.
+    pub(crate) fn set_environment(&mut self, variable: &str, value: &str) {
+        self.environment.push((variable.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn name(&self) -> String {
@@ -86,6 +106,7 @@ impl Node {
         for (key, value) in own.iter().chain(&self.settings) {
             command.args(["--set", &format!("{key}={value}")]);
         }
+        command.envs(self.environment.iter().map(|(variable, value)| (variable, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the broker's binary runs");
         lock(&self.log).push_str("---- it is started\n");
@@ -178,6 +199,12 @@ impl Node {
     pub(crate) fn open_files(&self) -> usize {
         let pid = self.process().as_ref().expect("it runs").id();
         fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+    }
+
+    /// Threads of its process.
+    pub(crate) fn threads(&self) -> usize {
+        let pid = self.process().as_ref().expect("it runs").id();
+        fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Child>> {

@@ -215,6 +215,11 @@ impl RaftLogStorage<Types> for LogStore {
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let record =
             Record::Purged { group: self.group, index: upto.index(), bytes: wire::store_log_id(&upto) };
+        tracing::debug!(
+            group = self.group,
+            index = upto.index(),
+            "the log is cut: a snapshot covers it up to here"
+        );
         // Does not wait: entries that come back after a crash do no harm.
         self.wal.submit(self.with_committed(vec![record]), |result| {
             if let Err(error) = result {

@@ -388,6 +388,12 @@ impl Group {
             .install_full_snapshot(head.vote, snapshot)
             .await
             .map_err(|fatal| self.stopped(&fatal))?;
+        tracing::info!(
+            group = %self.inner.id,
+            index = last.index(),
+            bytes = file_bytes,
+            "this node lacked too much of the log: it has caught up by a snapshot of the leader"
+        );
         Ok(wire::encode_snapshot_reply(&reply))
     }
 

@@ -97,8 +97,9 @@ impl Shared {
 
     async fn ask_to_join(self: &Arc<Self>) -> Result<Member, Denial> {
         let mut reason = "no leader is known".to_owned();
+        let mut way = self.way_to_leader(Class::Admin);
         for _ in 0..HOPS_MAX {
-            let outcome = match self.way_to_leader(Class::Admin) {
+            let outcome = match way {
                 None => break,
                 Some(Way::Here) => Arc::clone(self).admit(self.node_info()).await,
                 Some(Way::There(channel)) => {
@@ -127,6 +128,9 @@ impl Shared {
                     if !self.follow(other) {
                         break;
                     }
+                    // Not to the leader that this node has followed: a later one has forgotten a learner that was never
+                    // admitted, so that it hears of no other by the log.
+                    way = self.way_of_hint();
                 }
                 join_reply::Outcome::Wait(why) => return Err(Denial::Yet(why)),
                 join_reply::Outcome::Refused(why) => return Err(Denial::Refused(why)),
@@ -284,6 +288,11 @@ impl Shared {
                 return Some(Way::There(channel));
             }
         }
+        self.way_of_hint()
+    }
+
+    /// The way to whoever was named as the leader last.
+    fn way_of_hint(&self) -> Option<Way> {
         let hint = self.hint.lock().clone()?;
         Some(Way::There(self.peers.channel_to(&hint)))
     }
