@@ -87,7 +87,10 @@ impl Shared {
     /// log any more.
     async fn may_join(&self) {
         let cannot_follow = || self.group.status().role == Role::Stopped;
-        while *self.departure.borrow() != Departure::No || self.local.cluster_id().is_none() || cannot_follow() {
+        while *self.departure.borrow() != Departure::No
+            || self.local.cluster_id().is_none()
+            || cannot_follow()
+        {
             sleep((self.options.retry / 2).min(Duration::from_millis(50))).await;
         }
     }
