@@ -43,12 +43,14 @@
 //!
 //! Absent on purpose: storage. A session lives as long as its node's process; what survives that is for others to say.
 
-mod clients;
+mod claimant;
 mod context;
 mod keeper;
 mod message;
 mod office;
 mod own_will;
+mod owner;
+mod parts;
 mod registrar;
 mod registry;
 mod types;

@@ -29,12 +29,14 @@ mod voters;
 mod wire;
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use flotilla_rpc::membership::membership_server::MembershipServer;
 use flotilla_state::{ClusterState, Command, LogIndex, Member, NewStatus, NodeId, Reply};
+use flotilla_wal::{Files, Wal};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -120,11 +122,7 @@ impl Meta {
             bound.attempt = attempt.as_ref().map(|attempt| attempt.cluster_id);
         });
         let timing = Timing { node_down_after: options.node_down_after };
-        let peers_options = PeersOptions {
-            connect_timeout: timing.interval().max(Duration::from_millis(100)),
-            keep_alive: timing.node_down_after / 2,
-        };
-        let peers = Peers::new(local.clone(), peers_options, connector);
+        let peers = Peers::new(local.clone(), peers_options(&timing), connector);
         let state = Arc::new(RwLock::new(ClusterState::new()));
         let (progress_sender, progress) = watch::channel(Progress::default());
         let machine = Machine {
@@ -134,21 +132,7 @@ impl Meta {
             observer: Arc::clone(&observer),
             progress: progress_sender,
         };
-        let group = Group::start(GroupOptions {
-            id: GroupId(0),
-            me: node.0,
-            heartbeat: options.heartbeat,
-            election: options.election.clone(),
-            log_bytes_max: options.log_bytes_max,
-            log_entries_kept: options.log_entries_kept,
-            snapshot_timeout: GroupOptions::SNAPSHOT_TIMEOUT,
-            snapshot_dir: dir.join("meta"),
-            files,
-            wal,
-            state_machine: Box::new(machine),
-            transport: Arc::new(RaftTransport::new(peers.clone())),
-        })
-        .await?;
+        let group = Group::start(group_options(&options, wal, files, dir.join("meta"), machine)).await?;
         check_memory(&identity, &group)?;
         let raft = RaftService::new(node);
         raft.add(group.clone());
@@ -295,6 +279,38 @@ impl Meta {
         }
         self.0.fence();
         self.0.group.shutdown().await;
+    }
+}
+
+/// A peer that does not answer must be noticed well before the leader would declare it down.
+fn peers_options(timing: &Timing) -> PeersOptions {
+    PeersOptions {
+        connect_timeout: timing.interval().max(Duration::from_millis(100)),
+        keep_alive: timing.node_down_after / 2,
+    }
+}
+
+/// What the group of the node `machine.me` works with.
+fn group_options(
+    options: &MetaOptions,
+    wal: Wal,
+    files: Arc<dyn Files>,
+    snapshot_dir: PathBuf,
+    machine: Machine,
+) -> GroupOptions {
+    GroupOptions {
+        id: GroupId(0),
+        me: machine.me.0,
+        heartbeat: options.heartbeat,
+        election: options.election.clone(),
+        log_bytes_max: options.log_bytes_max,
+        log_entries_kept: options.log_entries_kept,
+        snapshot_timeout: GroupOptions::SNAPSHOT_TIMEOUT,
+        snapshot_dir,
+        files,
+        wal,
+        transport: Arc::new(RaftTransport::new(machine.peers.clone())),
+        state_machine: Box::new(machine),
     }
 }
 

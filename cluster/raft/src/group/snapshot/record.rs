@@ -1,0 +1,88 @@
+//! The records of a snapshot file, and how they are written.
+
+use std::io;
+
+use super::Temporary;
+use crate::group::error::SnapshotError;
+
+pub(super) const MAGIC: &[u8; 8] = b"FLOTSNAP";
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEADER_BYTES: usize = 12;
+pub(super) const RECORD_HEADER_BYTES: usize = 9;
+
+/// Where the records begin.
+pub(super) const RECORDS_AT: u64 = HEADER_BYTES as u64;
+
+/// A longer record is damage: nothing is allocated on the word of a broken length.
+pub(super) const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Writes of this size go to the file.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// Writes the records of a file.
+pub(super) struct Writer {
+    target: Temporary,
+    buffer: Vec<u8>,
+    /// Where the buffer goes in the file.
+    offset: u64,
+}
+
+impl Writer {
+    pub(super) fn new(target: Temporary) -> Self {
+        let mut buffer = Vec::with_capacity(WRITE_BYTES);
+        buffer.extend_from_slice(MAGIC);
+        buffer.extend_from_slice(&VERSION.to_le_bytes());
+        Self { target, buffer, offset: 0 }
+    }
+
+    pub(super) fn record(&mut self, kind: Kind, payload: &[u8]) -> Result<(), SnapshotError> {
+        let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= RECORD_BYTES_MAX);
+        let Some(length) = length else {
+            let reason =
+                format!("a chunk of {} bytes, at most {RECORD_BYTES_MAX} are allowed", payload.len());
+            return Err(self.target.failed(io::Error::new(io::ErrorKind::InvalidInput, reason)));
+        };
+        self.buffer.push(kind as u8);
+        self.buffer.extend_from_slice(&length.to_le_bytes());
+        self.buffer.extend_from_slice(&checksum_of(kind as u8, payload).to_le_bytes());
+        self.buffer.extend_from_slice(payload);
+        if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Brings the file to the disk; returns it with its length.
+    pub(super) fn finish(mut self) -> Result<(Temporary, u64), SnapshotError> {
+        self.flush()?;
+        self.target.sync()?;
+        Ok((self.target, self.offset))
+    }
+
+    fn flush(&mut self) -> Result<(), SnapshotError> {
+        self.target.write(&self.buffer, self.offset)?;
+        self.offset += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Meta = 1,
+    Chunk = 2,
+    End = 3,
+}
+
+impl Kind {
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Meta, Self::Chunk, Self::End].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+pub(super) fn checksum_of(kind: u8, payload: &[u8]) -> u32 {
+    let length = u32::try_from(payload.len()).expect("a record is at most RECORD_BYTES_MAX long");
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[kind]);
+    hasher.update(&length.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}

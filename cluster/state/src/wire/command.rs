@@ -1,0 +1,191 @@
+//! Commands.
+
+use super::{
+    Member, VERSION,
+    cluster::{Cluster, Join, Role, Status, role},
+    fingerprint, required,
+};
+use crate::{Command as StateCommand, DecodeError, NewStatus, NodeId, RouteChange as StateRouteChange};
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Command {
+    #[prost(uint32, tag = "1")]
+    pub(crate) version: u32,
+    #[prost(oneof = "CommandKind", tags = "2, 3, 4, 5, 6, 7, 8")]
+    pub(crate) kind: Option<CommandKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum CommandKind {
+    #[prost(message, tag = "2")]
+    Create(Cluster),
+    #[prost(message, tag = "3")]
+    Join(Join),
+    #[prost(message, tag = "4")]
+    SetStatus(SetStatus),
+    #[prost(message, tag = "5")]
+    NodeDown(Member),
+    #[prost(message, tag = "6")]
+    Leave(Member),
+    #[prost(fixed64, tag = "7")]
+    Remove(u64),
+    #[prost(message, tag = "8")]
+    Routes(RouteChanges),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SetStatus {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) member: Option<Member>,
+    #[prost(enumeration = "Status", tag = "2")]
+    pub(crate) status: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RouteChanges {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) member: Option<Member>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) changes: Vec<RouteChange>,
+}
+
+impl From<&StateCommand> for Command {
+    fn from(command: &StateCommand) -> Self {
+        let kind = match command {
+            StateCommand::Create { cluster_id, name, shards, replicas, hash_seed } => {
+                CommandKind::Create(Cluster {
+                    id: cluster_id.to_be_bytes().to_vec(),
+                    name: name.to_string(),
+                    shards: u32::from(*shards),
+                    replicas: u32::from(*replicas),
+                    hash_seed: *hash_seed,
+                })
+            }
+            StateCommand::Join { id, name, role, address, client_addresses, version } => {
+                CommandKind::Join(Join {
+                    id: id.0,
+                    name: name.to_string(),
+                    role: Role::from(*role).into(),
+                    address: address.to_string(),
+                    client_addresses: client_addresses.iter().map(ToString::to_string).collect(),
+                    program_version: version.to_string(),
+                })
+            }
+            StateCommand::SetStatus { member, status } => CommandKind::SetStatus(SetStatus {
+                member: Some((*member).into()),
+                status: match status {
+                    NewStatus::Up => Status::Up,
+                    NewStatus::Draining => Status::Draining,
+                }
+                .into(),
+            }),
+            StateCommand::NodeDown { member } => CommandKind::NodeDown((*member).into()),
+            StateCommand::Leave { member } => CommandKind::Leave((*member).into()),
+            StateCommand::Remove { node } => CommandKind::Remove(node.0),
+            StateCommand::Routes { member, changes } => CommandKind::Routes(RouteChanges {
+                member: Some((*member).into()),
+                changes: changes.iter().map(RouteChange::from).collect(),
+            }),
+        };
+        Self { version: VERSION, kind: Some(kind) }
+    }
+}
+
+impl TryFrom<Command> for StateCommand {
+    type Error = DecodeError;
+
+    fn try_from(command: Command) -> Result<Self, DecodeError> {
+        Ok(match command.kind.ok_or(DecodeError::Field("command"))? {
+            CommandKind::Create(cluster) => {
+                let crate::Cluster { id, name, shards, replicas, hash_seed } = cluster.try_into()?;
+                Self::Create { cluster_id: id, name, shards, replicas, hash_seed }
+            }
+            CommandKind::Join(join) => Self::Join {
+                id: NodeId(join.id),
+                role: role(join.role)?,
+                name: join.name.into(),
+                address: join.address.into(),
+                client_addresses: join.client_addresses.into_iter().map(Into::into).collect(),
+                version: join.program_version.into(),
+            },
+            CommandKind::SetStatus(SetStatus { member, status }) => Self::SetStatus {
+                member: required(member)?,
+                status: match Status::try_from(status) {
+                    Ok(Status::Up) => NewStatus::Up,
+                    Ok(Status::Draining) => NewStatus::Draining,
+                    _ => return Err(DecodeError::Field("status")),
+                },
+            },
+            CommandKind::NodeDown(member) => Self::NodeDown { member: member.into() },
+            CommandKind::Leave(member) => Self::Leave { member: member.into() },
+            CommandKind::Remove(node) => Self::Remove { node: NodeId(node) },
+            CommandKind::Routes(RouteChanges { member, changes }) => Self::Routes {
+                member: required(member)?,
+                changes: changes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            },
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RouteChange {
+    #[prost(oneof = "RouteChangeKind", tags = "1, 2, 3, 4, 5")]
+    pub(crate) kind: Option<RouteChangeKind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum RouteChangeKind {
+    #[prost(fixed64, tag = "1")]
+    AddExact(u64),
+    #[prost(fixed64, tag = "2")]
+    RemoveExact(u64),
+    #[prost(string, tag = "3")]
+    AddWildcard(String),
+    #[prost(string, tag = "4")]
+    RemoveWildcard(String),
+    #[prost(message, tag = "5")]
+    SetGroup(SetGroup),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SetGroup {
+    #[prost(string, tag = "1")]
+    pub(crate) filter: String,
+    #[prost(uint32, tag = "2")]
+    pub(crate) online: u32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) away: u32,
+}
+
+impl From<&StateRouteChange> for RouteChange {
+    fn from(change: &StateRouteChange) -> Self {
+        let kind = match change {
+            StateRouteChange::AddExact(fingerprint) => RouteChangeKind::AddExact(fingerprint.get()),
+            StateRouteChange::RemoveExact(fingerprint) => RouteChangeKind::RemoveExact(fingerprint.get()),
+            StateRouteChange::AddWildcard(filter) => RouteChangeKind::AddWildcard(filter.to_string()),
+            StateRouteChange::RemoveWildcard(filter) => RouteChangeKind::RemoveWildcard(filter.to_string()),
+            StateRouteChange::SetGroup { filter, online, away } => RouteChangeKind::SetGroup(SetGroup {
+                filter: filter.to_string(),
+                online: *online,
+                away: *away,
+            }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<RouteChange> for StateRouteChange {
+    type Error = DecodeError;
+
+    fn try_from(change: RouteChange) -> Result<Self, DecodeError> {
+        Ok(match change.kind.ok_or(DecodeError::Field("change"))? {
+            RouteChangeKind::AddExact(number) => Self::AddExact(fingerprint(number)?),
+            RouteChangeKind::RemoveExact(number) => Self::RemoveExact(fingerprint(number)?),
+            RouteChangeKind::AddWildcard(filter) => Self::AddWildcard(filter.into()),
+            RouteChangeKind::RemoveWildcard(filter) => Self::RemoveWildcard(filter.into()),
+            RouteChangeKind::SetGroup(SetGroup { filter, online, away }) => {
+                Self::SetGroup { filter: filter.into(), online, away }
+            }
+        })
+    }
+}
