@@ -6,7 +6,7 @@
 use crate::{
     Command as StateCommand, DecodeError, Fingerprint, Incarnation, Invalid, LogIndex, Member as StateMember,
     NewStatus, NodeId, Reply as StateReply, Role as StateRole, RouteChange as StateRouteChange, ShardEpoch,
-    Status as StateStatus, routes,
+    Status as StateStatus, routes, settings::wire::Setting,
 };
 
 /// The version of all formats.
@@ -65,7 +65,7 @@ pub(crate) enum Status {
 pub(crate) struct Command {
     #[prost(uint32, tag = "1")]
     pub(crate) version: u32,
-    #[prost(oneof = "CommandKind", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "CommandKind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub(crate) kind: Option<CommandKind>,
 }
 
@@ -85,6 +85,8 @@ pub(crate) enum CommandKind {
     Remove(u64),
     #[prost(message, tag = "8")]
     Routes(RouteChanges),
+    #[prost(message, tag = "9")]
+    SetSetting(Setting),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -192,6 +194,9 @@ pub(crate) enum ReplyKind {
     NotCreated = 8,
     AlreadyCreated = 9,
     Invalid = 10,
+    UnknownSetting = 11,
+    TooManySettings = 12,
+    SettingsFull = 13,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -207,6 +212,8 @@ pub(crate) enum InvalidKind {
     Changes = 7,
     Wildcard = 8,
     Group = 9,
+    SettingKey = 10,
+    SettingValue = 11,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -234,6 +241,8 @@ pub(crate) struct SnapshotChunk {
     /// In the last chunk, which has nothing else.
     #[prost(message, optional, tag = "10")]
     pub(crate) end: Option<SnapshotEnd>,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) settings: Vec<Setting>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -343,6 +352,9 @@ impl From<&StateCommand> for Command {
                 member: Some((*member).into()),
                 changes: changes.iter().map(RouteChange::from).collect(),
             }),
+            StateCommand::SetSetting { key, value } => {
+                CommandKind::SetSetting(Setting { key: key.to_string(), value: value.clone() })
+            }
         };
         Self { version: VERSION, kind: Some(kind) }
     }
@@ -380,6 +392,7 @@ impl TryFrom<Command> for StateCommand {
                 member: required(member)?,
                 changes: changes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             },
+            CommandKind::SetSetting(Setting { key, value }) => Self::SetSetting { key: key.into(), value },
         })
     }
 }
@@ -459,6 +472,9 @@ impl From<&StateReply> for Reply {
             StateReply::TooManyNodes => ReplyKind::TooManyNodes,
             StateReply::NotCreated => ReplyKind::NotCreated,
             StateReply::AlreadyCreated => ReplyKind::AlreadyCreated,
+            StateReply::UnknownSetting => ReplyKind::UnknownSetting,
+            StateReply::TooManySettings => ReplyKind::TooManySettings,
+            StateReply::SettingsFull => ReplyKind::SettingsFull,
             StateReply::Invalid(invalid) => {
                 wire.set_invalid((*invalid).into());
                 ReplyKind::Invalid
@@ -484,6 +500,9 @@ impl TryFrom<Reply> for StateReply {
             ReplyKind::TooManyNodes => Self::TooManyNodes,
             ReplyKind::NotCreated => Self::NotCreated,
             ReplyKind::AlreadyCreated => Self::AlreadyCreated,
+            ReplyKind::UnknownSetting => Self::UnknownSetting,
+            ReplyKind::TooManySettings => Self::TooManySettings,
+            ReplyKind::SettingsFull => Self::SettingsFull,
             ReplyKind::Invalid => Self::Invalid(invalid(reply.invalid)?),
         })
     }
@@ -501,6 +520,8 @@ impl From<Invalid> for InvalidKind {
             Invalid::Changes => Self::Changes,
             Invalid::Wildcard => Self::Wildcard,
             Invalid::Group => Self::Group,
+            Invalid::SettingKey => Self::SettingKey,
+            Invalid::SettingValue => Self::SettingValue,
         }
     }
 }
@@ -517,6 +538,8 @@ fn invalid(number: i32) -> Result<Invalid, DecodeError> {
         InvalidKind::Changes => Ok(Invalid::Changes),
         InvalidKind::Wildcard => Ok(Invalid::Wildcard),
         InvalidKind::Group => Ok(Invalid::Group),
+        InvalidKind::SettingKey => Ok(Invalid::SettingKey),
+        InvalidKind::SettingValue => Ok(Invalid::SettingValue),
     }
 }
 
