@@ -26,3 +26,5 @@ pub const SETTINGS_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const SETTING_KEY_BYTES_MAX: usize = 4096;
 /// How many bytes the value of a setting may have.
 pub const SETTING_VALUE_BYTES_MAX: usize = 64 * 1024;
+/// How many bytes the reason of a ban may have, and the name of who has banned.
+pub const BAN_TEXT_BYTES_MAX: usize = 1024;

@@ -1,8 +1,9 @@
 //! What an operator changes at run time, for the whole cluster.
 //!
 //! A setting is a value under a key. The state does not look into values: what they mean is the business of those who
-//! read them. Everything has a bound, see [`limits`].
+//! read them, such as [`ban`]. Everything has a bound, see [`limits`].
 
+pub(crate) mod ban;
 pub(crate) mod wire;
 
 use std::{collections::BTreeMap, sync::Arc};
