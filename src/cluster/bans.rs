@@ -1,9 +1,15 @@
-//! Bans in a cluster: how they come to this node.
+//! Bans in a cluster: how they come to this node, and how an operator sets them here.
+
+use std::time::{Instant, SystemTime};
 
 use flotilla_mqtt::session::ClientId;
-use flotilla_state::{BANS, BanKind, Banned, ClusterState};
+use flotilla_raft::meta::ProposeError;
+use flotilla_rpc::admin;
+use flotilla_state::{BANS, Ban, BanKind, Banned, ClusterState, Command, Reply, limits};
 
+use super::member::Member;
 use crate::{
+    admin::AdminError,
     node::Node,
     worker::{Event, Order},
 };
@@ -56,6 +62,81 @@ fn close_banned(node: &Node) {
     }
 }
 
+impl Member {
+    /// All bans, as this node has applied them.
+    pub(super) fn bans(&self) -> Vec<admin::Ban> {
+        let settings = self.state.read().settings().clone();
+        let told = |(key, value): (&str, &bytes::Bytes)| {
+            let banned = Banned::from_key(key)?;
+            // A value of a later version: who is banned is known all the same.
+            let Ban { reason, by, at } = Ban::decode(value).unwrap_or_default();
+            Some(admin::Ban {
+                r#as: banned.kind().name().to_owned(),
+                who: banned.who().to_owned(),
+                reason: reason.into(),
+                by: by.into(),
+                at,
+            })
+        };
+        settings.with_prefix(BANS).filter_map(told).collect()
+    }
+
+    /// Bans, or changes why and by whom.
+    pub(super) async fn ban(
+        &self,
+        banned: &Banned,
+        reason: String,
+        by: String,
+        deadline: Instant,
+    ) -> Result<(), AdminError> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let ban = Ban { reason: reason.into(), by: by.into(), at };
+        let value = ban.encode().map_err(|error| AdminError::Refused(error.to_string()))?;
+        self.change(Command::SetSetting { key: banned.key().into(), value: Some(value) }, deadline).await
+    }
+
+    /// Lifts a ban.
+    pub(super) async fn lift_ban(&self, banned: &Banned, deadline: Instant) -> Result<(), AdminError> {
+        let change = self.change(Command::SetSetting { key: banned.key().into(), value: None }, deadline);
+        change.await.map_err(|error| match error {
+            AdminError::NotFound(_) => {
+                AdminError::NotFound(format!("ban of {} {:?}", banned.kind(), banned.who()))
+            }
+            error => error,
+        })
+    }
+
+    /// Proposes a change of the settings, and waits until this node has applied it.
+    async fn change(&self, command: Command, deadline: Instant) -> Result<(), AdminError> {
+        match self.meta.propose(command, deadline).await {
+            Ok((index, Reply::Done)) => {
+                // It is committed, also where this node does not apply it in time.
+                let _ = tokio::time::timeout_at(deadline.into(), self.barriers.applied(index)).await;
+                Ok(())
+            }
+            Ok((_, Reply::UnknownSetting)) => Err(AdminError::NotFound("such setting".to_owned())),
+            Ok((_, reply)) => Err(AdminError::Refused(refusal(reply))),
+            Err(ProposeError::Unknown(reason)) => Err(AdminError::Unknown(reason)),
+            Err(ProposeError::Refused(reason)) => Err(AdminError::Refused(reason)),
+            Err(error) => Err(AdminError::Unavailable(error.to_string())),
+        }
+    }
+}
+
+/// Why a setting was not changed.
+fn refusal(reply: Reply) -> String {
+    match reply {
+        Reply::TooManySettings => format!("the cluster has {} settings already", limits::SETTINGS_MAX),
+        Reply::SettingsFull => {
+            format!("the settings of the cluster would have more than {} bytes", limits::SETTINGS_BYTES_MAX)
+        }
+        Reply::Invalid(invalid) => invalid.to_string(),
+        Reply::NotCreated => "there is no cluster yet".to_owned(),
+        other => format!("the cluster answers {other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -65,7 +146,7 @@ mod tests {
     };
 
     use bytes::Bytes;
-    use flotilla_state::{Command, LogIndex, Reply};
+    use flotilla_state::LogIndex;
 
     use super::*;
     use crate::{
