@@ -13,6 +13,7 @@ use flotilla_mqtt::ReasonCode;
 use tokio::sync::Notify;
 
 use crate::{
+    bans::Bans,
     clock::Clock,
     cluster::{Alone, Candidate, Cluster, ClusterError, Seated},
     config::{Config, Listener},
@@ -116,6 +117,7 @@ impl Broker {
             registry: Registry::new(),
             retained: seat.retained,
             cluster: seat.cluster,
+            bans: Bans::default(),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             metrics: (0..workers).map(|_| Metrics::default()).collect(),
             sockets,

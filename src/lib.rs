@@ -19,8 +19,9 @@
 //! ```
 //!
 //! * The **meta group** (`flotilla_raft::meta`) is the one Raft group. Its state (`flotilla_state`, pure) holds the
-//!   nodes, for each shard of the client identifiers the nodes that keep it, and routes: per node and never per client.
-//!   Its log is in the write-ahead log (`flotilla_wal`), the identity of the node in `flotilla_kv`.
+//!   nodes, for each shard of the client identifiers the nodes that keep it, routes (per node and never per client),
+//!   and what operators have set: bans. Its log is in the write-ahead log (`flotilla_wal`), the identity of the node in
+//!   `flotilla_kv`.
 //! * **Lanes** (`flotilla_lane`, pure; `flotilla_raft::lanes`) carry everything else: five to each other member,
 //!   reliable and in order while both members live. All messages of one publisher take the same lane.
 //! * The **registry** (`flotilla_registry`, pure; `cluster::claims`) knows which node serves which client. The first
@@ -73,6 +74,7 @@
 
 pub mod admin;
 mod auth;
+mod bans;
 mod broker;
 pub mod client;
 mod clock;

@@ -114,6 +114,8 @@ metrics! {
     delivery_dropped_no_local = "delivery/dropped/no_local",
     /// CONNECT packets that were accepted.
     client_connected = "client/connected",
+    /// CONNECT packets that were refused because the client is banned.
+    client_banned = "client/banned",
     /// Connections that ended after they had been accepted.
     client_disconnected = "client/disconnected",
     /// Topic filters granted.

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use crate::{
     admin::AdminSource,
+    bans::Bans,
     clock::Clock,
     cluster::Cluster,
     config::Config,
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) registry: Registry,
     pub(crate) retained: Box<dyn Retained>,
     pub(crate) cluster: Box<dyn Cluster>,
+    /// Clients that may not connect.
+    pub(crate) bans: Bans,
     /// One for each worker.
     pub(crate) mailboxes: Box<[Mailbox]>,
     /// One for each worker.

@@ -10,7 +10,8 @@ mod service;
 
 use std::{future::Future, pin::Pin};
 
-use flotilla_rpc::admin::{Client, ClusterStatusReply, Route, Shard, admin_server::AdminServer};
+use flotilla_rpc::admin::{Ban, Client, ClusterStatusReply, Route, Shard, admin_server::AdminServer};
+use flotilla_state::Banned;
 use futures_util::Stream;
 
 pub use service::{AdminService, server};
@@ -42,6 +43,16 @@ pub trait AdminSource: Send + Sync + std::fmt::Debug + 'static {
 
     /// Takes a dead node out of the cluster: `node` is its name, or its identifier in hexadecimal digits.
     fn remove(&self, node: String) -> BoxFuture<'_, Result<(), AdminError>>;
+
+    /// All bans, as this node has applied them.
+    fn bans(&self) -> BoxStream<Ban>;
+
+    /// Bans a client in the whole cluster; of one that is banned, changes why and by whom. Done when this node has applied
+    /// it.
+    fn ban(&self, banned: Banned, reason: String, by: String) -> BoxFuture<'_, Result<(), AdminError>>;
+
+    /// Lifts a ban in the whole cluster, likewise.
+    fn lift_ban(&self, banned: Banned) -> BoxFuture<'_, Result<(), AdminError>>;
 }
 
 /// A future of a rare operation.

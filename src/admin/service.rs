@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use flotilla_mqtt::topic::check_name;
 use flotilla_rpc::admin::{
-    ClientPage, ClusterStatusReply, ClusterStatusRequest, DrainReply, DrainRequest, KickClientReply,
-    KickClientRequest, LeaveReply, LeaveRequest, ListClientsRequest, ListNodesReply, ListNodesRequest,
-    ListRoutesRequest, ListShardsReply, ListShardsRequest, RemoveNodeReply, RemoveNodeRequest, RoutePage,
+    AddBanReply, AddBanRequest, BanPage, ClientPage, ClusterStatusReply, ClusterStatusRequest, DrainReply,
+    DrainRequest, KickClientReply, KickClientRequest, LeaveReply, LeaveRequest, ListBansRequest,
+    ListClientsRequest, ListNodesReply, ListNodesRequest, ListRoutesRequest, ListShardsReply,
+    ListShardsRequest, RemoveBanReply, RemoveBanRequest, RemoveNodeReply, RemoveNodeRequest, RoutePage,
     admin_server::{Admin, AdminServer},
 };
+use flotilla_state::{BanKind, Banned};
 use futures_util::StreamExt;
 use tonic::{Request, Response, Status};
 
@@ -87,6 +89,31 @@ impl Admin for AdminService {
         }
         done(self.source.remove(node).await, RemoveNodeReply {})
     }
+
+    async fn add_ban(&self, request: Request<AddBanRequest>) -> Answer<AddBanReply> {
+        let ban = request.into_inner().ban.ok_or_else(|| Status::invalid_argument("no ban"))?;
+        let banned = banned(&ban.r#as, &ban.who)?;
+        done(self.source.ban(banned, ban.reason, ban.by).await, AddBanReply {})
+    }
+
+    async fn remove_ban(&self, request: Request<RemoveBanRequest>) -> Answer<RemoveBanReply> {
+        let RemoveBanRequest { r#as, who } = request.into_inner();
+        done(self.source.lift_ban(banned(&r#as, &who)?).await, RemoveBanReply {})
+    }
+
+    type ListBansStream = BoxStream<Result<BanPage, Status>>;
+
+    async fn list_bans(&self, _: Request<ListBansRequest>) -> Answer<Self::ListBansStream> {
+        let bans = self.source.bans().ready_chunks(PAGE_MAX);
+        Ok(Response::new(Box::pin(bans.map(|bans| Ok(BanPage { bans })))))
+    }
+}
+
+/// Who is meant by a request.
+fn banned(kind: &str, who: &str) -> Result<Banned, Status> {
+    let known = BanKind::from_name(kind)
+        .ok_or_else(|| Status::invalid_argument(format!("{kind:?} is no kind of ban")))?;
+    Banned::new(known, who).map_err(|error| Status::invalid_argument(format!("{kind} {who:?}: {error}")))
 }
 
 fn done<T>(result: Result<(), AdminError>, reply: T) -> Answer<T> {

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use flotilla_rpc::admin::{
-    ClusterStatusRequest, DrainRequest, KickClientRequest, LeaveRequest, ListClientsRequest,
-    ListNodesRequest, ListRoutesRequest, ListShardsRequest, Node, RemoveNodeRequest, RouteTarget,
-    admin_client::AdminClient,
+    AddBanRequest, ClusterStatusRequest, DrainRequest, KickClientRequest, LeaveRequest, ListBansRequest,
+    ListClientsRequest, ListNodesRequest, ListRoutesRequest, ListShardsRequest, Node, RemoveBanRequest,
+    RemoveNodeRequest, RouteTarget, admin_client::AdminClient,
 };
 use futures_util::{StreamExt, stream};
 use tokio::net::TcpListener;
@@ -70,6 +70,20 @@ impl AdminSource for Fake {
             "node-8" => Ok(()),
             _ => Err(AdminError::NotFound(format!("node {node:?}"))),
         }))
+    }
+
+    fn bans(&self) -> BoxStream<Ban> {
+        let ban = |number| Ban { r#as: "clientid".to_owned(), who: format!("c-{number}"), ..Ban::default() };
+        Box::pin(stream::iter((0..self.clients).map(ban)))
+    }
+
+    fn ban(&self, banned: Banned, reason: String, by: String) -> BoxFuture<'_, Result<(), AdminError>> {
+        let told = format!("{} {} {reason} {by}", banned.kind(), banned.who());
+        Box::pin(std::future::ready(Err(AdminError::Refused(told))))
+    }
+
+    fn lift_ban(&self, banned: Banned) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(std::future::ready(Err(AdminError::NotFound(banned.key()))))
     }
 }
 
@@ -150,4 +164,28 @@ async fn requests_are_checked() {
     assert_eq!(page.routes[0].filter, "a/b");
     let page = routes("").await.unwrap().next().await.unwrap().unwrap();
     assert_eq!(page.routes[0].filter, "+/x");
+}
+
+#[tokio::test]
+async fn bans_are_checked_and_passed_on() {
+    let mut client = serve(Fake { clients: 100, id_len: 4 }).await;
+    let mut add = async |kind: &str, who: &str| {
+        let text = str::to_owned;
+        let ban = Ban { r#as: text(kind), who: text(who), reason: text("why"), by: text("me"), at: 7 };
+        let status = client.add_ban(AddBanRequest { ban: Some(ban) }).await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    };
+    let passed_on = "peerhost 192.0.2.7 why me".to_owned();
+    assert_eq!(add("peerhost", "::ffff:192.0.2.7").await, (Code::FailedPrecondition, passed_on));
+    let (code, message) = add("peerhost", "localhost").await;
+    assert_eq!((code, &*message), (Code::InvalidArgument, "peerhost \"localhost\": not an IP address"));
+    assert_eq!(add("clientid", "").await.0, Code::InvalidArgument);
+    assert_eq!(add("clientid_re", "a").await.0, Code::InvalidArgument);
+    let missing = client.add_ban(AddBanRequest { ban: None }).await.unwrap_err();
+    assert_eq!(missing.code(), Code::InvalidArgument);
+    let request = RemoveBanRequest { r#as: "username".to_owned(), who: "u".to_owned() };
+    let status = client.remove_ban(request).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::NotFound, "there is no ban/username/u"));
+    let pages = client.list_bans(ListBansRequest {}).await.unwrap().into_inner();
+    assert_eq!(pages.map(|page| page.unwrap().bans.len()).fold(0, async |a, b| a + b).await, 100);
 }

@@ -7,8 +7,8 @@ use std::{
 
 use flotilla_mqtt::session::ClientId;
 use flotilla_raft::meta::{ChangeError, MetaStatus, ProposeError};
-use flotilla_rpc::admin::{Client, ClusterStatusReply, Node as NodeReply, Route, RouteTarget, Shard};
-use flotilla_state::{ClusterState, GroupRoute, Node, NodeId, Role, Status};
+use flotilla_rpc::admin::{Ban, Client, ClusterStatusReply, Node as NodeReply, Route, RouteTarget, Shard};
+use flotilla_state::{Banned, ClusterState, GroupRoute, Node, NodeId, Role, Status};
 use futures_util::stream;
 use tokio::sync::oneshot;
 
@@ -238,6 +238,18 @@ impl AdminSource for Overview {
             }
             self.0.meta.remove(id, deadline()).await.map_err(refused)
         })
+    }
+
+    fn bans(&self) -> BoxStream<Ban> {
+        Box::pin(stream::iter(self.0.bans()))
+    }
+
+    fn ban(&self, banned: Banned, reason: String, by: String) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(async move { self.0.ban(&banned, reason, by, deadline()).await })
+    }
+
+    fn lift_ban(&self, banned: Banned) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(async move { self.0.lift_ban(&banned, deadline()).await })
     }
 }
 

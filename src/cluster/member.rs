@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use super::{
     BoxFuture, Claim, Claimed, Cluster, Completion, Early, Origin, Receipt,
     announcer::{Announcement, Announcer, Done, Wants},
+    bans,
     barriers::Barriers,
     claims::{Claims, Input},
     early::EarlyMessages,
@@ -328,6 +329,10 @@ impl Observer for Watcher {
         let mut is_view_new = false;
         for event in &effects.events {
             member.handle_event(event, state);
+            if let StateEvent::SettingChanged(key) = event {
+                bans::note_setting(node, key, state);
+                continue;
+            }
             is_view_new |= !matches!(event, StateEvent::RoutesChanged { .. } | StateEvent::RoutesReset(_));
         }
         if is_view_new {
@@ -339,6 +344,7 @@ impl Observer for Watcher {
         let Some(member) = self.0.get() else { return };
         let Some(node) = member.node.get() else { return };
         node.router.remote().note_restored(state.applied());
+        bans::note_restored(node, state);
         member.barriers.note_applied(state.applied());
         let others = state.nodes().filter_map(flotilla_state::Node::member);
         let others: Vec<Life> = others.filter(|other| other.node != member.me).collect();

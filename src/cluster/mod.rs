@@ -5,6 +5,7 @@
 
 mod admin;
 mod announcer;
+mod bans;
 mod barriers;
 mod claims;
 mod early;
@@ -256,9 +257,10 @@ pub(crate) mod tests {
     };
 
     use flotilla_state::{
-        ClusterState, Command, Incarnation, Member, NewStatus, Role, RouteChange as Change,
+        BanKind, Banned, ClusterState, Command, Incarnation, Member, NewStatus, Role, RouteChange as Change,
     };
     use parking_lot::{Mutex, RwLock};
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::{
@@ -271,6 +273,8 @@ pub(crate) mod tests {
     struct Slow {
         asked: Mutex<Sender<Completion>>,
         refuses: bool,
+        /// The first claim is told about, and answered when the test says so.
+        held: Mutex<Option<(Sender<()>, oneshot::Receiver<()>)>>,
     }
 
     impl Cluster for Slow {
@@ -281,8 +285,13 @@ pub(crate) mod tests {
         fn claim(&self, _: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
             let answer =
                 if self.refuses { Err(ReasonCode::ServerUnavailable) } else { Ok(Claimed::default()) };
+            let held = self.held.lock().take();
             Box::pin(async move {
                 tokio::task::yield_now().await;
+                if let Some((reached, go)) = held {
+                    reached.send(()).expect("the test waits for it");
+                    go.await.expect("the test says so");
+                }
                 answer
             })
         }
@@ -353,10 +362,21 @@ pub(crate) mod tests {
     }
 
     fn start(refuses: bool) -> (BrokerHandle, Receiver<Completion>, TcpStream) {
+        start_with(refuses, None)
+    }
+
+    fn start_with(
+        refuses: bool,
+        held: Option<(Sender<()>, oneshot::Receiver<()>)>,
+    ) -> (BrokerHandle, Receiver<Completion>, TcpStream) {
         let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s"].map(str::to_owned);
         let config = Config::load(None, [], &set).expect("it is valid");
         let (asked, asks) = channel();
-        let seat = seat_beside("x/#", &config, Box::new(Slow { asked: Mutex::new(asked), refuses }));
+        let seat = seat_beside(
+            "x/#",
+            &config,
+            Box::new(Slow { asked: Mutex::new(asked), refuses, held: Mutex::new(held) }),
+        );
         let broker = Broker::start_in(config, seat).expect("it starts");
         let client = TcpStream::connect(broker.listeners()[0].1).expect("it listens");
         client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
@@ -421,6 +441,25 @@ pub(crate) mod tests {
     fn a_client_whose_claim_is_refused_is_told() {
         let (broker, _asks, mut client) = start(true);
         assert_eq!(exchange(&mut client, CONNECT), [0x20, 2, 0, 3]);
+        broker.stop(Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_client_that_is_banned_while_it_connects_is_disconnected() {
+        let ((reached, claim), (go, held)) = (channel(), oneshot::channel());
+        let (broker, _asks, mut client) = start_with(false, Some((reached, held)));
+        // What it publishes behind its CONNECT goes nowhere.
+        client.write_all(&[CONNECT, b"\x30\x03\x00\x01t"].concat()).expect("it reads");
+        claim.recv().expect("it asked");
+        let banned = Banned::new(BanKind::ClientId, "c").expect("it can be banned");
+        broker.node().bans.add(&banned);
+        go.send(()).expect("it waits");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("it closes");
+        // Its session has come with the claim, and is kept; so it was accepted.
+        assert_eq!(answer, [0x20, 2, 0, 0]);
+        let totals = broker.node().totals();
+        assert_eq!((totals.client_connected, totals.messages_published, totals.connections), (1, 0, 0));
         broker.stop(Duration::from_secs(10));
     }
 }

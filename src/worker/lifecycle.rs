@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Event, Worker, WorkerCell,
+    Event, Worker, WorkerCell, bans,
     connection::{ConnectionTask, LinkRef, Peer},
     link::{Farewell, Link},
     mailbox::Adoption,
@@ -256,6 +256,10 @@ impl Worker {
         self.mark_dirty(slot);
         self.remind(slot);
         let link = LinkRef { slot, link: id };
+        // A ban that has come since its CONNECT; the session may have come from another node, and is not lost this way.
+        if self.close_if_banned(slot) {
+            return link;
+        }
         // What the client sent behind its CONNECT is handled after the CONNACK.
         self.guard(slot, |worker| worker.receive(link, &rest));
         self.replay(slot);
@@ -527,6 +531,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                     cell.with(|worker| worker.redispatch_lost(&filter, &message));
                 }
                 Event::Clients(query) => cell.with(|worker| worker.list_clients(query)),
+                Event::Banned => bans::close_all(cell).await,
                 Event::Fence(reason) => cell.with(|worker| worker.fence(reason)),
                 Event::Decongested => cell.with(Worker::end_congestion),
                 Event::Adopt(adoption) => adopt(cell, *adoption),

@@ -54,6 +54,8 @@ pub(crate) enum Event {
     Redispatch(Box<str>, Arc<flotilla_mqtt::Message>),
     /// Tell of clients, for an operator.
     Clients(ClientsQuery),
+    /// More clients are banned than before: close the connections of those.
+    Banned,
     /// This node has lost its place in the cluster: close every connection with this reason.
     Fence(ReasonCode),
     /// A worker that was congested is no longer: read from publishers again.

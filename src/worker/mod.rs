@@ -8,6 +8,7 @@
 //! All of it is synchronous: a task borrows the [`Worker`], does what there is to do, and returns. Nothing awaits
 //! while it holds the borrow.
 
+mod bans;
 mod connection;
 mod delivery;
 mod events;
@@ -106,6 +107,8 @@ pub(crate) struct Worker {
     /// Where forwarded properties are put together.
     properties: Vec<u8>,
     random: Random,
+    /// The bans that all connections have been held against, see [`crate::bans::Bans::generation`].
+    bans_enforced: u64,
     /// Why the worker is stopping.
     stopping: Option<ReasonCode>,
     next_link: u32,
@@ -191,6 +194,7 @@ impl Worker {
             spare: flush::SparePool::default(),
             properties: Vec::new(),
             random: Random::new(),
+            bans_enforced: 0,
             stopping: None,
             next_link: 0,
             closing: Vec::new(),

@@ -29,6 +29,8 @@ enum OpenError {
     Decode(#[from] DecodeError),
     #[error("CONNECT refused: {}", .0.reason)]
     Refused(Refusal),
+    #[error("the client is banned")]
+    Banned(Refusal),
     #[error("the client cannot be served here now: {}", .0.reason)]
     NotClaimed(Refusal),
     #[error("sent a packet that is not AUTH during authentication")]
@@ -101,6 +103,11 @@ async fn handshake(
         if let Some(maximum) = connect.properties.maximum_packet_size {
             incoming.answer_max = usize::try_from(maximum.get()).unwrap_or(usize::MAX);
         }
+        // First of all: whoever is banned is asked nothing, and costs nothing more.
+        if node.bans.cover(connect.client_id, connect.username, peer.addr.ip()) {
+            let refusal = Refusal { version: connect.version, reason: ReasonCode::Banned };
+            return Err(OpenError::Banned(refusal));
+        }
         Handshake::start(&connect, &node.limits, random, &mut authenticator).map_err(OpenError::Refused)?
     };
     incoming.bytes.drain(..len);
@@ -166,15 +173,21 @@ impl Worker {
             OpenError::Io(_) | OpenError::Closed | OpenError::NotClaimed(_) => {
                 tracing::debug!(peer = %peer.addr, %error, "connection did not open");
             }
+            // It may come again and again.
+            OpenError::Banned(_) => {
+                tracing::debug!(peer = %peer.addr, %error, "connection refused");
+                self.metrics().client_banned.increment();
+            }
             OpenError::Decode(_) | OpenError::Refused(_) | OpenError::NotAuth(_) => {
                 tracing::info!(peer = %peer.addr, %error, "connection refused");
                 self.metrics().client_errors.increment();
             }
         }
         let refusal = match error {
-            OpenError::Refused(refusal) | OpenError::NotClaimed(refusal) | OpenError::NotAuth(refusal) => {
-                Some(refusal.clone())
-            }
+            OpenError::Refused(refusal)
+            | OpenError::Banned(refusal)
+            | OpenError::NotClaimed(refusal)
+            | OpenError::NotAuth(refusal) => Some(refusal.clone()),
             OpenError::Decode(error) => {
                 refusal_version(bytes).map(|version| Refusal { version, reason: error.reason() })
             }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use flotilla::admin::{self, AdminError, AdminSource, BoxFuture, BoxStream};
-use flotilla_rpc::admin::{Client, ClusterStatusReply, Node, Route, RouteTarget, Shard};
+use flotilla_rpc::admin::{Ban, Client, ClusterStatusReply, Node, Route, RouteTarget, Shard};
+use flotilla_state::Banned;
 use futures_util::stream;
 use tokio::{net::TcpListener, runtime::Builder};
 use tonic::{
@@ -98,6 +99,37 @@ fn orders_reach_the_node_that_they_are_for() {
 }
 
 #[test]
+fn any_node_bans_and_knows_who_is_banned() {
+    let fleet = Fleet::start();
+    let (code, text, _) = fleet.ctl("bans add clientid a/1 --reason noisy");
+    assert_eq!((code, text.as_str()), (Some(0), "clientid \"a/1\" is banned\n"));
+    assert_eq!(fleet.ctl("bans add peerhost ::ffff:192.0.2.7").0, Some(0));
+    assert_eq!(fleet.ctl("bans remove peerhost 192.0.2.7").0, Some(0));
+    let orders = [
+        "node-1 bans clientid a/1 (noisy) for ctl",
+        "node-1 bans peerhost 192.0.2.7 () for ctl",
+        "node-1 lifts the ban of 192.0.2.7",
+    ];
+    assert_eq!(fleet.orders(), orders);
+    let (code, _, error) = fleet.ctl("bans remove username u");
+    assert!(code == Some(1) && error.ends_with(" answers: there is no such ban\n"), "{error}");
+    let (code, _, error) = fleet.ctl("bans add peerhost localhost");
+    assert!(code == Some(1) && error.contains("not an IP address"), "{error}");
+    assert_eq!(fleet.ctl("bans add clientid_re a").0, Some(2));
+    let (code, text, _) = fleet.ctl("bans list");
+    let expected = "AS        WHO        REASON  BY   AT\n\
+        clientid  a\\u{1b}    noisy   ctl  2023-11-14T22:13:20Z\n\
+        peerhost  192.0.2.7  -       ctl  -\n";
+    assert_eq!((code, text.as_str()), (Some(0), expected));
+    let json = fleet.json("bans list");
+    let expected = serde_json::json!([
+        { "as": "clientid", "who": "a\u{1b}", "reason": "noisy", "by": "ctl", "at": "2023-11-14T22:13:20Z" },
+        { "as": "peerhost", "who": "192.0.2.7", "reason": null, "by": "ctl", "at": null },
+    ]);
+    assert_eq!(json, expected);
+}
+
+#[test]
 fn a_list_that_is_not_whole_is_shown_and_fails() {
     let fleet = Fleet::start();
     fleet.lose_second_node();
@@ -127,6 +159,9 @@ fn a_node_that_is_not_there_is_told_about() {
     let (code, error) = output("ctl cluster status --addr 127.0.0.1:1");
     assert_eq!(code, Some(1));
     assert!(error.starts_with("error: no node answers at 127.0.0.1:1: Connection refused"), "{error}");
+    // Which is what a node without a cluster is: it opens no port for orders.
+    let (code, error) = output("ctl bans add clientid c --addr 127.0.0.1:1");
+    assert!(code == Some(1) && error.contains("one without it is alone and takes no orders"), "{error}");
     let (code, error) = output("ctl --addr nowhere cluster status");
     assert_eq!((code, error.as_str()), (Some(1), "error: \"nowhere\" is not host:port\n"));
     assert_eq!(output("ctl cluster").0, Some(2));
@@ -313,6 +348,33 @@ impl AdminSource for Fake {
         }
         let refused = Err(AdminError::Refused(format!("{node} is up")));
         Box::pin(std::future::ready(if up { refused } else { Ok(()) }))
+    }
+
+    fn bans(&self) -> BoxStream<Ban> {
+        let ban = |r#as: &str, who: &str, reason: &str, at| Ban {
+            r#as: r#as.to_owned(),
+            who: who.to_owned(),
+            reason: reason.to_owned(),
+            by: "ctl".to_owned(),
+            at,
+        };
+        let bans =
+            [ban("clientid", "a\x1b", "noisy", 1_700_000_000_000), ban("peerhost", "192.0.2.7", "", 0)];
+        Box::pin(stream::iter(bans))
+    }
+
+    fn ban(&self, banned: Banned, reason: String, by: String) -> BoxFuture<'_, Result<(), AdminError>> {
+        self.order(&format!("bans {} {} ({reason}) for {by}", banned.kind(), banned.who()));
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn lift_ban(&self, banned: Banned) -> BoxFuture<'_, Result<(), AdminError>> {
+        let known = banned.who() == "192.0.2.7";
+        if known {
+            self.order(&format!("lifts the ban of {}", banned.who()));
+        }
+        let unknown = Err(AdminError::NotFound("such ban".to_owned()));
+        Box::pin(std::future::ready(if known { Ok(()) } else { unknown }))
     }
 }
 

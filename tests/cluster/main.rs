@@ -12,6 +12,7 @@ mod harness;
 mod fleet;
 
 mod bad_input;
+mod bans;
 mod changes;
 mod clocks;
 mod isolation;

@@ -70,6 +70,13 @@ pub enum Command {
         /// At most [`limits::CHANGES_MAX`](crate::limits::CHANGES_MAX) changes.
         changes: Vec<RouteChange>,
     },
+    /// An operator changes a [setting](crate::Settings).
+    SetSetting {
+        /// Its key: parts with slashes between them.
+        key: Box<str>,
+        /// Its value from now on; `None` removes it, and is refused when there is none.
+        value: Option<Bytes>,
+    },
 }
 
 /// The statuses that are given by [`Command::SetStatus`]; the other ones come from `Join` and `NodeDown`.
@@ -136,6 +143,10 @@ mod tests {
         let expected = b"\x08\x01\x42\x20\x0A\x0C\x09\x02\x01\0\0\0\0\0\0\x10\xAC\x02\
             \x12\x09\x09\x01\x02\x03\x04\x05\x06\x07\x08\x12\x05\x22\x03a/#";
         assert_eq!(&*Command::Routes { member, changes }.encode(), expected);
+        let set = |value| Command::SetSetting { key: "a/b".into(), value }.encode();
+        assert_eq!(&*set(None), b"\x08\x01\x4A\x05\x0A\x03a/b");
+        assert_eq!(&*set(Some(Bytes::new())), b"\x08\x01\x4A\x07\x0A\x03a/b\x12\0");
+        assert_eq!(&*set(Some(Bytes::from_static(b"1"))), b"\x08\x01\x4A\x08\x0A\x03a/b\x12\x011");
     }
 
     #[test]
@@ -184,6 +195,8 @@ mod tests {
             node().prop_map(|node| Command::Remove { node }),
             (member(), prop::collection::vec(change(), 0..5))
                 .prop_map(|(member, changes)| Command::Routes { member, changes }),
+            (text(), prop::option::of(prop::collection::vec(any::<u8>(), 0..5)))
+                .prop_map(|(key, value)| Command::SetSetting { key, value: value.map(Bytes::from) }),
         ]
     }
 

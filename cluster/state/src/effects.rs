@@ -38,6 +38,12 @@ pub enum Reply {
     NotCreated,
     /// There is a cluster already.
     AlreadyCreated,
+    /// There is no such setting.
+    UnknownSetting,
+    /// There are [`limits::SETTINGS_MAX`](crate::limits::SETTINGS_MAX) settings already.
+    TooManySettings,
+    /// The settings would have more than [`limits::SETTINGS_BYTES_MAX`](crate::limits::SETTINGS_BYTES_MAX) bytes.
+    SettingsFull,
     /// The command breaks a rule or a bound.
     Invalid(Invalid),
 }
@@ -72,6 +78,13 @@ pub enum Invalid {
     /// Not the filter of a shared subscription.
     #[error("not the filter of a shared subscription")]
     Group,
+    /// Not parts of letters, digits and `-._~%` with slashes between them, or longer than
+    /// [`limits::SETTING_KEY_BYTES_MAX`](crate::limits::SETTING_KEY_BYTES_MAX).
+    #[error("not the key of a setting, or too long")]
+    SettingKey,
+    /// See [`limits::SETTING_VALUE_BYTES_MAX`](crate::limits::SETTING_VALUE_BYTES_MAX).
+    #[error("the value of the setting is too long")]
+    SettingValue,
 }
 
 /// Something that has happened. Each node hears of it when it applies the entry; again after a restart, when it applies the
@@ -103,6 +116,8 @@ pub enum Event {
     },
     /// All routes of the member are gone: any topic may be affected.
     RoutesReset(Member),
+    /// The setting with this key has another value, or has come or gone.
+    SettingChanged(Box<str>),
 }
 
 /// Why the life of a node has ended.
@@ -150,6 +165,8 @@ mod tests {
             Invalid::Changes,
             Invalid::Wildcard,
             Invalid::Group,
+            Invalid::SettingKey,
+            Invalid::SettingValue,
         ];
         let replies = [
             Reply::Done,
@@ -161,6 +178,9 @@ mod tests {
             Reply::TooManyNodes,
             Reply::NotCreated,
             Reply::AlreadyCreated,
+            Reply::UnknownSetting,
+            Reply::TooManySettings,
+            Reply::SettingsFull,
         ];
         for reply in replies.into_iter().chain(invalid.map(Reply::Invalid)) {
             assert_eq!(Reply::decode(&reply.encode()), Ok(reply));

@@ -5,7 +5,8 @@
 //!
 //! * the nodes, with their status and the incarnation of their present life;
 //! * which nodes hold which shard ([`Placement`]);
-//! * [`Routes`]: who wants messages of which topics, per node and never per client.
+//! * [`Routes`]: who wants messages of which topics, per node and never per client;
+//! * [`Settings`]: what an operator changes at run time, such as [bans](Banned).
 //!
 //! Invariants: equal logs give equal states, effects and snapshots, on every architecture; no clock, no randomness and no hash
 //! order has a say. A command that is refused changes nothing. What belongs to a life of a node vanishes with it.
@@ -22,6 +23,7 @@ mod node;
 mod placement;
 mod ring;
 mod routes;
+mod settings;
 mod snapshot;
 mod state;
 mod wire;
@@ -33,5 +35,9 @@ pub use ids::{ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, ShardEpoch
 pub use node::{Cluster, Node, Placement, Role, Status};
 pub use ring::ShardRing;
 pub use routes::{Fingerprint, GroupMembers, GroupRoute, RouteCount, Routes};
+pub use settings::{
+    Settings,
+    ban::{Ban, BanError, BanKind, Banned, PREFIX as BANS},
+};
 pub use snapshot::{CHUNK_BYTES_MAX, Snapshot, SnapshotError, SnapshotReader};
 pub use state::ClusterState;

@@ -18,3 +18,13 @@ pub const VERSION_BYTES_MAX: usize = 128;
 pub const CHANGES_MAX: usize = 4096;
 /// How many bytes a topic filter may have, with its share prefix.
 pub const FILTER_BYTES_MAX: usize = 65_535;
+/// How many settings there may be.
+pub const SETTINGS_MAX: usize = 65_536;
+/// How many bytes all settings together may have, keys and values.
+pub const SETTINGS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many bytes the key of a setting may have; it has one at least.
+pub const SETTING_KEY_BYTES_MAX: usize = 4096;
+/// How many bytes the value of a setting may have.
+pub const SETTING_VALUE_BYTES_MAX: usize = 64 * 1024;
+/// How many bytes the reason of a ban may have, and the name of who has banned.
+pub const BAN_TEXT_BYTES_MAX: usize = 1024;

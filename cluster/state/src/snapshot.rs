@@ -1,8 +1,9 @@
 //! A whole state as bytes, in chunks.
 //!
 //! The chunks are, in this order: the header with the cluster, nodes, placements, sets of nodes, exact routes in the order
-//! of their fingerprints (each with the number of its set), wildcard routes and groups in the order of their texts, and the
-//! end with the number and the checksum of all chunks before it. Equal states have equal bytes.
+//! of their fingerprints (each with the number of its set), wildcard routes and groups in the order of their texts, settings
+//! in the order of their keys, and the end with the number and the checksum of all chunks before it. Equal states have equal
+//! bytes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,8 +12,9 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
-    Cluster, ClusterState, DecodeError, LogIndex, Node, NodeId, Placement,
+    Cluster, ClusterState, DecodeError, LogIndex, Node, NodeId, Placement, Settings,
     routes::{RoutesBuilder, RoutesCopy},
+    settings::wire::Setting,
     wire::{self, Versioned},
 };
 
@@ -50,7 +52,8 @@ impl ClusterState {
     /// The copy is made now, the bytes are made chunk by chunk. It copies the nodes and placements, and shares the routes: a
     /// thousand references for the exact routes, however many there are, and one for each wildcard filter, each group and
     /// each distinct set of nodes. As long as the snapshot has not got there, the first change of each of the thousand parts of
-    /// the table copies that part: a command with thousands of changes may copy all of it, 16 bytes a route.
+    /// the table copies that part: a command with thousands of changes may copy all of it, 16 bytes a route. Likewise the
+    /// first change of a setting copies the references to all settings.
     pub fn snapshot(&self) -> Snapshot {
         let header = wire::Header { applied: self.applied.0, cluster: self.cluster.as_ref().map(Into::into) };
         let nodes: Vec<wire::Node> = self.nodes.values().map(Into::into).collect();
@@ -58,6 +61,7 @@ impl ClusterState {
         let nodes = nodes.into_iter().map(Item::Node);
         let placements = placements.into_iter().map(Item::Placement);
         let items = nodes.chain(placements).chain(route_items(self.routes.copy()));
+        let items = items.chain(setting_items(self.settings.clone()));
         Snapshot {
             header: Some(header),
             items: Box::new(items),
@@ -109,6 +113,7 @@ enum Item {
     Exact { fingerprint: u64, set: u32 },
     Wildcard(wire::WildcardRoute),
     Group(wire::GroupRoute),
+    Setting(Setting),
 }
 
 impl Iterator for Snapshot {
@@ -158,6 +163,7 @@ impl Item {
             Self::Exact { set, .. } => size_of::<u64>() + prost::length_delimiter_len(*set as usize),
             Self::Wildcard(route) => ITEM_OVERHEAD + route.encoded_len(),
             Self::Group(route) => ITEM_OVERHEAD + route.encoded_len(),
+            Self::Setting(setting) => ITEM_OVERHEAD + setting.encoded_len(),
         }
     }
 
@@ -172,6 +178,7 @@ impl Item {
             }
             Self::Wildcard(route) => chunk.wildcards.push(route),
             Self::Group(route) => chunk.groups.push(route),
+            Self::Setting(setting) => chunk.settings.push(setting),
         }
     }
 }
@@ -189,6 +196,12 @@ fn route_items(copy: RoutesCopy) -> impl Iterator<Item = Item> + Send {
     sets.chain(exact).chain(wildcard).chain(groups)
 }
 
+fn setting_items(settings: Settings) -> impl Iterator<Item = Item> + Send {
+    settings
+        .into_entries()
+        .map(|(key, value)| Item::Setting(Setting { key: key.to_string(), value: Some(value) }))
+}
+
 fn sorted<T>(mut routes: Vec<Arc<T>>, filter: fn(&T) -> &str) -> Vec<Arc<T>> {
     routes.sort_unstable_by(|left, right| filter(left).cmp(filter(right)));
     routes
@@ -201,6 +214,7 @@ pub struct SnapshotReader {
     nodes: BTreeMap<NodeId, Node>,
     placements: Vec<Placement>,
     routes: RoutesBuilder,
+    settings: Settings,
     chunks: u64,
     checksum: u64,
     ended: bool,
@@ -277,13 +291,16 @@ impl SnapshotReader {
         for group in chunk.groups {
             self.routes.push_group(group.into())?;
         }
+        for Setting { key, value } in chunk.settings {
+            self.settings.push(&key, value.ok_or(DecodeError::Field("setting"))?)?;
+        }
         Ok(())
     }
 
     fn build(self) -> Result<ClusterState, DecodeError> {
         let (applied, cluster) = self.header.ok_or(DecodeError::Field("header"))?;
         let routes = self.routes.finish(cluster.as_ref().map_or(0, |cluster| cluster.hash_seed));
-        ClusterState::from_parts(applied, cluster, self.nodes, self.placements, routes)
+        ClusterState::from_parts(applied, cluster, self.nodes, self.placements, routes, self.settings)
     }
 }
 
@@ -303,6 +320,15 @@ mod tests {
         let restored = ClusterState::restore(chunks.iter().cloned()).unwrap();
         assert_eq!(restored.routes().len(), state.routes().len());
         assert!(restored.snapshot().eq(chunks));
+    }
+
+    #[test]
+    fn a_snapshot_of_a_program_without_settings_is_read() {
+        let restored = ClusterState::restore(OLD.map(Bytes::from_static)).unwrap();
+        assert_eq!((restored.applied(), restored.nodes().count()), (LogIndex(4), 1));
+        assert!(restored.settings().is_empty());
+        // And as long as nothing is set, its bytes are the same.
+        assert!(restored.snapshot().eq(OLD.map(Bytes::from_static)));
     }
 
     #[test]
@@ -361,6 +387,9 @@ mod tests {
         check_refused("fingerprint sets", |chunk| chunk.fingerprints.truncate(1));
         check_refused("wildcard filter", |chunk| chunk.wildcards[0].filter = "a".into());
         check_refused("group filter", |chunk| chunk.groups.push(chunk.groups[0].clone()));
+        check_refused("setting", |chunk| chunk.settings.push(chunk.settings[0].clone()));
+        check_refused("setting", |chunk| chunk.settings[0].key.push('/'));
+        check_refused("setting", |chunk| chunk.settings[0].value = None);
         check_refused("cluster", |chunk| {
             chunk.placements.clear();
             chunk.header.as_mut().unwrap().cluster = None;
@@ -381,6 +410,8 @@ mod tests {
         ));
         let members = nodes.map(|node| GroupMembers { node, online: u32::MAX, away: u32::MAX });
         check(Item::Group((&GroupRoute { filter, members: members.collect() }).into()));
+        let value = Some(vec![0; limits::SETTING_VALUE_BYTES_MAX].into());
+        check(Item::Setting(Setting { key: "x".repeat(limits::SETTING_KEY_BYTES_MAX), value }));
     }
 
     /// Changes the first chunk of a small snapshot, and makes its end agree.
@@ -405,7 +436,14 @@ mod tests {
         changes.push(RouteChange::AddWildcard("a/#".into()));
         changes.push(RouteChange::SetGroup { filter: "$share/g/a".into(), online: 1, away: 2 });
         assert_eq!(state.apply(LogIndex(4), Command::Routes { member, changes }).reply, Reply::Done);
+        set(&mut state, 5, "a/b");
+        set(&mut state, 6, "a/c");
         state
+    }
+
+    fn set(state: &mut ClusterState, index: u64, key: &str) {
+        let command = Command::SetSetting { key: key.into(), value: Some(Bytes::from_static(b"value")) };
+        assert_eq!(state.apply(LogIndex(index), command).reply, Reply::Done);
     }
 
     fn big_state() -> ClusterState {
@@ -415,6 +453,10 @@ mod tests {
             let mut changes: Vec<_> = (0..4_000).map(fingerprint).map(RouteChange::AddExact).collect();
             changes.push(RouteChange::AddWildcard(format!("{}/{index}/#", "x".repeat(60_000)).into()));
             state.apply(LogIndex(index), Command::Routes { member, changes });
+        }
+        for index in 30..40 {
+            let value = Some(vec![7; limits::SETTING_VALUE_BYTES_MAX].into());
+            state.apply(LogIndex(index), Command::SetSetting { key: index.to_string().into(), value });
         }
         state
     }
@@ -436,4 +478,16 @@ mod tests {
         state.apply(LogIndex(3), Command::SetStatus { member, status: crate::NewStatus::Up });
         (state, member)
     }
+
+    /// [`small_state`] without settings, as a program that knew none has written it.
+    const OLD: [&[u8]; 2] = [
+        b"\x08\x01\x12&\x08\x04\x12\x22\x0A\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x12\x01c\x18\x04 \x01)\
+        \x03\0\0\0\0\0\0\0\x1A&\x0A\x1E\x09\x01\0\0\0\0\0\0\0\x12\x01a\x18\x01\x22\x0E127.0.0.1:7000\
+        \x10\x02\x18\x02 \x03\x22\x0C\x08\x03\x12\x08\x01\0\0\0\0\0\0\0\x22\x0C\x08\x03\x12\x08\x01\0\0\
+        \0\0\0\0\0\x22\x0C\x08\x03\x12\x08\x01\0\0\0\0\0\0\0\x22\x0C\x08\x03\x12\x08\x01\0\0\0\0\0\0\0*\
+        \x0A\x0A\x08\x01\0\0\0\0\0\0\0\x32\x18\xE7}\x1B\xD9\xC6o\xE6]U\xE7\x83Q<3\xBAn\xCE\x88\x97\x04$L\
+        \x8A\xBC:\x03\0\0\0B\x0F\x0A\x03a/#\x12\x08\x01\0\0\0\0\0\0\0J\x1B\x0A\x0A$share/g/a\x12\x0D\
+        \x09\x01\0\0\0\0\0\0\0\x10\x01\x18\x02",
+        b"\x08\x01R\x0B\x08\x01\x11\x9D\x19a\xCA\xB3\x0B\xEE!",
+    ];
 }

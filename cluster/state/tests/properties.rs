@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use flotilla_mqtt::topic::{TopicFilter, matches};
 use flotilla_state::{
-    ClusterState, Command, Effects, Event, GroupMembers, GroupRoute, Incarnation, LogIndex, Member,
+    ClusterState, Command, Effects, Event, GroupMembers, GroupRoute, Incarnation, Invalid, LogIndex, Member,
     NewStatus, NodeId, Reply, Role, RouteChange, RouteCount, Status,
 };
 use proptest::prelude::*;
@@ -21,6 +21,7 @@ enum Op {
     Leave { node: u64, life: Life },
     Remove { node: u64 },
     Routes { node: u64, life: Life, changes: Vec<Change> },
+    SetSetting { key: &'static str, value: Option<u8> },
 }
 
 /// Which life of a node is meant.
@@ -43,6 +44,7 @@ const TOPICS: [&str; 7] = ["a", "a/b", "a/c", "b/c", "$SYS/a", "/", "a/b/c"];
 const WILDCARDS: [&str; 7] = ["#", "a/+", "a/#", "+/c", "$SYS/#", "+", "+/+/c"];
 const GROUPS: [&str; 7] =
     ["$share/g/a/b", "$share/h/a/b", "$share/g/a/#", "$queue/#", "$queue/a", "$share/h/+/c", "$share/g/#"];
+const KEYS: [&str; 5] = ["a", "a/b", "a/c", "b", "no key"];
 const HASH_SEED: u64 = 77;
 
 proptest! {
@@ -151,6 +153,7 @@ struct Model {
     exact: BTreeSet<(String, u64)>,
     wildcard: BTreeSet<(String, u64)>,
     groups: BTreeMap<(String, u64), (u32, u32)>,
+    settings: BTreeMap<&'static str, u8>,
 }
 
 #[derive(Clone, Copy)]
@@ -214,6 +217,11 @@ impl Model {
                 let changes = changes.iter().map(route_change).collect();
                 (Command::Routes { member, changes }, reply)
             }
+            Op::SetSetting { key, value } => {
+                let command =
+                    Command::SetSetting { key: key.into(), value: value.map(|value| vec![value].into()) };
+                (command, self.set_setting(key, value))
+            }
         }
     }
 
@@ -233,6 +241,18 @@ impl Model {
         let incarnation = Incarnation(index.0);
         self.nodes.insert(node, ModelNode { name, status: Status::Joining, incarnation });
         Reply::Joined(Member { node: NodeId(node), incarnation })
+    }
+
+    fn set_setting(&mut self, key: &'static str, value: Option<u8>) -> Reply {
+        if key.contains(' ') {
+            return Reply::Invalid(Invalid::SettingKey);
+        }
+        match value {
+            Some(value) => drop(self.settings.insert(key, value)),
+            None if self.settings.remove(key).is_none() => return Reply::UnknownSetting,
+            None => {}
+        }
+        Reply::Done
     }
 
     fn member(&self, node: u64, life: Life) -> Member {
@@ -302,6 +322,8 @@ impl Model {
             };
             assert_eq!(state.routes().count(NodeId(id)), count);
         }
+        let settings = state.settings().iter().map(|(key, value)| (key, value[0]));
+        assert!(settings.eq(self.settings.iter().map(|(key, value)| (*key, *value))));
         for topic in TOPICS {
             assert_eq!(answers(state, topic), (self.nodes_of(topic), self.groups_of(topic)), "{topic}");
         }
@@ -338,12 +360,13 @@ impl Model {
     }
 }
 
-/// What a node keeps and changes by the events alone: what it has matched, and who lives.
+/// What a node keeps and changes by the events alone: what it has matched, who lives, and what is set.
 #[derive(Default)]
 struct Caches {
     matched: BTreeMap<&'static str, (Vec<NodeId>, Vec<GroupRoute>)>,
     live: BTreeSet<Member>,
     known: BTreeSet<NodeId>,
+    settings: BTreeMap<String, Bytes>,
 }
 
 impl Caches {
@@ -357,6 +380,7 @@ impl Caches {
         }
         assert!(self.live.iter().copied().eq(state.nodes().filter_map(|node| state.member(node.id))));
         assert!(self.known.iter().copied().eq(state.nodes().map(|node| node.id)));
+        assert!(state.settings().iter().eq(self.settings.iter().map(|(key, value)| (&**key, value))));
     }
 
     fn handle(&mut self, event: &Event, state: &ClusterState) {
@@ -382,6 +406,13 @@ impl Caches {
                 assert_eq!(state.node(member.node).map(|node| node.status), Some(*status));
             }
             Event::Placed(shard) => assert!(state.placement(*shard).is_some()),
+            Event::SettingChanged(key) => {
+                let before = match state.settings().value(key) {
+                    Some(value) => self.settings.insert(key.to_string(), value.clone()),
+                    None => self.settings.remove(&**key),
+                };
+                assert_ne!(before.as_ref(), state.settings().value(key), "it has changed");
+            }
             Event::Created => unreachable!("it is created already"),
         }
     }
@@ -433,6 +464,7 @@ fn op() -> impl Strategy<Value = Op> {
     let status = prop_oneof![3 => Just(NewStatus::Up), 1 => Just(NewStatus::Draining)];
     let set_status = (node.clone(), life.clone(), status);
     let routes = (node.clone(), life.clone(), prop::collection::vec(change(), 0..12));
+    let setting = (prop::sample::select(&KEYS[..]), prop::option::of(0..3_u8));
     prop_oneof![
         4 => join,
         4 => set_status.prop_map(|(node, life, status)| Op::SetStatus { node, life, status }),
@@ -440,6 +472,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (node.clone(), life).prop_map(|(node, life)| Op::Leave { node, life }),
         1 => node.prop_map(|node| Op::Remove { node }),
         8 => routes.prop_map(|(node, life, changes)| Op::Routes { node, life, changes }),
+        4 => setting.prop_map(|(key, value)| Op::SetSetting { key, value }),
     ]
 }
 

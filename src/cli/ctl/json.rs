@@ -1,5 +1,7 @@
 //! What is printed for machines. Names stay as they are: scripts depend on them.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use flotilla_rpc::admin;
 use serde::Serialize;
 
@@ -187,6 +189,32 @@ impl Shard {
     pub(super) fn new(shard: &admin::Shard, roster: &Roster) -> Self {
         let mut nodes = shard.nodes.iter().map(|node| roster.name(*node));
         Self { shard: shard.shard, epoch: shard.epoch, registrar: nodes.next(), followers: nodes.collect() }
+    }
+}
+
+/// One entry of `bans list`.
+#[derive(Debug, Serialize)]
+pub(super) struct Ban {
+    /// "clientid", "username" or "peerhost".
+    pub(super) r#as: String,
+    pub(super) who: String,
+    /// `null` where none was given.
+    pub(super) reason: Option<String>,
+    pub(super) by: Option<String>,
+    /// As RFC 3339 writes it, in UTC; `null` where it is not known.
+    pub(super) at: Option<String>,
+}
+
+impl From<admin::Ban> for Ban {
+    fn from(ban: admin::Ban) -> Self {
+        let at = UNIX_EPOCH.checked_add(Duration::from_millis(ban.at)).filter(|_| ban.at > 0);
+        Self {
+            r#as: ban.r#as,
+            who: ban.who,
+            reason: non_empty(&ban.reason),
+            by: non_empty(&ban.by),
+            at: at.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! It speaks to the Admin service of one node. A node knows the whole cluster, but only its own clients: for those, and to
 //! drain another node or let it leave, each node is asked at the address that it advertises.
 
+mod bans;
 mod clients;
 mod cluster;
 mod connection;
@@ -62,6 +63,9 @@ enum Noun {
     /// Where each part of the clients is kept.
     #[command(subcommand)]
     Shards(shards::Verb),
+    /// Clients that no node lets in.
+    #[command(subcommand)]
+    Bans(bans::Verb),
 }
 
 /// Asks, and prints the answer. The exit code is 0 only when all of it was done.
@@ -100,6 +104,7 @@ async fn ask(addr: &str, config: &Config, noun: Noun, output: Output) -> Result<
         Noun::Clients(verb) => clients::run(verb, node, output).await,
         Noun::Routes(verb) => routes::run(verb, node, output).await,
         Noun::Shards(verb) => shards::run(verb, node, output).await,
+        Noun::Bans(verb) => bans::run(verb, node, output).await,
     }
 }
 
@@ -122,7 +127,9 @@ fn fail(error: &CtlError) -> ExitCode {
 enum CtlError {
     #[error("{0:?} is not host:port")]
     Address(String),
-    #[error("no node answers at {addr}: {reason} (nodes answer at their cluster.listen)")]
+    #[error(
+        "no node answers at {addr}: {reason} (nodes answer at their cluster.listen; one without it is alone and takes no orders)"
+    )]
     Unreachable { addr: String, reason: String },
     #[error("{addr} answers: {reason}")]
     Refused { addr: String, reason: String },

@@ -421,7 +421,11 @@ impl Observer for Watcher {
                 Event::Placed(shard) => process.retained.placed(process, *shard, state),
                 _ => {}
             }
-            is_view_new |= !matches!(event, Event::RoutesChanged { .. } | Event::RoutesReset(_));
+            let is_view = !matches!(
+                event,
+                Event::RoutesChanged { .. } | Event::RoutesReset(_) | Event::SettingChanged(_)
+            );
+            is_view_new |= is_view;
         }
         if is_view_new {
             process.claims.put(Input::View(view(state)));

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use crate::{
     Cluster, Command, DecodeError, Effects, Event, Incarnation, Invalid, LogIndex, Member, NewStatus, Node,
-    NodeId, Placement, Reply, Role, RouteChange, Routes, ShardId, ShardRing, Status, Why, limits, placement,
+    NodeId, Placement, Reply, Role, RouteChange, Routes, Settings, ShardId, ShardRing, Status, Why, limits,
+    placement,
 };
 
-/// What all nodes of a cluster agree on: its nodes, which of them hold which shard, and who wants what.
+/// What all nodes of a cluster agree on: its nodes, which of them hold which shard, who wants what, and what operators
+/// have set.
 ///
 /// Equal logs give equal states, equal effects and equal snapshots.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub struct ClusterState {
     /// The nodes that hold the shards, in their order: those that the placements were made for.
     holders: Vec<NodeId>,
     pub(crate) routes: Routes,
+    pub(crate) settings: Settings,
 }
 
 impl ClusterState {
@@ -37,6 +40,7 @@ impl ClusterState {
             placements: Vec::new(),
             holders: Vec::new(),
             routes: Routes::new(0),
+            settings: Settings::default(),
         }
     }
 
@@ -111,6 +115,11 @@ impl ClusterState {
         &self.routes
     }
 
+    /// What operators have set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Checks what must hold between commands. The routes are checked a part at a time: the cost has a bound that does not
     /// depend on their number.
     ///
@@ -118,7 +127,8 @@ impl ClusterState {
     /// Something does not hold.
     pub fn check_invariants(&self) {
         let Some(cluster) = &self.cluster else {
-            assert!(self.nodes.is_empty() && self.placements.is_empty() && self.routes.is_empty());
+            assert!(self.nodes.is_empty() && self.placements.is_empty());
+            assert!(self.routes.is_empty() && self.settings.is_empty());
             return;
         };
         assert!(self.nodes.len() <= limits::NODES_MAX);
@@ -134,6 +144,7 @@ impl ClusterState {
         assert!(self.placements.iter().all(|placement| placement.epoch.0 <= self.applied.0));
         placement::check_invariants(&self.placements, &self.holders, cluster.replicas);
         self.routes.check_invariants(self.applied.0, |node| self.member(node).is_some());
+        self.settings.check_invariants();
     }
 
     /// Puts a state together from what a snapshot holds.
@@ -146,13 +157,14 @@ impl ClusterState {
         nodes: BTreeMap<NodeId, Node>,
         placements: Vec<Placement>,
         routes: Routes,
+        settings: Settings,
     ) -> Result<Self, DecodeError> {
         let shards = match &cluster {
             Some(cluster) => {
                 check_cluster(cluster).map_err(|_| DecodeError::Field("cluster"))?;
                 cluster.shards
             }
-            None if nodes.is_empty() && routes.is_empty() => 0,
+            None if nodes.is_empty() && routes.is_empty() && settings.is_empty() => 0,
             None => return Err(DecodeError::Field("cluster")),
         };
         if placements.len() != usize::from(shards) {
@@ -163,7 +175,8 @@ impl ClusterState {
             return Err(DecodeError::Field("node"));
         }
         let ring = ShardRing::new(shards);
-        let mut state = Self { applied, cluster, ring, nodes, placements, holders: Vec::new(), routes };
+        let holders = Vec::new();
+        let mut state = Self { applied, cluster, ring, nodes, placements, holders, routes, settings };
         state.holders = state.eligible_holders();
         let is_holder = |node| state.holders.binary_search(node).is_ok();
         if !state.placements.iter().flat_map(|placement| &placement.nodes).all(is_holder) {
@@ -230,6 +243,12 @@ impl ClusterState {
                 Ok(Reply::Done)
             }
             Command::Routes { member, changes } => self.change_routes(member, changes, events),
+            Command::SetSetting { key, value } => {
+                if self.settings.set(&key, value)? {
+                    events.push(Event::SettingChanged(key));
+                }
+                Ok(Reply::Done)
+            }
         }
     }
 

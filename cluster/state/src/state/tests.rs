@@ -1,5 +1,7 @@
 //! What each command does, and what it refuses.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::{Fingerprint, ShardEpoch};
 
@@ -131,8 +133,14 @@ fn there_are_not_too_many_nodes() {
     });
     let cluster = Cluster { id: 1, name: "c".into(), shards: 1, replicas: 1, hash_seed: 0 };
     let placements = vec![Placement::default()];
-    let state =
-        ClusterState::from_parts(LogIndex(9), Some(cluster), nodes.collect(), placements, Routes::new(0));
+    let state = ClusterState::from_parts(
+        LogIndex(9),
+        Some(cluster),
+        nodes.collect(),
+        placements,
+        Routes::new(0),
+        Settings::default(),
+    );
     let mut cluster = TestCluster { state: state.unwrap(), index: 9 };
     assert_eq!(cluster.apply(join(9_999, "new")).reply, Reply::TooManyNodes);
     // These take the place of another node, or of themselves.
@@ -229,6 +237,30 @@ fn one_change_against_the_rules_refuses_the_whole_command() {
     assert_eq!(reply, Reply::Invalid(Invalid::Changes));
     let changes = changes[1..].to_vec();
     assert_eq!(cluster.apply(Command::Routes { member: one, changes }).reply, Reply::Done);
+}
+
+#[test]
+fn settings_are_told_when_they_change() {
+    let mut state = ClusterState::new();
+    let set = |value: &'static [u8]| Some(Bytes::from_static(value));
+    let command = |value| Command::SetSetting { key: "a/b".into(), value };
+    assert_eq!(state.apply(LogIndex(1), command(set(b"1"))).reply, Reply::NotCreated);
+    let mut cluster = TestCluster::new();
+    let changed = vec![Event::SettingChanged("a/b".into())];
+    assert_eq!(cluster.done(command(set(b"1"))), changed);
+    assert_eq!(cluster.done(command(set(b"1"))), []);
+    assert_eq!(cluster.done(command(set(b"2"))), changed);
+    assert_eq!(cluster.state.settings().value("a/b"), set(b"2").as_ref());
+    assert_eq!(cluster.done(command(None)), changed);
+    let effects = cluster.apply(command(None));
+    assert_eq!(effects, Effects { reply: Reply::UnknownSetting, events: vec![] });
+    let effects = cluster.apply(Command::SetSetting { key: "a//b".into(), value: None });
+    assert_eq!(effects, Effects { reply: Reply::Invalid(Invalid::SettingKey), events: vec![] });
+    // What a node has set is not its own: it outlives the node.
+    let (member, _) = cluster.up(1, "a");
+    cluster.done(command(set(b"1")));
+    cluster.done(Command::Leave { member });
+    assert!(!cluster.state.settings().is_empty());
 }
 
 struct TestCluster {

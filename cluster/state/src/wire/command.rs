@@ -5,13 +5,16 @@ use super::{
     cluster::{Cluster, Join, Role, Status, role},
     fingerprint, required,
 };
-use crate::{Command as StateCommand, DecodeError, NewStatus, NodeId, RouteChange as StateRouteChange};
+use crate::{
+    Command as StateCommand, DecodeError, NewStatus, NodeId, RouteChange as StateRouteChange,
+    settings::wire::Setting,
+};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Command {
     #[prost(uint32, tag = "1")]
     pub(crate) version: u32,
-    #[prost(oneof = "CommandKind", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "CommandKind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub(crate) kind: Option<CommandKind>,
 }
 
@@ -31,6 +34,8 @@ pub(crate) enum CommandKind {
     Remove(u64),
     #[prost(message, tag = "8")]
     Routes(RouteChanges),
+    #[prost(message, tag = "9")]
+    SetSetting(Setting),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -86,6 +91,9 @@ impl From<&StateCommand> for Command {
                 member: Some((*member).into()),
                 changes: changes.iter().map(RouteChange::from).collect(),
             }),
+            StateCommand::SetSetting { key, value } => {
+                CommandKind::SetSetting(Setting { key: key.to_string(), value: value.clone() })
+            }
         };
         Self { version: VERSION, kind: Some(kind) }
     }
@@ -123,6 +131,7 @@ impl TryFrom<Command> for StateCommand {
                 member: required(member)?,
                 changes: changes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             },
+            CommandKind::SetSetting(Setting { key, value }) => Self::SetSetting { key: key.into(), value },
         })
     }
 }

@@ -31,6 +31,9 @@ pub(crate) enum ReplyKind {
     NotCreated = 8,
     AlreadyCreated = 9,
     Invalid = 10,
+    UnknownSetting = 11,
+    TooManySettings = 12,
+    SettingsFull = 13,
 }
 
 impl From<&StateReply> for Reply {
@@ -49,6 +52,9 @@ impl From<&StateReply> for Reply {
             StateReply::TooManyNodes => ReplyKind::TooManyNodes,
             StateReply::NotCreated => ReplyKind::NotCreated,
             StateReply::AlreadyCreated => ReplyKind::AlreadyCreated,
+            StateReply::UnknownSetting => ReplyKind::UnknownSetting,
+            StateReply::TooManySettings => ReplyKind::TooManySettings,
+            StateReply::SettingsFull => ReplyKind::SettingsFull,
             StateReply::Invalid(invalid) => {
                 wire.set_invalid((*invalid).into());
                 ReplyKind::Invalid
@@ -74,6 +80,9 @@ impl TryFrom<Reply> for StateReply {
             ReplyKind::TooManyNodes => Self::TooManyNodes,
             ReplyKind::NotCreated => Self::NotCreated,
             ReplyKind::AlreadyCreated => Self::AlreadyCreated,
+            ReplyKind::UnknownSetting => Self::UnknownSetting,
+            ReplyKind::TooManySettings => Self::TooManySettings,
+            ReplyKind::SettingsFull => Self::SettingsFull,
             ReplyKind::Invalid => Self::Invalid(invalid(reply.invalid)?),
         })
     }
@@ -92,6 +101,8 @@ pub(crate) enum InvalidKind {
     Changes = 7,
     Wildcard = 8,
     Group = 9,
+    SettingKey = 10,
+    SettingValue = 11,
 }
 
 impl From<Invalid> for InvalidKind {
@@ -106,6 +117,8 @@ impl From<Invalid> for InvalidKind {
             Invalid::Changes => Self::Changes,
             Invalid::Wildcard => Self::Wildcard,
             Invalid::Group => Self::Group,
+            Invalid::SettingKey => Self::SettingKey,
+            Invalid::SettingValue => Self::SettingValue,
         }
     }
 }
@@ -122,5 +135,7 @@ fn invalid(number: i32) -> Result<Invalid, DecodeError> {
         InvalidKind::Changes => Ok(Invalid::Changes),
         InvalidKind::Wildcard => Ok(Invalid::Wildcard),
         InvalidKind::Group => Ok(Invalid::Group),
+        InvalidKind::SettingKey => Ok(Invalid::SettingKey),
+        InvalidKind::SettingValue => Ok(Invalid::SettingValue),
     }
 }

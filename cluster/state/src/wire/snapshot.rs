@@ -1,7 +1,7 @@
 //! Snapshots.
 
 use super::cluster::{Cluster, Node};
-use crate::{NodeId, ShardEpoch, routes};
+use crate::{NodeId, ShardEpoch, routes, settings::wire::Setting};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct SnapshotChunk {
@@ -28,6 +28,8 @@ pub(crate) struct SnapshotChunk {
     /// In the last chunk, which has nothing else.
     #[prost(message, optional, tag = "10")]
     pub(crate) end: Option<SnapshotEnd>,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) settings: Vec<Setting>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -199,6 +199,48 @@ pub struct RemoveNodeRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveNodeReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ban {
+    /// What the client is known by: clientid, username, peerhost
+    #[prost(string, tag = "1")]
+    pub r#as: ::prost::alloc::string::String,
+    /// Its client identifier, its user name, or the IP address that it connects from.
+    #[prost(string, tag = "2")]
+    pub who: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who has banned.
+    #[prost(string, tag = "4")]
+    pub by: ::prost::alloc::string::String,
+    /// Milliseconds since 1970, by the clock of the node that was asked to; zero where it is not known.
+    #[prost(uint64, tag = "5")]
+    pub at: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddBanRequest {
+    /// Without `at`.
+    #[prost(message, optional, tag = "1")]
+    pub ban: ::core::option::Option<Ban>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddBanReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveBanRequest {
+    #[prost(string, tag = "1")]
+    pub r#as: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub who: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveBanReply {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListBansRequest {}
+/// At most 1,000 bans.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BanPage {
+    #[prost(message, repeated, tag = "1")]
+    pub bans: ::prost::alloc::vec::Vec<Ban>,
+}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -505,6 +547,75 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "RemoveNode"));
             self.inner.unary(req, path, codec).await
         }
+        /// Bans a client in the whole cluster. Answered when the receiving node has applied it; the others follow.
+        pub async fn add_ban(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddBanRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddBanReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/flotilla.admin.v1.Admin/AddBan",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "AddBan"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lifts a ban.
+        pub async fn remove_ban(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveBanRequest>,
+        ) -> std::result::Result<tonic::Response<super::RemoveBanReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/flotilla.admin.v1.Admin/RemoveBan",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "RemoveBan"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All bans, as the receiving node has applied them.
+        pub async fn list_bans(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListBansRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::BanPage>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/flotilla.admin.v1.Admin/ListBans",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "ListBans"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -582,6 +693,27 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::RemoveNodeRequest>,
         ) -> std::result::Result<tonic::Response<super::RemoveNodeReply>, tonic::Status>;
+        /// Bans a client in the whole cluster. Answered when the receiving node has applied it; the others follow.
+        async fn add_ban(
+            &self,
+            request: tonic::Request<super::AddBanRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddBanReply>, tonic::Status>;
+        /// Lifts a ban.
+        async fn remove_ban(
+            &self,
+            request: tonic::Request<super::RemoveBanRequest>,
+        ) -> std::result::Result<tonic::Response<super::RemoveBanReply>, tonic::Status>;
+        /// Server streaming response type for the ListBans method.
+        type ListBansStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::BanPage, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// All bans, as the receiving node has applied them.
+        async fn list_bans(
+            &self,
+            request: tonic::Request<super::ListBansRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ListBansStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -1050,6 +1182,138 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/flotilla.admin.v1.Admin/AddBan" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddBanSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::AddBanRequest>
+                    for AddBanSvc<T> {
+                        type Response = super::AddBanReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddBanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::add_ban(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddBanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/flotilla.admin.v1.Admin/RemoveBan" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveBanSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::RemoveBanRequest>
+                    for RemoveBanSvc<T> {
+                        type Response = super::RemoveBanReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveBanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::remove_ban(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveBanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/flotilla.admin.v1.Admin/ListBans" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListBansSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::ListBansRequest>
+                    for ListBansSvc<T> {
+                        type Response = super::BanPage;
+                        type ResponseStream = T::ListBansStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListBansRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::list_bans(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListBansSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
