@@ -83,6 +83,12 @@ impl Claimant {
         self.pending.len()
     }
 
+    /// Whether a CONNECT that waits here was granted the client after `epoch`.
+    pub(crate) fn has_later(&self, client: &ClientId, epoch: ConnectionEpoch) -> bool {
+        let tenure = self.pending.get(client).and_then(Pending::tenure);
+        tenure.is_some_and(|tenure| tenure.epoch > epoch)
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.deadlines.first().map(|(at, _)| *at)
     }

@@ -194,6 +194,8 @@ impl Parts {
             // Of a term that is over.
             Message::Superseded { .. } | Message::Registered { .. } | Message::Discard { .. } => {}
             Message::WillDone { owner: ended, client } => keeper.forget_orphan(ended, &client),
+            // Claims of one client are granted one after the other: this demand was given up before ours was granted.
+            Message::Handover { client, epoch, .. } if claimant.has_later(&client, epoch) => {}
             Message::Handover { client, epoch, discard } => {
                 let news = owner.hand_over(context, &client, Wanted { by: from, epoch, discard });
                 claimant.handle_news(context, owner, &client, news);

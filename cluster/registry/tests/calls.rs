@@ -1,6 +1,10 @@
 //! Single calls, with one node or two.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flotilla_mqtt::{
@@ -10,7 +14,9 @@ use flotilla_mqtt::{
 use flotilla_registry::{
     KeptWill, Limits, Output, Refusal, Registry, RequestId, Source, Stats, Tenure, View,
 };
-use flotilla_state::{Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing};
+use flotilla_state::{
+    ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing,
+};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -155,4 +161,94 @@ fn a_fenced_node_serves_nobody() {
     let refused =
         |request| (2, Output::Refused { request: RequestId(request), refusal: Refusal::Unavailable });
     assert_eq!(exchange(&mut nodes, &[]), [refused(1), refused(2)]);
+}
+
+#[test]
+fn a_demand_that_comes_late_takes_nothing_from_a_later_claim() {
+    let c = client("c");
+    let mut net = Held { nodes: start(4, &Limits::default()), links: BTreeMap::new(), outputs: Vec::new() };
+    // Node 2 has the client; nodes 3 and 4 claim it, and then a CONNECT with a will comes to node 2.
+    net.claim(2, 1, &c, None);
+    [(2, 1), (1, 2), (2, 1)].into_iter().for_each(|(from, to)| net.deliver(from, to));
+    net.claim(3, 2, &c, None);
+    net.deliver(3, 1);
+    net.claim(4, 3, &c, None);
+    net.deliver(4, 1);
+    net.claim(2, 4, &c, Some(will()));
+    net.deliver(1, 3);
+    net.deliver(3, 2);
+    let exported = net.take().into_iter().find_map(|(node, output)| match output {
+        Output::Export { epoch, to, .. } => Some((node, epoch, to)),
+        _ => None,
+    });
+    let (2, epoch, to) = exported.expect("node 2 gives the client to node 3") else { panic!("{exported:?}") };
+    assert_eq!(to, member(3));
+    // Node 3 gives up, and node 4 is granted the client; its demand is long on its way.
+    net.cancel(3, 2, &c);
+    [(3, 1), (1, 4), (4, 1), (3, 2)].into_iter().for_each(|(from, to)| net.deliver(from, to));
+    net.exported(2, &c, epoch);
+    net.deliver(2, 1);
+    // Node 4 gives up too, and node 2 is granted the client. It waits for its will to be kept when the demand comes.
+    net.cancel(4, 3, &c);
+    [(4, 1), (1, 2)].into_iter().for_each(|(from, to)| net.deliver(from, to));
+    net.take();
+    net.deliver(4, 2);
+    assert_eq!(net.take(), [], "nothing is exported");
+    [(2, 1), (1, 2)].into_iter().for_each(|(from, to)| net.deliver(from, to));
+    let outputs = net.take();
+    let [(2, Output::Granted { request: RequestId(4), source: Source::Here, .. })] = &outputs[..] else {
+        panic!("{outputs:?}");
+    };
+}
+
+/// Nodes whose links deliver only when they are told to.
+struct Held {
+    nodes: Vec<(Member, Registry)>,
+    links: BTreeMap<(u64, u64), VecDeque<Bytes>>,
+    outputs: Vec<(u64, Output)>,
+}
+
+impl Held {
+    fn node(&mut self, node: u64) -> &mut Registry {
+        &mut self.nodes.iter_mut().find(|(me, _)| me.node.0 == node).expect("there is such a node").1
+    }
+
+    fn claim(&mut self, node: u64, request: u64, client: &ClientId, will: Option<KeptWill>) {
+        self.node(node).claim(NOW, RequestId(request), client, false, will);
+    }
+
+    fn cancel(&mut self, node: u64, request: u64, client: &ClientId) {
+        self.node(node).cancel(NOW, client, RequestId(request));
+    }
+
+    fn exported(&mut self, node: u64, client: &ClientId, epoch: ConnectionEpoch) {
+        self.node(node).handle_exported(NOW, client, epoch, Some(Bytes::from_static(b"session")));
+    }
+
+    /// Delivers all that is on a link now.
+    fn deliver(&mut self, from: u64, to: u64) {
+        self.drain();
+        for bytes in self.links.remove(&(from, to)).unwrap_or_default() {
+            self.node(to).handle_message(NOW, member(from), &bytes).expect("it was sent by a node");
+        }
+    }
+
+    /// What the shells have been told since this was asked last.
+    fn take(&mut self) -> Vec<(u64, Output)> {
+        self.drain();
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn drain(&mut self) {
+        for (me, registry) in &mut self.nodes {
+            while let Some(output) = registry.poll_output() {
+                match output {
+                    Output::Send { to, bytes } => {
+                        self.links.entry((me.node.0, to.node.0)).or_default().push_back(bytes);
+                    }
+                    other => self.outputs.push((me.node.0, other)),
+                }
+            }
+        }
+    }
 }
