@@ -117,8 +117,8 @@ impl BatchWriter {
         self.bytes[1..HEADER].copy_from_slice(&self.frames.to_le_bytes());
         let len = self.bytes.len();
         let bytes = if self.bytes.capacity() <= len * SPARE_RATIO_MAX {
-            // The next one is often about as large. A long message is an exception.
-            let next = Vec::with_capacity(len.min(BATCH_BYTES_SOFT));
+            // The next one is often about as large, or somewhat larger. A long message is an exception.
+            let next = Vec::with_capacity((len + len / 4).min(BATCH_BYTES_SOFT));
             Bytes::from(std::mem::replace(&mut self.bytes, next))
         } else {
             let bytes = Bytes::copy_from_slice(&self.bytes);
