@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn what_is_not_a_command_is_an_error() {
         let error = |bytes: &[u8]| Command::decode(bytes).unwrap_err().to_string();
-        assert_eq!(error(b""), "format version 0 is not known; this program knows version 1");
-        assert_eq!(error(b"\x08\x02"), "format version 2 is not known; this program knows version 1");
+        assert_eq!(error(b""), "format version 0 is not known to this program");
+        assert_eq!(error(b"\x08\x02"), "format version 2 is not known to this program");
         assert_eq!(error(b"\x08\x01"), "the field `command` is missing or has no valid value");
         assert_eq!(error(b"\x08\x01\x42\x00"), "the field `member` is missing or has no valid value");
         let zero = b"\x08\x01\x42\x0F\x0A\x02\x10\x01\x12\x09\x09\0\0\0\0\0\0\0\0";

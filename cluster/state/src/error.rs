@@ -7,7 +7,7 @@ pub enum DecodeError {
     #[error("malformed: {0}")]
     Malformed(#[from] prost::DecodeError),
     /// Of a format that this program does not know.
-    #[error("format version {0} is not known; this program knows version {known}", known = crate::wire::VERSION)]
+    #[error("format version {0} is not known to this program")]
     UnknownVersion(u32),
     /// A field is missing or has a value that it cannot have.
     #[error("the field `{0}` is missing or has no valid value")]

@@ -178,7 +178,10 @@ impl Item {
             }
             Self::Wildcard(route) => chunk.wildcards.push(route),
             Self::Group(route) => chunk.groups.push(route),
-            Self::Setting(setting) => chunk.settings.push(setting),
+            Self::Setting(setting) => {
+                chunk.version = wire::VERSION_WITH_SETTINGS;
+                chunk.settings.push(setting);
+            }
         }
     }
 }
@@ -329,6 +332,10 @@ mod tests {
         assert!(restored.settings().is_empty());
         // And as long as nothing is set, its bytes are the same.
         assert!(restored.snapshot().eq(OLD.map(Bytes::from_static)));
+        // Settings are not for it: it must refuse them, for it would pass over them.
+        let versions =
+            small_state().snapshot().map(|chunk| wire::SnapshotChunk::decode(chunk).unwrap().version);
+        assert_eq!(versions.collect::<Vec<_>>(), [2, 1]);
     }
 
     #[test]
@@ -361,11 +368,11 @@ mod tests {
 
     #[test]
     fn an_unknown_version_is_said_to_be_one() {
-        let chunk = wire::SnapshotChunk { version: 2, ..Default::default() };
+        let chunk = wire::SnapshotChunk { version: 3, ..Default::default() };
         let error = ClusterState::restore([chunk.encode_to_vec().into()]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "chunk 0 of the snapshot: format version 2 is not known; this program knows version 1"
+            "chunk 0 of the snapshot: format version 3 is not known to this program"
         );
         let error = ClusterState::restore([Bytes::from_static(b"garbage")]).unwrap_err().to_string();
         assert!(error.starts_with("chunk 0 of the snapshot: malformed: "), "{error}");

@@ -17,15 +17,20 @@ pub(crate) use snapshot::{
     GroupRoute, Header, NodeSet, Placement, SnapshotChunk, SnapshotEnd, WildcardRoute,
 };
 
-/// The version of all formats.
+/// The version of all formats, but for what says otherwise.
 pub(crate) const VERSION: u32 = 1;
+/// The version of a chunk of a snapshot that has settings: a program that knows none would lose them without a word.
+pub(crate) const VERSION_WITH_SETTINGS: u32 = 2;
 
 pub(crate) trait Versioned: prost::Message + Default {
+    /// The last version that is known.
+    const NEWEST: u32 = VERSION;
+
     /// Reads a message and checks its version.
     fn decode_versioned(bytes: &[u8]) -> Result<Self, DecodeError> {
         // The version first: the fields of another version may mean anything.
         let OnlyVersion { version } = prost::Message::decode(bytes)?;
-        if version != VERSION {
+        if !(VERSION..=Self::NEWEST).contains(&version) {
             return Err(DecodeError::UnknownVersion(version));
         }
         Ok(prost::Message::decode(bytes)?)
@@ -34,7 +39,9 @@ pub(crate) trait Versioned: prost::Message + Default {
 
 impl Versioned for Command {}
 impl Versioned for Reply {}
-impl Versioned for SnapshotChunk {}
+impl Versioned for SnapshotChunk {
+    const NEWEST: u32 = VERSION_WITH_SETTINGS;
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct OnlyVersion {
