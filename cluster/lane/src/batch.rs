@@ -243,6 +243,7 @@ impl From<Batch> for Growing {
 impl<'a> Iterator for Frames<'a> {
     type Item = Frame<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Frame<'a>> {
         self.left = self.left.checked_sub(1)?;
         let frame = read_frame(&mut self.reader, self.batch, Check::Bounds);
@@ -257,6 +258,7 @@ impl<'a> Iterator for Frames<'a> {
 
 impl ExactSizeIterator for Frames<'_> {}
 
+#[inline]
 fn read_frame<'a>(reader: &mut Reader<'a>, batch: &'a Bytes, check: Check) -> Result<Frame<'a>, DecodeError> {
     let len = usize::try_from(reader.u32()?).map_err(|_| DecodeError::CutOff)?;
     Frame::read(reader.bytes(len)?, batch, check)

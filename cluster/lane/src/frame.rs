@@ -249,6 +249,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Reads what [`Frame::write`] wrote, and nothing but that.
+    #[inline]
     pub(crate) fn read(bytes: &'a [u8], batch: &'a Bytes, check: Check) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let frame = match reader.u8()? {

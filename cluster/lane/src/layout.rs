@@ -52,22 +52,26 @@ impl<'a> Reader<'a> {
     }
 
     /// All that is left.
+    #[inline]
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
+    #[inline]
     pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (front, rest) = self.0.split_at_checked(len).ok_or(DecodeError::CutOff)?;
         self.0 = rest;
         Ok(front)
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         let (first, rest) = self.0.split_first().ok_or(DecodeError::CutOff)?;
         self.0 = rest;
         Ok(*first)
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
         let (front, rest) = self.0.split_first_chunk().ok_or(DecodeError::CutOff)?;
         self.0 = rest;
@@ -103,12 +107,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Bytes behind their length.
+    #[inline]
     pub(crate) fn blob(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = usize::try_from(self.varint()?).map_err(|_| DecodeError::CutOff)?;
         self.bytes(len)
     }
 
     /// A text behind its length: not empty, at most 65,535 bytes.
+    #[inline]
     pub(crate) fn text(&mut self) -> Result<&'a str, DecodeError> {
         let bytes = self.blob()?;
         if bytes.is_empty() || bytes.len() > TEXT_BYTES_MAX {

@@ -47,7 +47,7 @@ pub enum ProtocolError {
     #[error("the peer wants to resume after batch {0} and had taken batch {1}")]
     Forgotten(Sequence, Sequence),
     /// It has what was not sent.
-    #[error("the peer speaks of batch {0}, and {1} is the last")]
+    #[error("the peer speaks of batch {0}, and {1} is the last that was sent")]
     Invented(Sequence, Sequence),
 }
 
@@ -111,6 +111,9 @@ impl<T> Sender<T> {
     /// That cannot be; the lane is not connected.
     pub fn handle_connected(&mut self, resume_after: Sequence) -> Result<(), ProtocolError> {
         self.handle_disconnected();
+        if resume_after > self.fixed {
+            return Err(ProtocolError::Invented(resume_after, self.fixed));
+        }
         let received = self.position(resume_after)?;
         self.sent = received;
         self.sent_bytes = self.batches.iter().take(received).map(|(batch, _)| batch.cost()).sum();

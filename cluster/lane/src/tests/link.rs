@@ -268,7 +268,10 @@ fn a_peer_that_forgets_or_invents_is_refused() {
     let mut sender = Sender::new(Window::default());
     (1..=4).for_each(|id| assert_eq!(sender.enqueue(full(id), [id]), Sequence(id)));
     let mut done = Vec::new();
-    assert_eq!(sender.handle_connected(Sequence(5)), Err(ProtocolError::Invented(Sequence(5), Sequence(4))));
+    for resume_after in [Sequence(1), Sequence(5)] {
+        let invented = Err(ProtocolError::Invented(resume_after, Sequence(0)));
+        assert_eq!(sender.handle_connected(resume_after), invented, "nothing was sent");
+    }
     assert_eq!(sender.poll_transmit(), None);
     sender.handle_connected(Sequence(0)).unwrap();
     assert_eq!(sender.poll_transmit().map(|(sequence, _)| sequence), Some(Sequence(1)));
