@@ -210,6 +210,10 @@ impl AdminSource for Overview {
         let member = Arc::clone(&self.0);
         // A task of its own: it goes on when nobody waits for the answer any more.
         let leaving = tokio::spawn(async move {
+            let _one = member.leaving.lock().await;
+            if member.has_left() {
+                return Ok(());
+            }
             member.is_going.store(true, Ordering::Release);
             if let Err(error) = member.meta.leave(deadline()).await {
                 member.is_going.store(false, Ordering::Release);

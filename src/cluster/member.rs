@@ -69,6 +69,8 @@ pub(crate) struct Member {
     pub(super) is_going: AtomicBool,
     /// Whether this node has left the cluster for good.
     pub(super) has_left: AtomicBool,
+    /// Held while the node leaves: of several orders one is carried out at a time.
+    pub(super) leaving: tokio::sync::Mutex<()>,
 }
 
 /// How long one try of a proposal may take; it is tried again as long as this node is a member.

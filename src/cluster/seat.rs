@@ -153,6 +153,7 @@ impl Candidate {
             is_draining: false.into(),
             is_going: false.into(),
             has_left: false.into(),
+            leaving: tokio::sync::Mutex::default(),
         });
         let seat =
             Seat { clock, cluster: Box::new(Arc::clone(&member)), routes, retained: Box::new(retained) };

@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{MatchSet, Router};
 
-/// Match sets by topic. Bounded: it holds two generations; when the young one is full, in topics or in bytes, it becomes
-/// the old one, and the old one, less what was used since, is forgotten.
+/// Match sets by topic. Bounded: it holds two generations and the last set; when the young generation is full, in topics or
+/// in bytes, it becomes the old one, and the old one, less what was used since, is forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct MatchCache {
     young: HashMap<Box<str>, Arc<MatchSet>>,

@@ -38,7 +38,7 @@ impl SparePool {
 
     pub(super) fn give_batch(&mut self, mut batch: Batch) {
         batch.clear();
-        if self.batches.len() < Self::BATCHES && batch.capacity() <= Self::BATCH_MAX {
+        if self.batches.len() < Self::BATCHES && (1..=Self::BATCH_MAX).contains(&batch.capacity()) {
             self.batches.push(batch);
         }
     }

@@ -193,19 +193,18 @@ impl Batch {
         self.items.is_empty()
     }
 
-    /// For messages that lie in `bytes`. The batch is empty.
+    /// Empties it, for messages that lie in `bytes`: where the work on other ones has broken off, some may be left.
     pub(crate) fn lie_in(&mut self, bytes: &Bytes) {
-        debug_assert!(self.is_empty(), "what is in it lies elsewhere");
+        self.clear();
         self.storage = Storage::Shared(bytes.clone());
     }
 
-    /// Takes out what is in it. There is room for as much again: the next one is often about as large.
+    /// Takes out what is in it; what comes next lies in the same bytes. There is room for as many messages again.
     pub(crate) fn take(&mut self) -> Self {
-        let storage = match &self.storage {
-            Storage::Own(_) => Storage::default(),
-            Storage::Shared(bytes) => Storage::Shared(bytes.clone()),
-        };
-        let next = Self { storage, items: Vec::with_capacity(self.items.len()), run: None };
+        let mut next = Self { items: Vec::with_capacity(self.items.len()), ..Self::default() };
+        if let Storage::Shared(bytes) = &self.storage {
+            next.lie_in(bytes);
+        }
         std::mem::replace(self, next)
     }
 
@@ -289,7 +288,7 @@ impl Batch {
         }
     }
 
-    /// What it counts against the bound of a mailbox.
+    /// What it counts against the bound of a mailbox: all that it keeps alive, though others may keep it alive too.
     fn cost(&self) -> usize {
         let stored = match &self.storage {
             Storage::Own(bytes) => bytes.len(),
@@ -328,4 +327,94 @@ impl Part {
 
 fn length(len: usize) -> u32 {
     u32::try_from(len).expect("a packet is shorter than 256 MiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_lane::{Batch as LaneBatch, BatchWriter, Forwarded, Frame};
+
+    use super::*;
+    use crate::{
+        config::{Overlap, SharedStrategy},
+        router::Router,
+    };
+
+    const SOURCE: Source = Source { publisher: None, stamp: LogIndex(1) };
+
+    fn transit<'a>(topic: &'a str, payload: &'a [u8]) -> Transit<'a> {
+        Transit::new(topic, b"\x01\x01", payload, QoS::AtLeastOnce, true, None, None, None)
+    }
+
+    fn lane_batch(messages: &[(&str, &[u8])]) -> LaneBatch {
+        let mut writer = BatchWriter::new();
+        for (topic, payload) in messages {
+            let message = Forwarded::new(&transit(topic, payload), Timestamp::ORIGIN);
+            writer.push(&Frame::Publish { stamp: LogIndex(1), message });
+        }
+        writer.take().expect("there are frames")
+    }
+
+    /// Pushes what is in a batch of a lane, each topic with a match set of its own.
+    fn push_all(batch: &mut Batch, lane_batch: &LaneBatch) {
+        let router = Router::new(1, Overlap::Merge, SharedStrategy::RoundRobin);
+        let mut last: Option<(String, Arc<MatchSet>)> = None;
+        for frame in lane_batch.frames() {
+            let Frame::Publish { message, .. } = frame else { panic!("{frame:?}") };
+            let known = last.take().filter(|(topic, _)| topic == message.topic);
+            let (topic, set) =
+                known.unwrap_or_else(|| (message.topic.to_owned(), Arc::new(router.matches(message.topic))));
+            batch.push_matched(&message.transit(Timestamp::ORIGIN, None), SOURCE, &set);
+            last = Some((topic, set));
+        }
+    }
+
+    fn check(batch: &Batch, expected: &[(&str, &[u8])], sets: usize) {
+        let mut seen = Vec::new();
+        let mut owners: Vec<*const MatchSet> = Vec::new();
+        batch.for_each(|message, source, receivers| {
+            assert_eq!((source.stamp, message.qos, message.retain), (LogIndex(1), QoS::AtLeastOnce, true));
+            assert_eq!(message.properties, b"\x01\x01");
+            let Receivers::All(set) = receivers else { panic!("{receivers:?}") };
+            owners.push(Arc::as_ptr(set));
+            seen.push((message.topic.to_owned(), message.payload.to_vec()));
+        });
+        let expected: Vec<_> =
+            expected.iter().map(|(topic, payload)| ((*topic).to_owned(), payload.to_vec())).collect();
+        assert_eq!(seen, expected);
+        owners.dedup();
+        assert_eq!(owners.len(), sets);
+    }
+
+    #[test]
+    fn messages_come_out_of_the_bytes_of_another_batch_as_they_went_in() {
+        let large = vec![7; SHARE_FROM];
+        let messages: [(&str, &[u8]); 5] =
+            [("a", b"1"), ("a", b""), ("b", &large), ("a", b"22"), ("a", b"3")];
+        let lane_batch = lane_batch(&messages);
+        let mut shared = Batch::default();
+        shared.lie_in(lane_batch.bytes());
+        push_all(&mut shared, &lane_batch);
+        let taken = shared.take();
+        check(&taken, &messages, 3);
+        assert!(shared.is_empty());
+        // The same without, for which they are copied.
+        let mut own = Batch::default();
+        push_all(&mut own, &lane_batch);
+        check(&own, &messages, 3);
+        assert!(own.capacity() < large.len(), "a large payload is shared");
+    }
+
+    #[test]
+    fn what_was_left_of_other_messages_does_not_come_out_of_the_wrong_bytes() {
+        let (first, second) = (lane_batch(&[("topic/one", b"first")]), lane_batch(&[("t", b"2")]));
+        let mut batch = Batch::default();
+        batch.lie_in(first.bytes());
+        push_all(&mut batch, &first);
+        batch.lie_in(second.bytes());
+        push_all(&mut batch, &second);
+        check(&batch, &[("t", b"2")], 1);
+        // A batch that is emptied holds nothing of what it lay in.
+        batch.clear();
+        assert_eq!((batch.capacity(), batch.cost()), (0, 0));
+    }
 }

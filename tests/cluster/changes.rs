@@ -57,7 +57,14 @@ fn a_leader_dies_at_any_moment_of_a_change_of_the_voters() {
 
 #[test]
 fn a_change_of_the_voters_that_reached_a_minority_when_its_leader_died_is_made_again() {
-    // F59: the followers stand still while the leader writes the first entry of the change.
+    // F59: the followers stand still while the leader writes the first entry of the change. On a busy machine it may have
+    // lost its certainty of them before it looks.
+    assert!((0..5).any(|_| change_is_begun_and_its_leader_dies()), "no change has begun");
+}
+
+/// Whether the change had begun.
+#[track_caller]
+fn change_is_begun_and_its_leader_dies() -> bool {
     let mut cluster = Cluster::start(3);
     let mut leaders = Leaders::default();
     let leader = cluster.leader();
@@ -70,11 +77,11 @@ fn a_change_of_the_voters_that_reached_a_minority_when_its_leader_died_is_made_a
     let is_begun = poll(Duration::from_secs(3), || begun.again(&cluster)).is_some();
     cluster.node(leader).kill();
     followers.iter().for_each(|follower| cluster.node(*follower).resume());
-    eprintln!("the change had begun: {is_begun}");
     cluster.await_formed();
     cluster.node(leader).start();
     await_voters(&cluster, 4, &mut leaders);
     assert_serves(&cluster);
+    is_begun
 }
 
 #[test]

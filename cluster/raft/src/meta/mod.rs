@@ -240,8 +240,8 @@ impl Meta {
     }
 
     /// Leaves the cluster for good: gives up the leadership and the vote, and is forgotten by the others. The node is no member
-    /// afterwards and does not ask to be one before its next start. To be awaited to its end: until then the node asks for
-    /// admission no more.
+    /// afterwards and does not ask to be one before its next start. To be called once at a time, and awaited to its
+    /// end: until then the node asks for admission no more.
     ///
     /// # Errors
     /// The others did not agree until `deadline`, or this is the last voter. The node stays a member then; should the answer

@@ -29,7 +29,7 @@ pub trait Connector: Send + Sync + 'static {
 }
 
 /// Connects by TCP, with TCP_NODELAY. Names are resolved each time, so that a node behind the same name and another address is
-/// found.
+/// found; where there is no answer soon, the last one serves.
 #[derive(Debug, Clone, Default)]
 pub struct TcpConnector {
     source: Option<IpAddr>,

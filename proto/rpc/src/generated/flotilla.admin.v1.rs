@@ -95,7 +95,7 @@ pub struct ListClientsRequest {
     #[prost(uint32, tag = "2")]
     pub limit: u32,
 }
-/// At most 1,000 clients.
+/// At most 32 clients.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClientPage {
     #[prost(message, repeated, tag = "1")]
@@ -141,7 +141,7 @@ pub struct ListRoutesRequest {
     #[prost(uint32, tag = "2")]
     pub limit: u32,
 }
-/// At most 1,000 routes.
+/// At most 32 routes.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RoutePage {
     #[prost(message, repeated, tag = "1")]
@@ -235,7 +235,7 @@ pub struct RemoveBanRequest {
 pub struct RemoveBanReply {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListBansRequest {}
-/// At most 1,000 bans.
+/// At most 32 bans.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BanPage {
     #[prost(message, repeated, tag = "1")]
