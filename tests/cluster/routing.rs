@@ -295,6 +295,34 @@ fn what_is_acknowledged_has_left_the_publishers_node() {
 }
 
 #[test]
+fn what_a_dead_node_has_not_acknowledged_is_sent_again_and_comes_twice_at_most() {
+    // F04 at QoS 1: the subscriber's node stands still, so that nothing is acknowledged when the publisher's node dies.
+    let cluster = Cluster::start(3);
+    let connect = Connect::new(Version::V5, "p");
+    let (mut subscriber, mut publisher) = (cluster.node(0).client("s"), cluster.node(2).connect(&connect));
+    assert_eq!(subscriber.subscribe("resent", 1), 1);
+    fence(&mut subscriber, &mut publisher);
+    cluster.node(0).pause();
+    for message in 0..MESSAGES_UNDER_WAY {
+        let id = publisher.next_id();
+        publisher.send(&Publish::new("resent", message.to_string()).qos(1, id).bytes(Version::V5));
+    }
+    assert_eq!(publisher.next_event(Duration::from_millis(500)), None, "nothing is acknowledged");
+    cluster.node(2).kill();
+    cluster.node(0).resume();
+    let mut publisher = cluster.node(1).connect_soon(&connect);
+    for message in 0..MESSAGES_UNDER_WAY {
+        assert_eq!(publisher.publish("resent", message.to_string(), 1), 0);
+    }
+    let mut received = numbers(&fence(&mut subscriber, &mut publisher));
+    received.sort_unstable();
+    for message in 0..MESSAGES_UNDER_WAY {
+        let copies = received.iter().filter(|received| **received == message).count();
+        assert!((1..=2).contains(&copies), "{copies} copies of {message}");
+    }
+}
+
+#[test]
 fn routes_of_a_dead_node_vanish_and_those_of_a_returned_one_are_back() {
     let cluster = Cluster::start(3);
     let mut publisher = cluster.node(0).client("p");
@@ -367,6 +395,9 @@ fn fence_from(clients: &mut [Client], publisher: usize) -> usize {
 
 /// Publishes of 1 MB: more than may wait for a node.
 const FLOOD: u16 = 90;
+
+/// Publishes that are not acknowledged: fewer than `mqtt.receive_maximum`.
+const MESSAGES_UNDER_WAY: u32 = 50;
 
 const MESSAGES: u32 = 300;
 const NO_LOCAL: u8 = 0x04;
