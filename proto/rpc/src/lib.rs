@@ -7,26 +7,39 @@
 //! Messages are kept compatible between neighbouring versions, for nodes of both share a cluster during a rolling upgrade:
 //! a field number is never used twice, and a reader takes an absent field for its default.
 
-/// Raft: votes, log entries and snapshots of every group of a node.
-#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, clippy::needless_pass_by_value)]
-pub mod raft {
-    include!("generated/flotilla.raft.v1.rs");
+/// The module of a package, with the code that is generated for its version 1.
+macro_rules! package {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[allow(
+            missing_docs,
+            clippy::all,
+            clippy::missing_errors_doc,
+            clippy::needless_pass_by_value,
+            reason = "nobody writes generated code"
+        )]
+        pub mod $name {
+            include!(concat!("generated/flotilla.", stringify!($name), ".v1.rs"));
+        }
+    };
 }
 
-/// Membership: how a node finds the others, becomes a member, remains one, and leaves.
-#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, clippy::needless_pass_by_value)]
-pub mod membership {
-    include!("generated/flotilla.membership.v1.rs");
+package! {
+    /// Raft: votes, log entries and snapshots of every group of a node.
+    raft
 }
 
-/// Admin: what the command line and the HTTP API ask of a node.
-#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, clippy::needless_pass_by_value)]
-pub mod admin {
-    include!("generated/flotilla.admin.v1.rs");
+package! {
+    /// Membership: how a node finds the others, becomes a member, remains one, and leaves.
+    membership
 }
 
-/// Lanes: ordered streams of batches from one member to another.
-#[allow(missing_docs, clippy::all, clippy::missing_errors_doc, clippy::needless_pass_by_value)]
-pub mod lanes {
-    include!("generated/flotilla.lanes.v1.rs");
+package! {
+    /// Admin: what the command line and the HTTP API ask of a node.
+    admin
+}
+
+package! {
+    /// Lanes: ordered streams of batches from one member to another.
+    lanes
 }
