@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{layout::RECORD_HEADER, record::Record, wal::GroupState};
+use crate::{layout::RECORD_HEADER, options::GroupState, record::Record};
 
 /// Where a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,10 @@ impl Group {
         self.first + self.slots.len() as u64
     }
 
+    fn values(&self) -> impl Iterator<Item = &Value> {
+        self.vote.iter().chain(self.purged.iter().map(|purged| &purged.1)).chain(self.meta.values())
+    }
+
     fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
         self.slots.get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
@@ -160,9 +164,7 @@ impl Index {
 
     /// Adds a group as it was recovered; nothing of it waits.
     pub(crate) fn insert(&mut self, id: u64, mut group: Group, slots: impl IntoIterator<Item = Slot>) {
-        let values =
-            group.vote.iter().chain(group.purged.iter().map(|purged| &purged.1)).chain(group.meta.values());
-        for value in values {
+        for value in group.values() {
             self.live.add(value.place, value.bytes.len());
         }
         for slot in slots {
@@ -184,6 +186,10 @@ impl Index {
     /// Takes a record that was checked; `ticket` stands for its place until it is written. False when it changes nothing, and
     /// must not be written.
     pub(crate) fn take(&mut self, record: &Record, ticket: u64) -> bool {
+        if let Record::Forgotten { group } = record {
+            self.forget(*group);
+            return true;
+        }
         let group = self.groups.entry(record.group()).or_default();
         let before = group.cache_bytes;
         let live = &mut self.live;
@@ -212,6 +218,7 @@ impl Index {
             }
             // In the log it would be one purge point too many: which of two with the same index counts?
             Record::Purged { .. } => return false,
+            Record::Forgotten { .. } => None,
         };
         if let Some(old) = old {
             live.remove(old.place, old.bytes.len());
@@ -221,12 +228,22 @@ impl Index {
         true
     }
 
+    /// Takes away all that there is of a group.
+    fn forget(&mut self, group: u64) {
+        let Some(mut group) = self.groups.remove(&group) else { return };
+        self.cache_bytes -= group.cache_bytes;
+        group.truncate(&mut self.live, group.first);
+        for value in group.values() {
+            self.live.remove(value.place, value.bytes.len());
+        }
+    }
+
     /// The record is at `to` now, unless it is void already. `from` is where it was: its ticket, or its segment when it was
     /// brought forward.
     pub(crate) fn written(&mut self, record: &Record, from: From, to: Place) {
         let Some(group) = self.groups.get_mut(&record.group()) else { return };
         let (place, length) = match record {
-            Record::TruncateFrom { .. } => return,
+            Record::TruncateFrom { .. } | Record::Forgotten { .. } => return,
             Record::Entry { index, .. } => match group.slot_mut(*index) {
                 Some(slot) => (&mut slot.place, slot.length as usize),
                 None => return,
@@ -303,15 +320,15 @@ impl Index {
     pub(crate) fn entries(&self, group: u64, range: &Range<u64>, bytes_max: usize) -> Vec<(u64, Found)> {
         let mut found = Vec::new();
         let Some(group) = self.groups.get(&group) else { return found };
-        let mut left = bytes_max;
+        let mut sum = 0_usize;
         for index in range.start.max(group.first)..range.end.min(group.end()) {
             let position = usize::try_from(index - group.first).expect("there are fewer entries");
             let slot = group.slots[position];
             let length = slot.length as usize;
-            if !found.is_empty() && length > left {
+            sum = sum.saturating_add(length);
+            if !found.is_empty() && sum > bytes_max {
                 break;
             }
-            left = left.saturating_sub(length);
             let bytes = group.cached(position).cloned();
             found.push((index, bytes.map_or(Found::OnDisk(slot), Found::Cached)));
         }
@@ -392,7 +409,7 @@ impl Index {
                     index.checked_sub(group.first).and_then(|position| usize::try_from(position).ok());
                 position.and_then(|position| group.slots.get(position)).map(|slot| slot.place)
             }
-            Record::TruncateFrom { .. } => None,
+            Record::TruncateFrom { .. } | Record::Forgotten { .. } => None,
         };
         matches!(place, Some(Place::At { segment: at, .. }) if at == segment)
     }
@@ -415,12 +432,7 @@ impl Index {
                     None => assert!(matches!(slot.place, Place::At { .. })),
                 }
             }
-            let values = group
-                .vote
-                .iter()
-                .chain(group.purged.iter().map(|purged| &purged.1))
-                .chain(group.meta.values());
-            values.for_each(|value| live.add(value.place, value.bytes.len()));
+            group.values().for_each(|value| live.add(value.place, value.bytes.len()));
             if let (Some((purged, _)), false) = (&group.purged, group.slots.is_empty()) {
                 assert_eq!(group.first, purged + 1);
             }
@@ -459,6 +471,7 @@ impl End {
     fn follow(&mut self, record: &Record) -> Result<(), &'static str> {
         match *record {
             Record::Vote { .. } | Record::Meta { .. } => {}
+            Record::Forgotten { .. } => *self = Self { purged: None, entries: None },
             Record::Entry { index, .. } => {
                 let before = self.entries.map(|entries| entries.1).or(self.purged);
                 if index == u64::MAX || before.is_some_and(|before| before + 1 != index) {

@@ -6,6 +6,13 @@
 //! position of the frame. Segments are used again without being zeroed, so an old frame may well be whole; that last CRC is what
 //! keeps it from being taken for one of this segment. The body is records: kind, group, index, length, bytes. Integers are
 //! little-endian.
+//!
+//! A frame says by being there that all before it was flushed before it was written, unless it begins with a record that says up to
+//! where it was. So a place without a whole frame is damage where a later frame vouches for it. Else it is the end of what a power cut
+//! left, whatever follows.
+//!
+//! Version 2 added that record, and the one by which a group is forgotten. Both versions are read. Version 2 is written, never into a
+//! segment of version 1.
 
 use std::ops::Range;
 
@@ -19,8 +26,10 @@ pub(crate) const SEGMENT_HEADER: u32 = 32;
 pub(crate) const FRAME_HEADER: u32 = 16;
 /// Length of what stands before the bytes of a record.
 pub(crate) const RECORD_HEADER: u32 = 21;
-/// The format this program writes and reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The format this program writes.
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The oldest format it reads.
+pub(crate) const FORMAT_VERSION_MIN: u32 = 1;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"FLOTWAL\n";
 const FRAME_MAGIC: [u8; 4] = *b"FRM\n";
@@ -32,10 +41,13 @@ const TRUNCATE_FROM: u8 = 3;
 const PURGED: u8 = 4;
 const META: u8 = 5;
 const CARRIED_ENTRY: u8 = 6;
+const FLUSHED_TO: u8 = 7;
+const FORGOTTEN: u8 = 8;
 
 /// Header of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    pub(crate) version: u32,
     pub(crate) sequence: u64,
     /// Where the frames of the segment before this one end. Only a segment that is full has one after it.
     pub(crate) previous_end: u32,
@@ -52,7 +64,7 @@ impl SegmentHeader {
     pub(crate) fn encode(self) -> [u8; SEGMENT_HEADER as usize] {
         let mut bytes = [0; SEGMENT_HEADER as usize];
         bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
-        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..20].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.previous_end.to_le_bytes());
         let crc = crc32fast::hash(&bytes[..28]);
@@ -66,7 +78,9 @@ impl SegmentHeader {
             return Err(HeaderError::Damaged);
         }
         match (u32_at(bytes, 8), u64_at(bytes, 12), u32_at(bytes, 20)) {
-            (Some(FORMAT_VERSION), Some(sequence), Some(previous_end)) => Ok(Self { sequence, previous_end }),
+            (Some(version @ FORMAT_VERSION_MIN..=FORMAT_VERSION), Some(sequence), Some(previous_end)) => {
+                Ok(Self { version, sequence, previous_end })
+            }
             (Some(version), ..) => Err(HeaderError::UnknownVersion(version)),
             _ => Err(HeaderError::Damaged),
         }
@@ -104,10 +118,19 @@ pub(crate) fn put_record(buffer: &mut Vec<u8>, record: &Record, origin: Origin) 
         Record::TruncateFrom { index, .. } => (TRUNCATE_FROM, index),
         Record::Purged { index, .. } => (PURGED, index),
         Record::Meta { key, .. } => (META, u64::from(key)),
+        Record::Forgotten { .. } => (FORGOTTEN, 0),
     };
-    let bytes = record.bytes();
+    put(buffer, kind, record.group(), index, record.bytes());
+}
+
+/// Says, as the first record of a frame, that the segment was flushed only up to `offset` when the frame was written.
+pub(crate) fn put_flushed_to(buffer: &mut Vec<u8>, offset: u32) {
+    put(buffer, FLUSHED_TO, 0, u64::from(offset), &[]);
+}
+
+fn put(buffer: &mut Vec<u8>, kind: u8, group: u64, index: u64, bytes: &[u8]) {
     buffer.push(kind);
-    buffer.extend_from_slice(&record.group().to_le_bytes());
+    buffer.extend_from_slice(&group.to_le_bytes());
     buffer.extend_from_slice(&index.to_le_bytes());
     buffer.extend_from_slice(&length(bytes).to_le_bytes());
     buffer.extend_from_slice(bytes);
@@ -136,11 +159,23 @@ pub(crate) fn frame_at(segment: &[u8], sequence: u64, offset: u32) -> Option<Ran
     (crc32fast::hash(segment.get(body.clone())?) == u32_at(header, 8)?).then_some(body)
 }
 
-/// Whether any whole frame of this segment begins at `offset` or later.
-pub(crate) fn any_frame_from(segment: &[u8], sequence: u64, offset: u32) -> Option<u32> {
+/// Whether a whole frame of this segment behind `offset` says that what is there was flushed. `None` where no frame follows.
+pub(crate) fn is_vouched_for(segment: &[u8], sequence: u64, offset: u32) -> Option<bool> {
     let end = u32::try_from(segment.len()).unwrap_or(u32::MAX);
-    let mut places = (offset.next_multiple_of(ALIGNMENT)..end).step_by(ALIGNMENT as usize);
-    places.find(|&place| frame_at(segment, sequence, place).is_some())
+    let mut follows = None;
+    for place in ((offset + 1).next_multiple_of(ALIGNMENT)..end).step_by(ALIGNMENT as usize) {
+        if let Some(body) = frame_at(segment, sequence, place) {
+            let flushed_to = match record_at(&segment[body], 0).map(|record| record.kind) {
+                Some(Kind::FlushedTo { offset }) => offset,
+                _ => u64::from(place),
+            };
+            if flushed_to > u64::from(offset) {
+                return Some(true);
+            }
+            follows = Some(false);
+        }
+    }
+    follows
 }
 
 /// A record as it stands in a segment.
@@ -161,6 +196,8 @@ pub(crate) enum Kind {
     TruncateFrom { index: u64 },
     Purged { index: u64 },
     Meta { key: u8 },
+    FlushedTo { offset: u64 },
+    Forgotten,
 }
 
 /// The record at `position` of the body of a frame; `None` where it is none.
@@ -174,6 +211,8 @@ pub(crate) fn record_at(body: &[u8], position: usize) -> Option<Stored<'_>> {
         TRUNCATE_FROM => Kind::TruncateFrom { index },
         PURGED => Kind::Purged { index },
         META => Kind::Meta { key: u8::try_from(index).ok()? },
+        FLUSHED_TO => Kind::FlushedTo { offset: index },
+        FORGOTTEN => Kind::Forgotten,
         _ => return None,
     };
     let start = position + RECORD_HEADER as usize;
@@ -256,7 +295,9 @@ mod tests {
 
     #[test]
     fn a_header_says_what_it_is() {
-        let header = SegmentHeader { sequence: 5, previous_end: 77 };
+        let header = SegmentHeader { version: FORMAT_VERSION, sequence: 5, previous_end: 77 };
+        let older = SegmentHeader { version: 1, ..header };
+        assert_eq!(SegmentHeader::decode(&older.encode()), Ok(older));
         assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
         for bit in 0..SEGMENT_HEADER as usize * 8 {
             let mut flipped = header.encode();
@@ -264,9 +305,9 @@ mod tests {
             assert_eq!(SegmentHeader::decode(&flipped), Err(HeaderError::Damaged));
         }
         let mut newer = header.encode();
-        newer[8] = 2;
+        newer[8] = 3;
         let crc = crc32fast::hash(&newer[..28]);
         newer[28..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(SegmentHeader::decode(&newer), Err(HeaderError::UnknownVersion(2)));
+        assert_eq!(SegmentHeader::decode(&newer), Err(HeaderError::UnknownVersion(3)));
     }
 }

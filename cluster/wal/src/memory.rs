@@ -104,9 +104,21 @@ impl MemoryFiles {
         disk.faults.fail_sync = Some(disk.syncs + n);
     }
 
-    /// Files may have so many bytes together; a write beyond fails.
+    /// Files may have so many bytes together. A write beyond fails, after the part of it for which there is space; and there is no new
+    /// file on a disk without space. See [`MemoryFiles::lift_capacity`].
     pub fn set_capacity(&self, bytes: usize) {
         self.disk.lock().faults.capacity = Some(bytes);
+    }
+
+    /// There is space again.
+    pub fn lift_capacity(&self) {
+        self.disk.lock().faults.capacity = None;
+    }
+
+    /// Bytes of all files that have a name.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.disk.lock().bytes_in_use()
     }
 
     /// Syncs of files so far.
@@ -247,6 +259,11 @@ impl Disk {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Bytes that files may still grow by; `None` without a limit.
+    fn space(&self) -> Option<usize> {
+        Some(self.faults.capacity?.saturating_sub(self.bytes_in_use()))
+    }
+
     fn bytes_in_use(&self) -> usize {
         self.names.values().map(|&inode| self.inodes[inode].bytes.len()).sum()
     }
@@ -268,6 +285,9 @@ impl Files for MemoryFiles {
         self.change(|disk| {
             if disk.names.contains_key(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            if disk.space().is_some_and(|space| space == 0) {
+                return Err(io::ErrorKind::StorageFull.into());
             }
             let inode = disk.inodes.len();
             disk.inodes.push(Inode::default());
@@ -342,10 +362,11 @@ impl File for MemoryFile {
         self.files.read(|disk| {
             let offset = index(offset)?;
             let stopped = disk.operation();
-            let grows = (offset + bytes.len()).saturating_sub(disk.inodes[self.inode].bytes.len());
-            if disk.faults.capacity.is_some_and(|capacity| disk.bytes_in_use() + grows > capacity) {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
+            let length = disk.inodes[self.inode].bytes.len();
+            let end = disk.space().map_or(usize::MAX, |space| length + space);
+            let fits = end.saturating_sub(offset).min(bytes.len());
+            let stopped = if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { stopped };
+            let bytes = &bytes[..fits];
             let inode = &mut disk.inodes[self.inode];
             overwrite(&mut inode.bytes, offset, bytes);
             inode.unsynced.push((offset, bytes.to_vec()));

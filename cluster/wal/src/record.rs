@@ -48,6 +48,11 @@ pub enum Record {
         /// The value.
         bytes: Bytes,
     },
+    /// All that there is of the group is void, its vote included: see [`Wal::forget_group`](crate::Wal::forget_group).
+    Forgotten {
+        /// The group.
+        group: u64,
+    },
 }
 
 impl Record {
@@ -59,7 +64,17 @@ impl Record {
             | Self::Entry { group, .. }
             | Self::TruncateFrom { group, .. }
             | Self::Purged { group, .. }
-            | Self::Meta { group, .. } => group,
+            | Self::Meta { group, .. }
+            | Self::Forgotten { group } => group,
+        }
+    }
+
+    /// Whether it has to be on the medium before anything else is told or done: a vote that is given twice, and entries that come back
+    /// beside those that took their place, break what a majority relies on. Entries that are lost do not, where that was chosen.
+    pub(crate) fn is_flushed_always(&self) -> bool {
+        match self {
+            Self::Vote { .. } | Self::TruncateFrom { .. } | Self::Forgotten { .. } => true,
+            Self::Entry { .. } | Self::Purged { .. } | Self::Meta { .. } => false,
         }
     }
 
@@ -70,7 +85,7 @@ impl Record {
             | Self::Entry { bytes, .. }
             | Self::Purged { bytes, .. }
             | Self::Meta { bytes, .. } => bytes,
-            Self::TruncateFrom { .. } => &[],
+            Self::TruncateFrom { .. } | Self::Forgotten { .. } => &[],
         }
     }
 }

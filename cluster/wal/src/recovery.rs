@@ -10,8 +10,11 @@ use std::{
 use crate::{
     files::{File, Files},
     index::{Group, Index, Place, Slot, Value},
-    layout::{self, FRAME_HEADER, HeaderError, Kind, Origin, SEGMENT_HEADER, SegmentHeader, Stored},
-    wal::WalError,
+    layout::{
+        self, FORMAT_VERSION, FRAME_HEADER, HeaderError, Kind, Origin, SEGMENT_HEADER, SegmentHeader, Stored,
+    },
+    options::WalError,
+    spares::zero,
 };
 
 /// What the directory has.
@@ -22,6 +25,8 @@ pub(crate) struct Recovered {
     pub(crate) segments: BTreeMap<u64, Segment>,
     /// Where the frames of the last segment end.
     pub(crate) end: u32,
+    /// Whether the last segment is of the format that is written.
+    pub(crate) is_current: bool,
     /// Files that wait to be used again.
     pub(crate) spares: Vec<String>,
 }
@@ -63,7 +68,7 @@ pub(crate) fn recover(dir: &Path, files: &dyn Files, cache_bytes_max: usize) -> 
         opened.push(Opened::open(dir, files, sequence)?);
     }
     let mut rebuild = Rebuild::default();
-    let mut end = SEGMENT_HEADER;
+    let mut end = End { offset: SEGMENT_HEADER, is_torn: false };
     for (position, segment) in opened.iter().enumerate() {
         let next = opened.get(position + 1);
         if let Some(next) = next.filter(|next| next.sequence != segment.sequence + 1) {
@@ -75,20 +80,22 @@ pub(crate) fn recover(dir: &Path, files: &dyn Files, cache_bytes_max: usize) -> 
     }
     let index = rebuild.finish(cache_bytes_max, &opened)?;
     if let Some(last) = opened.last() {
-        last.settle(end).map_err(failed)?;
+        last.settle(&end).map_err(failed)?;
     }
+    let is_current = opened.last().is_some_and(|last| last.version == FORMAT_VERSION);
     files.sync_dir(dir).map_err(failed)?;
     let segments = opened
         .into_iter()
         .map(|opened| (opened.sequence, Segment { file: opened.file, bytes: opened.bytes }))
         .collect();
-    Ok(Recovered { index, segments, end, spares })
+    Ok(Recovered { index, segments, end: end.offset, is_current, spares })
 }
 
 /// A segment whose header was read.
 #[derive(Debug)]
 struct Opened {
     path: PathBuf,
+    version: u32,
     sequence: u64,
     previous_end: u32,
     file: Arc<dyn File>,
@@ -119,23 +126,30 @@ impl Opened {
         if header.sequence != sequence {
             return Err(damaged("the header is that of another segment"));
         }
-        Ok(Self { path, sequence, previous_end: header.previous_end, file, bytes })
+        Ok(Self { path, version: header.version, sequence, previous_end: header.previous_end, file, bytes })
     }
 
     /// Replays the frames, and says where they end. `end` is known of every segment but the last.
-    fn replay(&self, end: Option<u32>, rebuild: &mut Rebuild) -> Result<u32, ReplayError> {
+    fn replay(&self, end: Option<u32>, rebuild: &mut Rebuild) -> Result<End, ReplayError> {
         let mut segment = vec![0; self.bytes as usize];
         self.file.read_at(&mut segment, 0).map_err(ReplayError::Io)?;
         let damaged = |offset, what| ReplayError::Wal(self.damaged(offset, what));
-        let mut offset = SEGMENT_HEADER;
+        let (mut offset, mut is_torn) = (SEGMENT_HEADER, false);
         while end.is_none_or(|end| offset < end) {
             let Some(body) = layout::frame_at(&segment, self.sequence, offset) else {
                 if end.is_some() {
                     return Err(damaged(offset, "a record is not what was written"));
                 }
-                // A frame is written only after the one before it is flushed, so a torn one is the last.
-                if layout::any_frame_from(&segment, self.sequence, offset + 1).is_some() {
-                    return Err(damaged(offset, "a record is not what was written, and others follow it"));
+                match layout::is_vouched_for(&segment, self.sequence, offset) {
+                    Some(true) => {
+                        return Err(damaged(
+                            offset,
+                            "a record is not what was written, and others follow it",
+                        ));
+                    }
+                    // Later writes of those that nobody flushed survived the power cut, and this one did not.
+                    Some(false) => is_torn = true,
+                    None => {}
                 }
                 break;
             };
@@ -156,12 +170,18 @@ impl Opened {
             Some(end) if offset != end => {
                 Err(damaged(offset, "the segment ends elsewhere than the next one says"))
             }
-            _ => Ok(offset),
+            _ => Ok(End { offset, is_torn }),
         }
     }
 
     /// Makes the end of the last segment fit to be written on.
-    fn settle(&self, end: u32) -> io::Result<()> {
+    fn settle(&self, end: &End) -> io::Result<()> {
+        let End { offset: end, is_torn } = *end;
+        if is_torn {
+            // None of the frames that follow may count, once there is one here again. From the front, so that those that are left count
+            // as little after a crash in the middle.
+            zero(&*self.file, end, self.bytes)?;
+        }
         // A torn frame loses its header, so that nothing ever takes it for one again.
         let mut torn = vec![0; FRAME_HEADER.min(self.bytes.saturating_sub(end)) as usize];
         if !torn.is_empty() {
@@ -177,6 +197,14 @@ impl Opened {
     fn damaged(&self, offset: u32, what: &'static str) -> WalError {
         WalError::Damaged { file: self.path.clone(), offset: u64::from(offset), what }
     }
+}
+
+/// Where the frames of a segment end.
+#[derive(Debug)]
+struct End {
+    offset: u32,
+    /// Whole frames follow that do not count.
+    is_torn: bool,
 }
 
 enum ReplayError {
@@ -202,9 +230,18 @@ struct Rebuild {
 
 impl Rebuild {
     fn replay(&mut self, stored: &Stored<'_>, place: Place) -> Result<(), &'static str> {
+        match stored.kind {
+            Kind::FlushedTo { .. } => return Ok(()),
+            Kind::Forgotten => {
+                self.groups.remove(&stored.group);
+                return Ok(());
+            }
+            _ => {}
+        }
         let (group, entries) = self.groups.entry(stored.group).or_default();
         let value = || Value { bytes: layout::owned(stored.bytes), place };
         match stored.kind {
+            Kind::FlushedTo { .. } | Kind::Forgotten => {}
             Kind::Vote => group.vote = Some(value()),
             Kind::Meta { key } => {
                 group.meta.insert(key, value());

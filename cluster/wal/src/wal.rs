@@ -4,9 +4,10 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt, io,
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -16,124 +17,12 @@ use crate::{
     files::{File, Files},
     index::{Found, Index, Place, Slot},
     layout,
+    options::{Flushing, GroupState, SUBMISSION_BYTES_MAX, WalError, WalOptions, WalStatus},
     record::Record,
     recovery::{self, Segment, read_entry},
-    writer::{Done, Job, Writer},
+    spares::Spares,
+    writer::{Done, Job, Turn, Writer},
 };
-
-/// How the log is kept.
-#[derive(Debug, Clone)]
-pub struct WalOptions {
-    /// Size of a segment; 16 MiB. A submission that does not fit gets a larger segment of its own.
-    pub segment_bytes: u32,
-    /// Segments that wait to be used again; 2.
-    pub spares_max: usize,
-    /// Bytes of recent entries in memory; 16 MiB. What is not flushed yet and the last entry of each group count, and stay.
-    pub cache_bytes_max: usize,
-    /// Who writes.
-    pub flushing: Flushing,
-}
-
-/// Who writes and flushes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flushing {
-    /// A thread of its own, which takes all that waits in one write and one flush.
-    OnThread,
-    /// The caller of `submit`, which returns after `done` was called: for simulations, which have one thread.
-    InSubmit,
-    /// The caller of [`Wal::flush`], for simulations in which the power can fail between a submission and its flush. Nobody else
-    /// flushes, not even [`Wal::close`].
-    OnCall,
-}
-
-impl Default for WalOptions {
-    fn default() -> Self {
-        Self {
-            segment_bytes: 16 << 20,
-            spares_max: 2,
-            cache_bytes_max: 16 << 20,
-            flushing: Flushing::OnThread,
-        }
-    }
-}
-
-/// Why the log could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum WalError {
-    /// Another process works in the directory.
-    #[error("the log in {dir} is in use by another process")]
-    Locked {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// What is on the medium is not what was written.
-    #[error(
-        "the log is damaged: {file} at byte {offset}: {what}. Nothing was changed. Check the disk, then let this node rejoin with an \
-         empty data directory, or put back a copy of this directory that was made after its last start"
-    )]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// Where in it.
-        offset: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// Written by a version that this one does not know.
-    #[error("{file} has format version {version}, which this program does not know")]
-    UnknownVersion {
-        /// The file.
-        file: PathBuf,
-        /// The version it names.
-        version: u32,
-    },
-    /// The file system refused.
-    #[error("the log in {dir}: {source}")]
-    Io {
-        /// The directory.
-        dir: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// What the log has of one group, what is not flushed yet included.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GroupState {
-    /// The last vote.
-    pub vote: Option<Bytes>,
-    /// The last purge point, and what was kept with it.
-    pub purged: Option<(u64, Bytes)>,
-    /// Index of the first entry; `None` without entries.
-    pub first_index: Option<u64>,
-    /// The last entry; `None` without entries, and then `purged` is the end of the log.
-    pub last: Option<(u64, Bytes)>,
-    /// The small values.
-    pub meta: BTreeMap<u8, Bytes>,
-}
-
-/// Figures of the log.
-#[derive(Debug, Clone, Default)]
-pub struct WalStatus {
-    /// Segments in use.
-    pub segments: usize,
-    /// Segments that wait to be used again.
-    pub spares: usize,
-    /// Bytes of the files of the log, the spares included.
-    pub bytes: u64,
-    /// Bytes of the records that are still needed.
-    pub live_bytes: u64,
-    /// Bytes of records that wait for the writer.
-    pub queued_bytes: usize,
-    /// Bytes of entries in memory.
-    pub cached_bytes: usize,
-    /// Submissions taken since the log was opened.
-    pub appends: u64,
-    /// Flushes of a batch since the log was opened.
-    pub flushes: u64,
-    /// The first error of a write or a flush. The log takes nothing any more.
-    pub failed: Option<Arc<str>>,
-}
 
 /// The log. Clones are the same log; it is closed with the last of them, or by [`Wal::close`].
 #[derive(Clone)]
@@ -158,6 +47,7 @@ impl Wal {
             index: recovered.index,
             segments: recovered.segments,
             spares: 0,
+            full: false,
             queue: VecDeque::new(),
             queued_bytes: 0,
             next_ticket: 0,
@@ -165,12 +55,14 @@ impl Wal {
             closing: false,
             failed: None,
             appends: 0,
+            writes: 0,
             flushes: 0,
+            unflushed_bytes: 0,
         };
         let shared = Arc::new(Shared { options, state: Mutex::new(state), wake: Condvar::new() });
-        let mut writer =
-            Writer::new(shared.clone(), files, dir.to_owned(), recovered.end, recovered.spares, lock);
-        writer.prepare().map_err(failed)?;
+        let spares = Spares::open(files.clone(), dir, recovered.spares, &shared.options).map_err(failed)?;
+        let mut writer = Writer::new(shared.clone(), files, dir.to_owned(), recovered.end, spares, lock);
+        writer.prepare(recovered.is_current).map_err(failed)?;
         let driver = match flushing {
             Flushing::InSubmit => Driver::InSubmit(Mutex::new(Some(writer))),
             Flushing::OnCall => Driver::OnCall(Mutex::new(Some(writer))),
@@ -197,6 +89,9 @@ impl Wal {
     /// Takes records to be made durable, after all that was submitted before. They are visible to reads when this returns, and
     /// kept whole or not at all. `done` is called once, in the order of submission, on the writer's thread: it must be short. Where
     /// it panics, the log has failed, and those that were flushed together with it may be dropped without a call.
+    ///
+    /// Where the disk has no space for a new segment, what is submitted waits until there is: neither told nor lost
+    /// ([`WalStatus::full`]). With [`Flushing::InSubmit`] the next call then tries again.
     ///
     /// Never waits for a flush. There is no bound on what waits: callers bound their pipeline by what is not `done`
     /// ([`WalStatus::queued_bytes`] has the sum). A truncation behind the cached entries reads one entry from the disk.
@@ -249,25 +144,47 @@ impl Wal {
         WalStatus {
             segments: state.segments.len(),
             spares: state.spares,
+            full: state.full,
+            reserve_in_use: state.spares < shared.options.reserve_segments,
             bytes: used + state.spares as u64 * u64::from(shared.options.segment_bytes),
             live_bytes: state.index.live_bytes_total(),
             queued_bytes: state.queued_bytes,
             cached_bytes: state.index.cache_bytes(),
             appends: state.appends,
+            writes: state.writes,
             flushes: state.flushes,
+            unflushed_bytes: state.unflushed_bytes,
             failed: state.failed.clone(),
         }
     }
 
-    /// With [`Flushing::OnCall`]: flushes what was submitted, and returns after each `done` was called. Not to be called inside a
-    /// `done`. Otherwise it does nothing, for what was submitted is flushed without it.
+    /// With [`Flushing::OnCall`] and [`Flushing::InSubmit`]: flushes what was submitted, and returns after each `done` was called. Not
+    /// to be called inside a `done`. Otherwise it does nothing, for what was submitted is flushed without it.
     pub fn flush(&self) {
-        if let Driver::OnCall(writer) = &self.handle.driver {
-            write_all(&self.handle.shared, writer);
+        match &self.handle.driver {
+            Driver::OnThread(_) => {}
+            Driver::InSubmit(writer) | Driver::OnCall(writer) => {
+                write_all(&self.handle.shared, writer);
+                if let Some(mut writer) = writer.try_lock()
+                    && let Some(writer) = writer.as_mut()
+                {
+                    writer.flush_written();
+                    writer.refill();
+                }
+            }
         }
     }
 
-    /// Flushes what was submitted, and lets go of the directory. Later submissions on other clones get an error; reads go on.
+    /// Forgets all that there is of a group, for a node that is no member of it any more: its entries and small values, and its votes.
+    /// What was submitted of it before is void, what is submitted later is that of a new group. The space is used again. `done` is
+    /// called as that of [`Wal::submit`].
+    ///
+    /// A node that still counts as a member of the group must not do this: it could vote twice.
+    pub fn forget_group(&self, group: u64, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+        self.submit(vec![Record::Forgotten { group }], done);
+    }
+
+    /// Flushes what was submitted and written, and lets go of the directory. Later submissions on other clones get an error; reads go on.
     /// Called inside a `done`, it does not wait.
     pub fn close(self) {
         self.handle.close();
@@ -302,21 +219,6 @@ impl fmt::Debug for Wal {
     }
 }
 
-/// The records of one submission have at most so many bytes together.
-pub const SUBMISSION_BYTES_MAX: usize = 256 << 20;
-
-/// Segments are at least so large, and at most [`SEGMENT_BYTES_MAX`].
-const SEGMENT_BYTES_MIN: u32 = 256;
-const SEGMENT_BYTES_MAX: u32 = 1 << 30;
-
-impl WalOptions {
-    fn bounded(self) -> Self {
-        let segment_bytes =
-            self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(8);
-        Self { segment_bytes, ..self }
-    }
-}
-
 /// What the clones share. Dropped, it closes the log.
 struct Handle {
     shared: Arc<Shared>,
@@ -335,7 +237,15 @@ impl Handle {
                     let _ = thread.join();
                 }
             }
-            Driver::InSubmit(writer) | Driver::OnCall(writer) => {
+            Driver::InSubmit(writer) => {
+                if let Some(mut writer) = writer.try_lock()
+                    && let Some(mut writer) = writer.take()
+                {
+                    writer.refuse_waiting();
+                    writer.flush_written();
+                }
+            }
+            Driver::OnCall(writer) => {
                 if let Some(mut writer) = writer.try_lock() {
                     writer.take();
                 }
@@ -375,7 +285,14 @@ fn write_all(shared: &Shared, writer: &Mutex<Option<Writer>>) {
     while shared.has_jobs() {
         let Some(mut writer) = writer.try_lock() else { return };
         let Some(writer) = writer.as_mut() else { return };
-        while writer.write_batch() {}
+        loop {
+            match writer.write_batch() {
+                Turn::Wrote => {}
+                Turn::Idle => break,
+                // The next call tries again.
+                Turn::Full => return,
+            }
+        }
     }
 }
 
@@ -392,6 +309,8 @@ pub(crate) struct State {
     /// By sequence number; the last is written to.
     pub(crate) segments: BTreeMap<u64, Segment>,
     pub(crate) spares: usize,
+    /// There is no space for what is first in the queue.
+    pub(crate) full: bool,
     pub(crate) queue: VecDeque<Job>,
     pub(crate) queued_bytes: usize,
     next_ticket: u64,
@@ -400,7 +319,19 @@ pub(crate) struct State {
     pub(crate) closing: bool,
     pub(crate) failed: Option<Arc<str>>,
     appends: u64,
+    pub(crate) writes: u64,
     pub(crate) flushes: u64,
+    pub(crate) unflushed_bytes: u64,
+}
+
+/// Why the writer goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    Jobs,
+    /// It is as late as it was to become.
+    Late,
+    /// The log is closed, and nothing is queued.
+    Closed,
 }
 
 impl Shared {
@@ -408,13 +339,30 @@ impl Shared {
         self.state.lock()
     }
 
-    /// Waits until something is queued; false when the log is closed and nothing is.
-    pub(crate) fn wait_for_jobs(&self) -> bool {
+    /// Waits until something is queued, the log is closed, or it is `until`.
+    pub(crate) fn wait_for_jobs(&self, until: Option<Instant>) -> Woken {
         let mut state = self.state.lock();
-        while state.queue.is_empty() && !state.closing {
-            self.wake.wait(&mut state);
+        loop {
+            if !state.queue.is_empty() {
+                return Woken::Jobs;
+            }
+            if state.closing {
+                return Woken::Closed;
+            }
+            match until {
+                Some(until) if self.wake.wait_until(&mut state, until).timed_out() => return Woken::Late,
+                Some(_) => {}
+                None => self.wake.wait(&mut state),
+            }
         }
-        !state.queue.is_empty()
+    }
+
+    /// Waits for so long; true when the log is closed meanwhile.
+    pub(crate) fn pause(&self, pause: Duration) -> bool {
+        let mut state = self.state.lock();
+        let until = Instant::now() + pause;
+        while !state.closing && !self.wake.wait_until(&mut state, until).timed_out() {}
+        state.closing
     }
 
     fn has_jobs(&self) -> bool {

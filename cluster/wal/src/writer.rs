@@ -1,14 +1,21 @@
 //! The one writer of the log: batches, segments, and what becomes of old ones.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     files::{DirectoryLock, File, Files},
     index::{Found, From, Place},
-    layout::{self, FRAME_HEADER, Origin, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader},
+    layout::{self, FORMAT_VERSION, FRAME_HEADER, Origin, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader},
+    options::Sync,
     record::Record,
-    recovery::{Segment, number_in, read_entry, segment_name, spare_name},
-    wal::{Shared, State},
+    recovery::{Segment, read_entry, segment_name},
+    spares::{Refused, Spares},
+    wal::{Shared, State, Woken},
 };
 
 /// Called when a submission is durable, or has failed.
@@ -32,6 +39,12 @@ impl Job {
         }
     }
 
+    /// Whether what it has, and all before it, is to be on the medium before anything else happens. A segment is free only when what is
+    /// needed of it is elsewhere for certain.
+    fn is_flushed_always(&self) -> bool {
+        matches!(self, Self::Free { .. }) || self.records().iter().any(Record::is_flushed_always)
+    }
+
     /// Bytes in the body of a frame.
     pub(crate) fn bytes(&self) -> usize {
         layout::body_bytes(self.records())
@@ -44,8 +57,22 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How much is brought forward at once.
 const CARRY_BYTES_MAX: usize = 1 << 20;
 
-/// How much of a new segment is zeroed at once.
-const ZEROES: &[u8] = &[0; 256 << 10];
+/// A full disk is asked so often whether there is space.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// So often it is tried to make the reserve whole: that may write most of a segment in vain.
+const REFILL_PAUSE: Duration = Duration::from_secs(1);
+
+/// What became of a turn of the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// A batch was written, or has failed.
+    Wrote,
+    /// Nothing waits.
+    Idle,
+    /// There is no space for what is first.
+    Full,
+}
 
 /// Everything the writer alone has.
 pub(crate) struct Writer {
@@ -54,8 +81,9 @@ pub(crate) struct Writer {
     dir: PathBuf,
     /// The segment that is written to; `None` only before the first.
     active: Option<Active>,
-    spares: Vec<String>,
-    next_spare: u64,
+    spares: Spares,
+    /// When to try to make the reserve whole; `None` while it is.
+    refill_at: Option<Instant>,
     buffer: Vec<u8>,
     _lock: DirectoryLock,
 }
@@ -65,11 +93,20 @@ struct Active {
     file: Arc<dyn File>,
     bytes: u32,
     end: u32,
+    /// Up to where it is flushed.
+    flushed: u32,
+    /// When the first write after that was made.
+    written_at: Option<Instant>,
 }
 
 impl Active {
     fn room(&self) -> usize {
         self.bytes.saturating_sub(self.end) as usize
+    }
+
+    /// Bytes of what the next frame has to say about its predecessors.
+    fn mark_bytes(&self) -> usize {
+        if self.flushed < self.end { RECORD_HEADER as usize } else { 0 }
     }
 }
 
@@ -80,7 +117,7 @@ impl Writer {
         files: Arc<dyn Files>,
         dir: PathBuf,
         end: u32,
-        spares: Vec<String>,
+        spares: Spares,
         lock: DirectoryLock,
     ) -> Self {
         let active = shared.state().segments.last_key_value().map(|(&sequence, segment)| Active {
@@ -88,71 +125,163 @@ impl Writer {
             file: segment.file.clone(),
             bytes: segment.bytes,
             end,
+            flushed: end,
+            written_at: None,
         });
-        let next_spare =
-            spares.iter().filter_map(|name| number_in(name, ".spare")).max().map_or(0, |last| last + 1);
-        Self { shared, files, dir, active, spares, next_spare, buffer: Vec::new(), _lock: lock }
+        Self { shared, files, dir, active, spares, refill_at: None, buffer: Vec::new(), _lock: lock }
     }
 
-    /// Makes the first segment of a new log, and removes spares that are too many.
-    pub(crate) fn prepare(&mut self) -> io::Result<()> {
-        let (spares, segment_bytes) = (std::mem::take(&mut self.spares), self.shared.options.segment_bytes);
-        for name in spares {
-            let path = self.dir.join(&name);
-            let fits = self.files.open(&path)?.size()? == u64::from(segment_bytes);
-            if fits && self.spares.len() < self.shared.options.spares_max {
-                self.spares.push(name);
-            } else {
-                self.files.remove(&path)?;
-            }
+    /// Makes the first segment of a new log, or the first of the format that is written (`is_current`: it is there), and the reserve
+    /// where there is space.
+    pub(crate) fn prepare(&mut self, is_current: bool) -> io::Result<()> {
+        if !is_current {
+            self.next_segment(0).map_err(Refused::into_error)?;
         }
-        if self.active.is_none() {
-            self.next_segment(0)?;
-        }
-        self.shared.state().spares = self.spares.len();
+        self.spares.refill()?;
+        self.count_spares();
         Ok(())
     }
 
     /// Writes and flushes until the log is closed and nothing waits.
     pub(crate) fn run(mut self) {
         let _end = EndOnPanic(self.shared.clone());
-        while self.shared.wait_for_jobs() {
-            self.write_batch();
+        loop {
+            let until = self.flush_at().into_iter().chain(self.refill_at).min();
+            match self.shared.wait_for_jobs(until) {
+                Woken::Jobs => {
+                    if self.write_batch() == Turn::Full && self.shared.pause(FULL_PAUSE) {
+                        self.refuse_waiting();
+                    }
+                }
+                Woken::Late => {}
+                Woken::Closed => break self.flush_written(),
+            }
+            // Also where jobs never cease.
+            let now = Instant::now();
+            if self.flush_at().is_some_and(|at| at <= now) {
+                self.flush_written();
+            }
+            if self.refill_at.is_some_and(|at| at <= now) {
+                self.refill();
+            }
         }
     }
 
-    /// Takes what waits, as much as fits in one write, makes it durable and tells the callers. False when nothing waits.
-    pub(crate) fn write_batch(&mut self) -> bool {
+    /// When what was written has to be flushed.
+    fn flush_at(&self) -> Option<Instant> {
+        match self.shared.options.sync {
+            Sync::Always => None,
+            Sync::Interval(interval) => self.active.as_ref()?.written_at?.checked_add(interval),
+        }
+    }
+
+    /// Flushes what was written. An error fails the log.
+    pub(crate) fn flush_written(&mut self) {
+        if self.shared.state().failed.is_none()
+            && let Err(error) = self.flush()
+        {
+            self.shared.state().fail(&error);
+        }
+    }
+
+    /// Makes the reserve whole, where there is space.
+    pub(crate) fn refill(&mut self) {
+        if self.shared.state().failed.is_none()
+            && let Err(error) = self.spares.refill()
+        {
+            self.shared.state().fail(&error);
+        }
+        self.count_spares();
+    }
+
+    fn count_spares(&mut self) {
+        self.shared.state().spares = self.spares.count();
+        let is_whole = self.spares.is_reserve_whole();
+        self.refill_at = (!is_whole).then(|| Instant::now() + REFILL_PAUSE);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let Some(active) = self.active.as_mut().filter(|active| active.flushed < active.end) else {
+            return Ok(());
+        };
+        active.written_at = None;
+        active.file.sync()?;
+        active.flushed = active.end;
+        let state = &mut *self.shared.state();
+        state.flushes += 1;
+        state.unflushed_bytes = 0;
+        Ok(())
+    }
+
+    /// Takes what waits, as much as fits in one write, makes it durable and tells the callers.
+    pub(crate) fn write_batch(&mut self) -> Turn {
         let (jobs, failed) = self.next_batch();
         if jobs.is_empty() {
-            return false;
+            return Turn::Idle;
         }
         let result = match failed {
             Some(failed) => Err(io::Error::other(failed.to_string())),
-            None => self.write_jobs(&jobs),
+            None => match self.write_jobs(&jobs) {
+                Ok(written) => Ok(written),
+                Err(Refused::Failed(error)) => Err(error),
+                Err(Refused::Full(error)) => {
+                    self.wait_for_space(jobs, &error);
+                    return Turn::Full;
+                }
+            },
         };
-        let freed = self.complete(&jobs, &result);
-        for job in jobs {
-            if let Job::Submission { done, .. } = job {
-                done(match &result {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(for_caller(error)),
-                });
-            }
-        }
+        self.shared.state().full = false;
+        let freed = self.tell(jobs, &result);
         if result.is_ok() {
             let result = freed.map_or(Ok(()), |segment| self.recycle(segment)).and_then(|()| self.reclaim());
             if let Err(error) = result {
                 self.shared.state().fail(&error);
             }
         }
-        true
+        Turn::Wrote
+    }
+
+    /// Puts the jobs back to where they were: nothing of them was written.
+    fn wait_for_space(&self, jobs: Vec<Job>, error: &io::Error) {
+        let state = &mut *self.shared.state();
+        for job in jobs.into_iter().rev() {
+            state.queue.push_front(job);
+        }
+        if !std::mem::replace(&mut state.full, true) {
+            tracing::error!(%error, "no space for the log: what is submitted waits until there is; make room there");
+        }
+    }
+
+    /// Tells those who wait for space that there will be none: the log is closed.
+    pub(crate) fn refuse_waiting(&mut self) {
+        let jobs = {
+            let state = &mut *self.shared.state();
+            if !state.full {
+                return;
+            }
+            Vec::from(std::mem::take(&mut state.queue))
+        };
+        self.tell(jobs, &Err(io::ErrorKind::StorageFull.into()));
+    }
+
+    /// Notes what became of the jobs, and tells the callers. Gives the segment that is free now.
+    fn tell(&self, jobs: Vec<Job>, result: &io::Result<Option<(u64, u32)>>) -> Option<(u64, Segment)> {
+        let freed = self.complete(&jobs, result);
+        for job in jobs {
+            if let Job::Submission { done, .. } = job {
+                done(match result {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(for_caller(error)),
+                });
+            }
+        }
+        freed
     }
 
     /// The jobs of the next frame. All go into one segment: the active one where there is room, else a new one.
     fn next_batch(&mut self) -> (Vec<Job>, Option<Arc<str>>) {
         let state = &mut *self.shared.state();
-        let room = self.active.as_ref().map_or(0, Active::room);
+        let room = self.active.as_ref().map_or(0, |active| active.room().saturating_sub(active.mark_bytes()));
         let (mut jobs, mut body) = (Vec::new(), 0);
         while let Some(job) = state.queue.front() {
             let with = body + job.bytes();
@@ -166,33 +295,49 @@ impl Writer {
         (jobs, state.failed.clone())
     }
 
-    /// Writes the records of `jobs` as one frame and flushes it. Gives the place of the first record; `None` without records.
-    fn write_jobs(&mut self, jobs: &[Job]) -> io::Result<Option<(u64, u32)>> {
+    /// Writes the records of `jobs` as one frame, and flushes it where that cannot wait. Gives the place of the first record; `None`
+    /// without records.
+    fn write_jobs(&mut self, jobs: &[Job]) -> Result<Option<(u64, u32)>, Refused> {
+        let first = self.write_frame(jobs)?;
+        if self.shared.options.sync == Sync::Always || jobs.iter().any(Job::is_flushed_always) {
+            self.flush()?;
+        }
+        Ok(first)
+    }
+
+    fn write_frame(&mut self, jobs: &[Job]) -> Result<Option<(u64, u32)>, Refused> {
+        let body: usize = jobs.iter().map(Job::bytes).sum();
+        if body == 0 {
+            return Ok(None);
+        }
+        let needed = |active: &Active| layout::frame_bytes(body + active.mark_bytes());
+        if self.active.as_ref().is_none_or(|active| needed(active) > active.room()) {
+            self.next_segment(layout::frame_bytes(body))?;
+        }
+        let active = self.active.as_mut().expect("there is one after the first");
+        let (needed, mark_bytes) = (needed(active), active.mark_bytes());
         self.buffer.clear();
         layout::begin_frame(&mut self.buffer);
+        if mark_bytes > 0 {
+            layout::put_flushed_to(&mut self.buffer, active.flushed);
+        }
         for job in jobs {
             let origin = if matches!(job, Job::Carry { .. }) { Origin::Carried } else { Origin::New };
             for record in job.records() {
                 layout::put_record(&mut self.buffer, record, origin);
             }
         }
-        let body = self.buffer.len() - FRAME_HEADER as usize;
-        if body == 0 {
-            return Ok(None);
-        }
-        let needed = layout::frame_bytes(body);
-        if self.active.as_ref().is_none_or(|active| needed > active.room()) {
-            self.next_segment(needed)?;
-        }
-        let active = self.active.as_mut().expect("there is one after the first");
         layout::end_frame(&mut self.buffer, active.sequence, active.end);
         active.file.write_at(&self.buffer, u64::from(active.end))?;
-        active.file.sync()?;
-        let first = (active.sequence, active.end + FRAME_HEADER);
+        let first = (active.sequence, active.end + FRAME_HEADER + segment_offset(mark_bytes));
         active.end += segment_offset(needed);
+        if active.written_at.is_none() && self.shared.options.sync != Sync::Always {
+            active.written_at = Some(Instant::now());
+        }
         if self.buffer.capacity() > 2 * BATCH_BYTES_MAX {
             self.buffer = Vec::new();
         }
+        self.shared.state().unflushed_bytes = u64::from(active.end - active.flushed);
         Ok(Some(first))
     }
 
@@ -212,7 +357,7 @@ impl Writer {
             }
         };
         if let Some((segment, mut offset)) = written {
-            state.flushes += 1;
+            state.writes += 1;
             for job in jobs {
                 for (number, record) in job.records().iter().enumerate() {
                     offset += RECORD_HEADER;
@@ -241,44 +386,42 @@ impl Writer {
         freed
     }
 
-    /// Goes on in a new segment, which has room for `needed` bytes.
-    fn next_segment(&mut self, needed: usize) -> io::Result<()> {
+    /// Goes on in a new segment, which has room for `needed` bytes. Where there is no space for one, nothing has changed.
+    fn next_segment(&mut self, needed: usize) -> Result<(), Refused> {
+        // The next segment says where this one ends, and with that, that it is whole.
+        self.flush()?;
         let usual = self.shared.options.segment_bytes;
         let bytes = segment_offset(needed + SEGMENT_HEADER as usize).max(usual);
         let (sequence, previous_end) =
             self.active.as_ref().map_or((1, 0), |active| (active.sequence + 1, active.end));
-        let spare = if bytes == usual { self.spares.pop() } else { None };
-        let (name, file) = match spare {
-            Some(name) => {
-                let file = self.files.open(&self.dir.join(&name))?;
-                (name, file)
+        let (name, file) = self.spares.take(bytes)?;
+        if let Err(refused) = self.begin_segment(&name, &*file, sequence, previous_end) {
+            if matches!(refused, Refused::Full(_)) && bytes == usual {
+                self.spares.give(name);
             }
-            None => self.zeroed(bytes)?,
-        };
-        file.write_at(&SegmentHeader { sequence, previous_end }.encode(), 0)?;
-        // The name makes it a part of the log, so what it says has to be durable before.
-        file.sync()?;
-        self.files.rename(&self.dir.join(&name), &self.dir.join(segment_name(sequence)))?;
+            return Err(refused);
+        }
         self.files.sync_dir(&self.dir)?;
-        let state = &mut *self.shared.state();
-        state.segments.insert(sequence, Segment { file: file.clone(), bytes });
-        state.spares = self.spares.len();
-        self.active = Some(Active { sequence, file, bytes, end: SEGMENT_HEADER });
+        self.count_spares();
+        self.shared.state().segments.insert(sequence, Segment { file: file.clone(), bytes });
+        let end = SEGMENT_HEADER;
+        self.active = Some(Active { sequence, file, bytes, end, flushed: end, written_at: None });
         Ok(())
     }
 
-    /// A new file of zeroes: a write into blocks that are there needs no change of the file's metadata, and is flushed faster.
-    fn zeroed(&mut self, bytes: u32) -> io::Result<(String, Arc<dyn File>)> {
-        let name = spare_name(self.next_spare);
-        self.next_spare += 1;
-        let file = self.files.create(&self.dir.join(&name))?;
-        let mut written = 0;
-        while written < bytes as usize {
-            let part = ZEROES.len().min(bytes as usize - written);
-            file.write_at(&ZEROES[..part], written as u64)?;
-            written += part;
-        }
-        Ok((name, file))
+    /// Makes a segment of a file.
+    fn begin_segment(
+        &self,
+        name: &str,
+        file: &dyn File,
+        sequence: u64,
+        previous_end: u32,
+    ) -> Result<(), Refused> {
+        let header = SegmentHeader { version: FORMAT_VERSION, sequence, previous_end };
+        file.write_at(&header.encode(), 0).map_err(Refused::of)?;
+        // The name makes it a part of the log, so what it says has to be durable before.
+        file.sync()?;
+        self.files.rename(&self.dir.join(name), &self.dir.join(segment_name(sequence))).map_err(Refused::of)
     }
 
     /// Keeps the file of a segment that is not needed as a spare, or removes it.
@@ -287,17 +430,16 @@ impl Writer {
         let usual = segment.bytes == self.shared.options.segment_bytes;
         // A reader that still has the file must not see it written again. It got the file under the lock, so none is added.
         let unread = Arc::strong_count(&segment.file) == 1;
-        if usual && unread && self.spares.len() < self.shared.options.spares_max {
-            let name = spare_name(self.next_spare);
-            self.next_spare += 1;
+        if usual && unread && self.spares.has_room() {
+            let name = self.spares.new_name();
             self.files.rename(&path, &self.dir.join(&name))?;
-            self.spares.push(name);
+            self.spares.give(name);
         } else {
             self.files.remove(&path)?;
         }
         // One by one: a power cut may keep any of several changes of names, and a gap between segments looks like damage.
         self.files.sync_dir(&self.dir)?;
-        self.shared.state().spares = self.spares.len();
+        self.count_spares();
         Ok(())
     }
 
@@ -352,7 +494,7 @@ impl State {
         // the log is much larger than what is needed of it: then the old segments are held by a few.
         let few = live <= u64::from(segment_bytes) / 64;
         let bytes: u64 = self.segments.values().map(|segment| u64::from(segment.bytes)).sum();
-        let bloated = bytes > 3 * self.index.live_bytes_total() + 4 * u64::from(segment_bytes);
+        let bloated = bytes > 3 * self.index.live_bytes_total() + 2 * u64::from(segment_bytes);
         (few || bloated).then_some(oldest)
     }
 }

@@ -38,21 +38,6 @@ fn a_failed_flush_fails_all_that_waits() {
 }
 
 #[test]
-fn no_space_fails_the_append_and_keeps_what_was_acknowledged() {
-    let files = MemoryFiles::new();
-    let wal = open(&files, &options(512));
-    files.set_capacity(2000);
-    let mut kept = 0;
-    while submit(&wal, vec![entry(1, kept, vec![0; 50])]).is_ok() {
-        kept += 1;
-    }
-    assert!(kept > 10);
-    assert!(wal.status().failed.is_some());
-    drop(wal);
-    assert_eq!(indexes(&open(&files.crash(|_| 0..0), &options(512)), 1), (0..kept).collect::<Vec<_>>());
-}
-
-#[test]
 fn a_panic_on_the_writers_thread_leaves_nobody_waiting() {
     let files = MemoryFiles::new();
     let options = WalOptions { flushing: Flushing::OnThread, ..options(4096) };

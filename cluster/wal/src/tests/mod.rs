@@ -3,6 +3,9 @@
 mod damage;
 mod failure;
 mod files;
+mod forget;
+mod full;
+mod interval;
 mod log;
 mod random;
 mod segments;
@@ -21,7 +24,7 @@ use parking_lot::Mutex;
 use proptest::{collection::vec, prelude::*};
 
 use crate::{
-    DirectoryLock, DiskFiles, File, Files, Flushing, GroupState, MemoryFiles, Record, Wal, WalError,
+    DirectoryLock, DiskFiles, File, Files, Flushing, GroupState, MemoryFiles, Record, Sync, Wal, WalError,
     WalOptions,
 };
 
@@ -68,6 +71,10 @@ struct Model(BTreeMap<u64, (GroupState, BTreeMap<u64, Bytes>)>);
 
 impl Model {
     fn apply(&mut self, record: &Record) {
+        if let Record::Forgotten { group } = record {
+            self.0.remove(group);
+            return;
+        }
         let (state, entries) = self.0.entry(record.group()).or_default();
         match record {
             Record::Vote { bytes, .. } => state.vote = Some(bytes.clone()),
@@ -80,6 +87,7 @@ impl Model {
             Record::TruncateFrom { index, .. } => {
                 entries.split_off(index);
             }
+            Record::Forgotten { .. } => {}
             Record::Purged { index, bytes, .. } => {
                 if state.purged.as_ref().is_none_or(|purged| purged.0 < *index) {
                     *entries = entries.split_off(&(index + 1));

@@ -10,6 +10,9 @@ enum Step {
     Hold,
     Release,
     Read(u64, u8, u8, u8),
+    Flush,
+    /// The disk has so many bytes left, or as many as one likes.
+    Capacity(Option<u16>),
     Reopen,
 }
 
@@ -22,6 +25,7 @@ enum Change {
     Truncate(u64, u8),
     /// So far before, or beyond, the end.
     Purge(u64, i8),
+    Forget(u64),
 }
 
 impl Change {
@@ -43,6 +47,7 @@ impl Change {
                 let index = model.next_index(group).saturating_sub(u64::from(back)).max(least);
                 Record::TruncateFrom { group, index }
             }
+            Self::Forget(group) => Record::Forgotten { group },
             Self::Purge(group, beyond) => {
                 let first = model.0.get(&group).and_then(|group| group.0.first_index).unwrap_or(0);
                 let index = model.next_index(group).saturating_add_signed(i64::from(beyond));
@@ -58,9 +63,10 @@ fn changes() -> impl Strategy<Value = Change> {
         1 => (group.clone(), 0..30_u8).prop_map(|(group, length)| Change::Vote(group, length)),
         1 => (group.clone(), 0..3_u8, 0..30_u8).prop_map(|(group, key, length)| Change::Meta(group, key, length)),
         // Group 0 is nearly idle.
-        8 => (group.clone(), 0..120_u8).prop_map(|(group, length)| Change::Append(group.max(u64::from(length > 10)), length)),
+        16 => (group.clone(), 0..120_u8).prop_map(|(group, length)| Change::Append(group.max(u64::from(length > 10)), length)),
         1 => (group.clone(), 0..6_u8).prop_map(|(group, back)| Change::Truncate(group, back)),
-        2 => (1..3_u64, -20..3_i8).prop_map(|(group, beyond)| Change::Purge(group, beyond)),
+        1 => group.prop_map(Change::Forget),
+        4 => (1..3_u64, -20..3_i8).prop_map(|(group, beyond)| Change::Purge(group, beyond)),
     ]
 }
 
@@ -70,6 +76,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Hold),
         2 => Just(Step::Release),
         2 => (0..3_u64, any::<u8>(), 0..20_u8, any::<u8>()).prop_map(|(group, from, count, bytes)| Step::Read(group, from, count, bytes)),
+        1 => Just(Step::Flush),
+        1 => prop::option::of(0..3000_u16).prop_map(Step::Capacity),
         1 => Just(Step::Reopen),
     ];
     vec(step, 1..80)
@@ -130,6 +138,8 @@ struct Run {
     history: Vec<Model>,
     /// Submissions of the history that were acknowledged.
     acknowledged: Arc<Mutex<usize>>,
+    /// Those of them that have to survive a power cut.
+    flushed: Arc<Mutex<usize>>,
     unique: u64,
 }
 
@@ -147,6 +157,16 @@ impl Run {
             Step::Submit(changes) => self.submit(changes),
             Step::Hold if self.held.is_none() => self.held = self.wal().hold(),
             Step::Hold => {}
+            Step::Capacity(Some(bytes)) => self.files.set_capacity(self.files.bytes() + usize::from(*bytes)),
+            Step::Capacity(None) => self.files.lift_capacity(),
+            Step::Flush => {
+                self.release();
+                self.wal().flush();
+                if self.wal().status().failed.is_none() {
+                    assert_eq!(self.wal().status().unflushed_bytes, 0);
+                    *self.flushed.lock() = *self.acknowledged.lock();
+                }
+            }
             Step::Release => self.release(),
             Step::Read(group, from, count, bytes_max) => {
                 let from = u64::from(*from);
@@ -155,11 +175,17 @@ impl Run {
             }
             Step::Reopen => {
                 self.release();
+                self.files.lift_capacity();
+                self.wal().flush();
+                assert!(!self.wal().status().full);
                 if self.wal().status().failed.is_none() {
                     self.wal = None;
                     let opened = Wal::open(&dir(), self.options.clone(), Arc::new(self.files.clone()));
                     // The files may stop in the middle of it.
                     self.wal = opened.ok();
+                    if self.wal.is_some() {
+                        *self.flushed.lock() = *self.acknowledged.lock();
+                    }
                 }
             }
         }
@@ -181,11 +207,16 @@ impl Run {
             records.push(record);
         }
         let failed = self.wal().status().failed.is_some();
+        let is_flushed = self.options.sync == Sync::Always || records.iter().any(Record::is_flushed_always);
+        let flushed = self.flushed.clone();
         let (number, acknowledged) = (self.history.len(), self.acknowledged.clone());
         self.wal().submit(records, move |result| match result {
             Ok(()) => {
                 let before = std::mem::replace(&mut *acknowledged.lock(), number);
                 assert_eq!(before + 1, number, "in order, without a gap");
+                if is_flushed {
+                    *flushed.lock() = number;
+                }
             }
             Err(error) => assert_ne!(error.kind(), io::ErrorKind::InvalidInput, "{error}"),
         });
@@ -223,12 +254,14 @@ impl Run {
         let wal = open(&self.files, &self.options);
         wal.check_invariants();
         let found = Model::of(&wal).normal();
-        let acknowledged = *self.acknowledged.lock();
-        let possible = &self.history[acknowledged..];
+        // A process that is killed loses nothing that it was told.
+        let killed = matches!(end.survives, Survives::Everything);
+        let kept = *if killed { self.acknowledged.lock() } else { self.flushed.lock() };
+        let possible = &self.history[kept..];
         let kept = possible.iter().find(|model| (*model).clone().normal() == found);
         assert!(kept.is_some(), "{found:?}\nis none of\n{possible:?}");
         self.history = vec![found];
-        *self.acknowledged.lock() = 0;
+        (*self.acknowledged.lock(), *self.flushed.lock()) = (0, 0);
         self.wal = Some(wal);
     }
 }
@@ -243,9 +276,12 @@ proptest! {
         runs in vec((steps(), ends()), 1..4),
         segment_bytes in 256..1500_u32,
         spares_max in 0..3_usize,
+        reserve_segments in 0..2_usize,
         cache_bytes_max in 0..600_usize,
+        sync in prop_oneof![Just(Sync::Always), Just(Sync::Interval(Duration::from_secs(1)))],
     ) {
-        let options = WalOptions { segment_bytes, spares_max, cache_bytes_max, flushing: Flushing::InSubmit };
+        let flushing = Flushing::InSubmit;
+        let options = WalOptions { segment_bytes, spares_max, reserve_segments, cache_bytes_max, sync, flushing };
         let files = MemoryFiles::new();
         let mut run = Run {
             wal: Some(open(&files, &options)),
@@ -254,6 +290,7 @@ proptest! {
             options,
             history: vec![Model::default()],
             acknowledged: Arc::default(),
+            flushed: Arc::default(),
             unique: 0,
         };
         for (steps, end) in runs {
