@@ -7,6 +7,9 @@
 //! Directed stamp, client id: text, options, message
 //! Stub     client id: text, shard epoch, sequence
 //! Barrier  id                          Control    kind: u8, the rest
+//! Store    flags: u8 (0 has an origin, 1 is retained), [shard, session, number, floor], message
+//! Kept     term, client id: text, shard epoch, sequence of the claim, turn, sequence, options, message
+//! Release  term, client id: text, shard epoch, sequence of the claim, turn, sequence
 //! message  flags: u8 (0-1 QoS, 2 RETAIN, 3 expires, 4 has a publisher), topic: text, [milliseconds left],
 //!          [publisher: text], properties: blob, payload: the rest
 //! options  flags: u8 (0-1 QoS, 2 RETAIN, 3 shared), number of ids, id..., [filter: text]

@@ -8,9 +8,12 @@ use flotilla_mqtt::{
     session::{ClientId, DeliveryOptions},
     topic::{TopicFilter, check_name},
 };
-use flotilla_state::{ConnectionEpoch, LogIndex, ShardEpoch};
+use flotilla_state::{ConnectionEpoch, LogIndex, ShardEpoch, ShardId};
 
-use crate::layout::{DecodeError, Reader, put_blob, put_varint};
+use crate::{
+    layout::{DecodeError, Reader, put_blob, put_varint},
+    texts::Texts,
+};
 
 /// One thing that a member tells another. It borrows from the batch that it was read from.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +64,60 @@ pub enum Frame<'a> {
         /// In its own format.
         bytes: &'a [u8],
     },
+    /// A message for the durable sessions of a shard that match. It is written into the log of that shard, and does not
+    /// travel in a lane by itself.
+    Store {
+        /// What tells it from its repetition; `None`: a repetition does no harm.
+        origin: Option<Origin>,
+        /// Whether the shard keeps it for later subscriptions, too.
+        retains: bool,
+        /// Shared subscriptions whose groups do not get it, for a member elsewhere does.
+        without: Texts<'a>,
+        /// The message.
+        message: Forwarded<'a>,
+    },
+    /// A message that a shard keeps for a session whose client is connected to the receiving member.
+    Kept {
+        /// To what.
+        to: KeptFor<'a>,
+        /// How it goes to the client; `qos` is the one in effect.
+        options: DeliveryOptions,
+        /// The message.
+        message: Forwarded<'a>,
+    },
+    /// The PUBREL of such a message is due: its PUBREC came on an earlier connection.
+    KeptRelease {
+        /// To what.
+        to: KeptFor<'a>,
+    },
+}
+
+/// A place in the inbox of a durable session, and the connection that is served from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptFor<'a> {
+    /// The term of the shard's leader, which the connection has asked for its messages.
+    pub term: u64,
+    /// Whose session.
+    pub client_id: &'a str,
+    /// The claim of the connection.
+    pub epoch: ConnectionEpoch,
+    /// Which of the connections that its node has had since that claim.
+    pub turn: u32,
+    /// The place: 1, 2, 3...
+    pub sequence: u64,
+}
+
+/// Which message of QoS 2 of which durable session it is. The same one may be stored twice after a fault, and counts once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The shard that has the session of the publisher.
+    pub shard: ShardId,
+    /// The session of the publisher. Not its client: the next session of the same client begins to count anew.
+    pub session: u64,
+    /// Which of its messages: 1, 2, 3...
+    pub number: u64,
+    /// No message below it comes again. At most `number`.
+    pub floor: u64,
 }
 
 /// A message that is sent to another member, part for part a [`Transit`].
@@ -234,8 +291,7 @@ impl<'a> Frame<'a> {
             Self::EndOfStub { client_id, epoch } => {
                 out.push(END_OF_STUB);
                 put_blob(client_id.as_bytes(), out);
-                put_varint(epoch.shard.0, out);
-                put_varint(epoch.sequence, out);
+                write_epoch(*epoch, out);
             }
             Self::Barrier { id } => {
                 out.push(BARRIER);
@@ -244,6 +300,30 @@ impl<'a> Frame<'a> {
             Self::Control { kind, bytes } => {
                 out.extend_from_slice(&[CONTROL, *kind]);
                 out.extend_from_slice(bytes);
+            }
+            Self::Kept { to, options, message } => {
+                out.push(KEPT);
+                to.write(out);
+                write_options(options, out);
+                message.write(out);
+            }
+            Self::KeptRelease { to } => {
+                out.push(KEPT_RELEASE);
+                to.write(out);
+            }
+            Self::Store { origin, retains, without, message } => {
+                let has_without = u8::from(!without.is_empty()) << 2;
+                out.extend_from_slice(&[
+                    STORE,
+                    u8::from(origin.is_some()) | u8::from(*retains) << 1 | has_without,
+                ]);
+                if let Some(origin) = origin {
+                    origin.write(out);
+                }
+                if !without.is_empty() {
+                    put_blob(without.bytes(), out);
+                }
+                message.write(out);
             }
         }
     }
@@ -279,15 +359,80 @@ impl<'a> Frame<'a> {
             }
             END_OF_STUB => {
                 let client_id = reader.text()?;
-                let shard = ShardEpoch(reader.varint()?);
-                Self::EndOfStub { client_id, epoch: ConnectionEpoch { shard, sequence: reader.varint()? } }
+                Self::EndOfStub { client_id, epoch: read_epoch(&mut reader)? }
             }
             BARRIER => Self::Barrier { id: reader.varint()? },
             CONTROL => Self::Control { kind: reader.u8()?, bytes: reader.rest() },
+            KEPT => {
+                let to = KeptFor::read(&mut reader)?;
+                let options = read_options(&mut reader)?;
+                Self::Kept { to, options, message: Forwarded::read(&mut reader, batch, check)? }
+            }
+            KEPT_RELEASE => Self::KeptRelease { to: KeptFor::read(&mut reader)? },
+            STORE => {
+                let flags = reader.u8()?;
+                if flags & !0b111 != 0 {
+                    return Err(DecodeError::Flags(flags));
+                }
+                let origin = if flags & 1 == 0 { None } else { Some(Origin::read(&mut reader)?) };
+                let retains = flags & 1 << 1 != 0;
+                let without =
+                    if flags & 1 << 2 == 0 { Texts::default() } else { Texts::read(reader.blob()?)? };
+                Self::Store { origin, retains, without, message: Forwarded::read(&mut reader, batch, check)? }
+            }
             kind => return Err(DecodeError::UnknownKind(kind)),
         };
         reader.finish()?;
         Ok(frame)
+    }
+}
+
+impl<'a> KeptFor<'a> {
+    fn write(&self, out: &mut Vec<u8>) {
+        put_varint(self.term, out);
+        put_blob(self.client_id.as_bytes(), out);
+        write_epoch(self.epoch, out);
+        put_varint(self.turn.into(), out);
+        put_varint(self.sequence, out);
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let (term, client_id) = (reader.varint()?, reader.text()?);
+        let epoch = read_epoch(reader)?;
+        let turn = u32::try_from(reader.varint()?).map_err(|_| DecodeError::Number)?;
+        let sequence = reader.varint()?;
+        if sequence == 0 {
+            return Err(DecodeError::Number);
+        }
+        Ok(Self { term, client_id, epoch, turn, sequence })
+    }
+}
+
+fn write_epoch(epoch: ConnectionEpoch, out: &mut Vec<u8>) {
+    put_varint(epoch.shard.0, out);
+    put_varint(epoch.sequence, out);
+}
+
+fn read_epoch(reader: &mut Reader<'_>) -> Result<ConnectionEpoch, DecodeError> {
+    let shard = ShardEpoch(reader.varint()?);
+    Ok(ConnectionEpoch { shard, sequence: reader.varint()? })
+}
+
+impl Origin {
+    fn write(&self, out: &mut Vec<u8>) {
+        put_varint(self.shard.0.into(), out);
+        put_varint(self.session, out);
+        put_varint(self.number, out);
+        put_varint(self.floor, out);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let shard = u16::try_from(reader.varint()?).map_err(|_| DecodeError::Number)?;
+        let (session, number, floor) = (reader.varint()?, reader.varint()?, reader.varint()?);
+        if floor > number {
+            return Err(DecodeError::Number);
+        }
+        Ok(Self { shard: ShardId(shard), session, number, floor })
     }
 }
 
@@ -347,3 +492,6 @@ const DIRECTED: u8 = 3;
 const END_OF_STUB: u8 = 4;
 const BARRIER: u8 = 5;
 const CONTROL: u8 = 6;
+const STORE: u8 = 7;
+const KEPT: u8 = 8;
+const KEPT_RELEASE: u8 = 9;

@@ -26,11 +26,13 @@ mod receiver;
 mod sender;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use batch::{BATCH_BYTES_SOFT, BATCH_FRAMES_SOFT, Batch, BatchWriter, Frames};
 pub use congestion::{Change, Congestion};
-pub use frame::{Forwarded, Frame, LastPublisher};
+pub use frame::{Forwarded, Frame, KeptFor, LastPublisher, Origin};
 pub use lane::{CONTROL, LANES, LaneId, lane_of};
 pub use layout::DecodeError;
 pub use receiver::{Arrival, Receiver};
 pub use sender::{ProtocolError, Sender, Sequence, Window};
+pub use texts::{Texts, TextsWriter};

@@ -8,11 +8,12 @@ use flotilla_mqtt::{
     session::{ClientId, DeliveryOptions},
     topic::TopicFilter,
 };
-use flotilla_state::{ConnectionEpoch, LogIndex, ShardEpoch};
+use flotilla_state::{ConnectionEpoch, LogIndex, ShardEpoch, ShardId};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
-    BATCH_BYTES_SOFT, BATCH_FRAMES_SOFT, Batch, BatchWriter, DecodeError, Forwarded, Frame, LastPublisher,
+    BATCH_BYTES_SOFT, BATCH_FRAMES_SOFT, Batch, BatchWriter, DecodeError, Forwarded, Frame, KeptFor,
+    LastPublisher, Origin, Texts, TextsWriter,
 };
 
 /// What a frame borrows from.
@@ -30,6 +31,8 @@ struct Parts {
     publisher: Option<ClientId>,
     options: DeliveryOptions,
 }
+
+const SOME_TEXTS: &[u8] = b"\x02ab\x01c";
 
 impl Parts {
     fn frame(&self) -> Frame<'_> {
@@ -60,7 +63,43 @@ impl Parts {
                 Frame::EndOfStub { client_id, epoch: ConnectionEpoch { shard, sequence: self.number } }
             }
             4 => Frame::Barrier { id: self.number },
-            _ => Frame::Control { kind: self.small, bytes: &self.payload },
+            5 => Frame::Control { kind: self.small, bytes: &self.payload },
+            6 => Frame::Store { origin: None, retains: self.retain, without: Texts::default(), message },
+            7 => Frame::Store {
+                origin: Some(self.origin()),
+                retains: self.retain,
+                without: Texts::default(),
+                message,
+            },
+            8 => {
+                let without = Texts::read(SOME_TEXTS).expect("they are texts");
+                Frame::Store { origin: None, retains: self.retain, without, message }
+            }
+            9 => Frame::Kept { to: self.kept_for(), options: self.options.clone(), message },
+            _ => Frame::KeptRelease { to: self.kept_for() },
+        }
+    }
+}
+
+impl Parts {
+    fn kept_for(&self) -> KeptFor<'_> {
+        let shard = ShardEpoch(self.small.into());
+        KeptFor {
+            term: self.number,
+            client_id: &self.client_id,
+            epoch: ConnectionEpoch { shard, sequence: self.number / 3 },
+            turn: self.small.into(),
+            sequence: self.number.max(1),
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        let small = u16::from(self.small);
+        Origin {
+            shard: ShardId(small * 257),
+            session: !self.number,
+            number: self.number,
+            floor: self.number / 2,
         }
     }
 }
@@ -82,7 +121,7 @@ fn options() -> impl Strategy<Value = DeliveryOptions> {
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
-    let head = (0..6_u8, any::<u64>(), any::<u8>(), "[a-z\u{E9}]{1,9}", "[a-z/\u{E9}]{1,20}");
+    let head = (0..11_u8, any::<u64>(), any::<u8>(), "[a-z\u{E9}]{1,9}", "[a-z/\u{E9}]{1,20}");
     let tail = (vec(any::<u8>(), 0..20), vec(any::<u8>(), 0..200), any::<bool>());
     let expires_in = option::of(prop_oneof![0..5_u64, 0..1_u64 << 50]);
     let publisher = option::of("[a-z]{1,9}".prop_map(|id| ClientId::new(&id).expect("it is not empty")));
@@ -151,7 +190,7 @@ proptest! {
             bytes[1..5].copy_from_slice(&frames.to_le_bytes());
             let len = u32::try_from(bytes.len() - 9).unwrap();
             bytes[5..9].copy_from_slice(&len.to_le_bytes());
-            bytes[9] %= 8;
+            bytes[9] %= 9;
             decode_and_read(bytes.into());
         }
     }
@@ -184,7 +223,16 @@ fn what_is_refused() {
     check(Bytes::from_static(&[1, 0xFF, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0, 5]), DecodeError::FrameCount);
     check(Bytes::from_static(&[1, 1, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 5]), DecodeError::CutOff);
     check(one(b"\x00"), DecodeError::UnknownKind(0));
-    check(one(b"\x07"), DecodeError::UnknownKind(7));
+    check(one(b"\x0A"), DecodeError::UnknownKind(10));
+    check(one(b"\x08"), DecodeError::CutOff);
+    check(one(b"\x09\x01\x01c\x01\x01\x00\x00"), DecodeError::Number);
+    check(one(b"\x07"), DecodeError::CutOff);
+    check(one(b"\x07\x08\x00\x01t\x00"), DecodeError::Flags(8));
+    check(one(b"\x07\x04\x00\x00\x01t\x00"), DecodeError::CutOff);
+    check(one(b"\x07\x04\x01\x02\x00\x01t\x00"), DecodeError::CutOff);
+    check(one(b"\x07\x01\x80\x80\x04\x01\x01\x01\x00\x01t\x00"), DecodeError::Number);
+    check(one(b"\x07\x01\x01\x01\x01\x02\x00\x01t\x00"), DecodeError::Number);
+    check(one(b"\x07\x00\x00\x01+\x00"), DecodeError::TopicName);
     check(one(b"\x05\x00\x00"), DecodeError::TrailingBytes);
     check(one(b"\x05\x80"), DecodeError::CutOff);
     check(one(b"\x01\x00\x03\x01t\x00"), DecodeError::Flags(3));
@@ -214,9 +262,20 @@ fn the_layout_is_fixed() {
     let mut writer = BatchWriter::new();
     writer.push(&Frame::Publish { stamp: LogIndex(300), message });
     writer.push(&Frame::Barrier { id: 7 });
-    let mut expected = b"\x01\x02\x00\x00\x00".to_vec();
+    let origin = Origin { shard: ShardId(9), session: 300, number: 4, floor: 3 };
+    writer.push(&Frame::Store { origin: Some(origin), retains: true, without: Texts::default(), message });
+    let mut groups = TextsWriter::default();
+    groups.push("$share/g/a/+");
+    writer.push(&Frame::Store { origin: None, retains: false, without: groups.texts(), message });
+    let mut expected = b"\x01\x04\x00\x00\x00".to_vec();
     expected.extend_from_slice(b"\x11\x00\x00\x00\x01\xAC\x02\x1D\x03t/u\xAC\x02\x01p\x02\x01\x01hi");
     expected.extend_from_slice(b"\x02\x00\x00\x00\x05\x07");
+    expected.extend_from_slice(
+        b"\x15\x00\x00\x00\x07\x03\x09\xAC\x02\x04\x03\x1D\x03t/u\xAC\x02\x01p\x02\x01\x01hi",
+    );
+    expected.extend_from_slice(
+        b"\x1E\x00\x00\x00\x07\x04\x0D\x0C$share/g/a/+\x1D\x03t/u\xAC\x02\x01p\x02\x01\x01hi",
+    );
     assert_eq!(writer.size(), expected.len());
     assert_eq!(writer.take().map(|batch| batch.bytes().to_vec()), Some(expected));
     assert_eq!((writer.len(), writer.size()), (0, 0));

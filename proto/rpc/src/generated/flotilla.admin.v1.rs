@@ -105,6 +105,7 @@ pub struct ClientPage {
 pub struct Client {
     #[prost(string, tag = "1")]
     pub client_id: ::prost::alloc::string::String,
+    /// Where it is connected; while it is not, which node leads the shard of its session.
     #[prost(uint64, tag = "2")]
     pub node: u64,
     #[prost(bool, tag = "3")]
@@ -159,11 +160,11 @@ pub struct Route {
 pub struct RouteTarget {
     #[prost(uint64, tag = "1")]
     pub node: u64,
-    /// Only of shared groups: members with and without a connection.
+    /// Only of shared groups: connected members, and how many of them have a session that outlives the connection.
     #[prost(uint32, tag = "2")]
     pub online: u32,
     #[prost(uint32, tag = "3")]
-    pub away: u32,
+    pub kept: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListShardsRequest {}
@@ -182,6 +183,51 @@ pub struct Shard {
     /// The registrar first, then its followers; empty while no core node is up.
     #[prost(uint64, repeated, tag = "3")]
     pub nodes: ::prost::alloc::vec::Vec<u64>,
+    /// Where its replicas shall be; first the node that shall lead.
+    #[prost(uint64, repeated, tag = "4")]
+    pub replicas: ::prost::alloc::vec::Vec<u64>,
+    /// The members of its Raft group, as its leader has said.
+    #[prost(uint64, repeated, tag = "5")]
+    pub members: ::prost::alloc::vec::Vec<u64>,
+    /// Its leader and the term, as far as the node that answers knows; 0: it knows none.
+    #[prost(uint64, tag = "6")]
+    pub leader: u64,
+    #[prost(uint64, tag = "7")]
+    pub term: u64,
+    /// The replica on the node that answers, if it has one.
+    #[prost(message, optional, tag = "8")]
+    pub replica: ::core::option::Option<ShardReplica>,
+    /// That of the leader, as it told last; a few seconds old.
+    #[prost(message, optional, tag = "9")]
+    pub at_leader: ::core::option::Option<ShardReplica>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShardReplica {
+    /// Entries that are committed and not applied here.
+    #[prost(uint64, tag = "1")]
+    pub apply_lag: u64,
+    /// Entries that are here and not known to be committed.
+    #[prost(uint64, tag = "2")]
+    pub commit_lag: u64,
+    /// Bytes of the log that are not cut yet.
+    #[prost(uint64, tag = "3")]
+    pub log_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub sessions: u64,
+    /// Of them, those whose client is connected.
+    #[prost(uint64, tag = "5")]
+    pub attached: u64,
+    #[prost(uint64, tag = "6")]
+    pub queued_messages: u64,
+    #[prost(uint64, tag = "7")]
+    pub queued_bytes: u64,
+    /// Whether it counts for a majority: it has a vote, and no change of the voters is under way. A replica that takes the place of a
+    /// lost one has none until it has caught up.
+    #[prost(bool, tag = "8")]
+    pub votes: bool,
+    /// Sessions of an import that is not complete: they do not serve yet.
+    #[prost(uint64, tag = "9")]
+    pub restoring: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainRequest {}
@@ -240,6 +286,36 @@ pub struct ListBansRequest {}
 pub struct BanPage {
     #[prost(message, repeated, tag = "1")]
     pub bans: ::prost::alloc::vec::Vec<Ban>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportShardRequest {
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupChunk {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
+}
+/// What is kept by now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportProgress {
+    #[prost(uint64, tag = "1")]
+    pub sessions: u64,
+    #[prost(uint64, tag = "2")]
+    pub subscriptions: u64,
+    #[prost(uint64, tag = "3")]
+    pub messages: u64,
+    #[prost(uint64, tag = "4")]
+    pub bans: u64,
+    /// Sessions that are not imported, for their clients have one here.
+    #[prost(uint64, tag = "5")]
+    pub left_out: u64,
+    /// This was all, and the sessions serve.
+    #[prost(bool, tag = "6")]
+    pub complete: bool,
+    #[prost(uint64, tag = "7")]
+    pub retained: u64,
 }
 /// Generated client implementations.
 pub mod admin_client {
@@ -616,6 +692,57 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "ListBans"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The sessions of a shard that the receiving node leads, with all that was acknowledged before: records of a backup, cut
+        /// anywhere.
+        pub async fn export_shard(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportShardRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::BackupChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/flotilla.admin.v1.Admin/ExportShard",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "ExportShard"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Takes the file of a backup, cut anywhere. Its sessions serve when the last answer has come.
+        pub async fn import(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::BackupChunk>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ImportProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/flotilla.admin.v1.Admin/Import",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("flotilla.admin.v1.Admin", "Import"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -714,6 +841,32 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::ListBansRequest>,
         ) -> std::result::Result<tonic::Response<Self::ListBansStream>, tonic::Status>;
+        /// Server streaming response type for the ExportShard method.
+        type ExportShardStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::BackupChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The sessions of a shard that the receiving node leads, with all that was acknowledged before: records of a backup, cut
+        /// anywhere.
+        async fn export_shard(
+            &self,
+            request: tonic::Request<super::ExportShardRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ExportShardStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Import method.
+        type ImportStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ImportProgress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Takes the file of a backup, cut anywhere. Its sessions serve when the last answer has come.
+        async fn import(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::BackupChunk>>,
+        ) -> std::result::Result<tonic::Response<Self::ImportStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AdminServer<T> {
@@ -1314,6 +1467,96 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/flotilla.admin.v1.Admin/ExportShard" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportShardSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::ExportShardRequest>
+                    for ExportShardSvc<T> {
+                        type Response = super::BackupChunk;
+                        type ResponseStream = T::ExportShardStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportShardRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::export_shard(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportShardSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/flotilla.admin.v1.Admin/Import" => {
+                    #[allow(non_camel_case_types)]
+                    struct ImportSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::StreamingService<super::BackupChunk>
+                    for ImportSvc<T> {
+                        type Response = super::ImportProgress;
+                        type ResponseStream = T::ImportStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::BackupChunk>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::import(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ImportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -210,7 +210,7 @@ pub struct SnapshotHead {
     pub vote: ::core::option::Option<Vote>,
     #[prost(message, optional, tag = "2")]
     pub meta: ::core::option::Option<SnapshotMeta>,
-    /// The length of the snapshot file.
+    /// The length of the snapshot file; 0 where it is made as it is sent. It ends with its last record then.
     #[prost(uint64, tag = "3")]
     pub file_bytes: u64,
 }
