@@ -228,6 +228,12 @@ impl PacketId {
         self.0.get()
     }
 
+    /// The identifier that is `by` above this one, at most 65,535.
+    #[must_use]
+    pub(crate) const fn offset(self, by: u16) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+
     /// The next identifier; 1 follows 65,535.
     #[must_use]
     pub const fn next(self) -> Self {

@@ -34,7 +34,10 @@ pub struct SubscriptionOptions {
 
 impl SubscriptionOptions {
     /// Reads the byte that follows a filter. Those of 3.1.1 are a subset: there the upper six bits are reserved.
-    pub(crate) const fn from_bits(bits: u8) -> Result<Self, DecodeError> {
+    ///
+    /// # Errors
+    /// Reserved bits are set, or a QoS or Retain Handling of 3.
+    pub const fn from_bits(bits: u8) -> Result<Self, DecodeError> {
         if bits & 0b1100_0000 != 0 {
             return Err(DecodeError::SubscriptionOptionsReserved);
         }
@@ -50,7 +53,8 @@ impl SubscriptionOptions {
     }
 
     /// The byte that follows a filter.
-    pub(crate) const fn bits(self) -> u8 {
+    #[must_use]
+    pub const fn bits(self) -> u8 {
         self.qos as u8
             | (self.no_local as u8) << 2
             | (self.retain_as_published as u8) << 3

@@ -79,6 +79,19 @@ enum Receipt {
     Stored,
     /// Its PUBREC has been sent, now or on an earlier connection.
     Acknowledged,
+    /// In a kept session, from an earlier connection: it may be stored, and its PUBREC may have been sent. If the client sends
+    /// it again, it is stored again, and whoever has it already knows.
+    Restored,
+    /// In a kept session: PUBREL has come, and those who keep the identifier are to forget it.
+    Releasing,
+}
+
+/// What PUBREL finds in a kept session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Releasable {
+    Now,
+    UnderWay,
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -112,8 +125,11 @@ impl Session {
             inbound.progress = (inbound.first_sequence, now);
         }
         let exactly_once = kind == Kind::ExactlyOnce;
-        if exactly_once && inbound.handle_repeat(id, version, out) {
-            return Ok(Request::Nothing);
+        if exactly_once {
+            inbound.forget_restored(id);
+            if inbound.handle_repeat(id, version, out) {
+                return Ok(Request::Nothing);
+            }
         }
         inbound.check_room(version, self.limits.receive_maximum.get())?;
         let mut refusal = refusal;
@@ -170,10 +186,14 @@ impl Session {
         is_deep.then_some(ReasonCode::TopicNameInvalid)
     }
 
-    pub(super) fn handle_pubrel(&mut self, id: PacketId, out: &mut SendBuffer) {
+    pub(super) fn handle_pubrel(&mut self, id: PacketId, out: &mut SendBuffer) -> Request<'static> {
+        if self.is_kept() {
+            return self.handle_kept_pubrel(id, out);
+        }
         let known = self.inbound.as_mut().is_some_and(|inbound| inbound.release(id));
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         write_ack(PacketType::PubComp, id, reason, self.version, out);
+        Request::Nothing
     }
 }
 
@@ -322,6 +342,11 @@ impl Inbound {
         if self.received[index].state != Receipt::Acknowledged {
             return false;
         }
+        self.remove_received(index, id);
+        true
+    }
+
+    fn remove_received(&mut self, index: usize, id: PacketId) {
         self.received.remove(index);
         if index < self.carried {
             self.carried -= 1;
@@ -333,7 +358,48 @@ impl Inbound {
         if let Some(repeat) = self.unanswered.iter_mut().find(|publish| publish.answers(id)) {
             repeat.kind = Kind::Released;
         }
-        true
+    }
+
+    /// PUBREL in a kept session: its identifier may be forgotten.
+    pub(super) fn begin_release(&mut self, id: PacketId) -> Releasable {
+        let Some(received) = self.received.iter_mut().find(|received| received.id == id) else {
+            return Releasable::Unknown;
+        };
+        match received.state {
+            Receipt::Storing | Receipt::Stored => Releasable::Unknown,
+            Receipt::Releasing => Releasable::UnderWay,
+            Receipt::Acknowledged | Receipt::Restored => {
+                received.state = Receipt::Releasing;
+                Releasable::Now
+            }
+        }
+    }
+
+    /// The identifier has been forgotten by those who keep it; whether it was to be.
+    pub(super) fn finish_release(&mut self, id: PacketId) -> bool {
+        let Some(index) = self.received.iter().position(|received| received.id == id) else { return false };
+        let is_releasing = self.received[index].state == Receipt::Releasing;
+        if is_releasing {
+            self.remove_received(index, id);
+        }
+        is_releasing
+    }
+
+    /// The client sends a message of an earlier connection again, of which it is not known whether it is stored: that begins
+    /// anew.
+    fn forget_restored(&mut self, id: PacketId) {
+        let is_it = |received: &Received| received.id == id && received.state == Receipt::Restored;
+        if let Some(index) = self.received.iter().position(is_it) {
+            self.received.remove(index);
+            self.carried -= 1;
+        }
+    }
+
+    /// The identifier of the QoS 2 message that waits for a ticket of this connection.
+    pub(super) fn packet_id_of(&self, ticket: Ticket, epoch: u32) -> Option<PacketId> {
+        let index = ticket.sequence.wrapping_sub(self.first_sequence) as usize;
+        let publish = self.unanswered.get(index).filter(|_| ticket.epoch == epoch)?;
+        (publish.kind == Kind::ExactlyOnce).then_some(publish.id)
     }
 
     /// When the oldest PUBLISH that is not answered will have waited for `limit`, or before: whether answers have left since
@@ -379,9 +445,19 @@ impl Inbound {
         Self { carried: received.len(), received, ..Self::default() }
     }
 
+    /// What is remembered of the QoS 2 messages of a kept session.
+    pub(super) fn restore_kept(received: impl IntoIterator<Item = (PacketId, bool)>) -> Self {
+        let state = |is_stored| if is_stored { Receipt::Acknowledged } else { Receipt::Restored };
+        let received: VecDeque<_> =
+            received.into_iter().map(|(id, is_stored)| Received { id, state: state(is_stored) }).collect();
+        Self { carried: received.len(), received, ..Self::default() }
+    }
+
     /// QoS 2 messages that are stored and not released, oldest first, and whether their PUBREC has been sent.
     pub(super) fn stored(&self) -> impl Iterator<Item = (PacketId, bool)> {
-        let stored = self.received.iter().filter(|received| received.state != Receipt::Storing);
+        let is_stored =
+            |received: &&Received| !matches!(received.state, Receipt::Storing | Receipt::Restored);
+        let stored = self.received.iter().filter(is_stored);
         stored.map(|received| (received.id, received.state == Receipt::Acknowledged))
     }
 

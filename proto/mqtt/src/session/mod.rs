@@ -12,7 +12,8 @@
 //! 4. [`Session::disconnect`] ends the connection. The session stays until it says that it has ended, or
 //!    [`Session::end`] is called.
 //!
-//! Between connections a session can move to another node: [`Session::export`] there, [`Session::import`] here.
+//! Between connections a session can move to another node: [`Session::export`] there, [`Session::import`] here. A session that
+//! must survive its node is kept by others ([`Session::kept`]).
 //!
 //! Invariants, checked after each change in debug builds: packet identifiers in flight are unique; no more is in flight
 //! on a connection than the client's Receive Maximum; the queue is within its bounds and its bytes are counted right;
@@ -28,6 +29,7 @@ mod delivery;
 mod error;
 mod handshake;
 mod inbound;
+mod kept;
 mod lifetime;
 mod limits;
 mod outbound;
@@ -42,6 +44,7 @@ pub use client_id::ClientId;
 pub use delivery::{Delivered, DeliveryOptions, DropReason, QueueReport};
 pub use error::SessionError;
 pub use handshake::{Accepted, AuthStep, Authenticator, Handshake, HandshakeStep, Refusal};
+pub use kept::{KeptMessage, KeptReport, Sequence};
 pub use lifetime::{Cause, Due, Ending, SessionExpiry, Will};
 pub use limits::{Limits, QueueFull};
 pub use request::{Incoming, IncomingTopic, Request, Ticket};
@@ -66,6 +69,7 @@ use crate::{
 use alias::OutgoingAliases;
 use connection::{Authentication, Connection};
 use inbound::Inbound;
+use kept::Kept;
 use outbound::Outbound;
 use subscriptions::Subscriptions;
 
@@ -84,6 +88,8 @@ pub struct Session {
     subscriptions: Subscriptions,
     inbound: Option<Box<Inbound>>,
     outbound: Option<Box<Outbound>>,
+    /// Set if others keep what must survive this node.
+    kept: Option<Box<Kept>>,
     /// Counts connections, so that tickets of old ones are known.
     epoch: u32,
 }
@@ -129,6 +135,7 @@ impl Session {
             subscriptions: Subscriptions::default(),
             inbound: None,
             outbound: None,
+            kept: None,
             epoch: 0,
         }
     }
@@ -231,10 +238,7 @@ impl Session {
             Packet::PubAck(ref ack) | Packet::PubRec(ref ack) | Packet::PubComp(ref ack) => {
                 self.handle_ack(now, packet.packet_type(), ack, out).map(|()| Request::Nothing)
             }
-            Packet::PubRel(ack) => {
-                self.handle_pubrel(ack.id, out);
-                Ok(Request::Nothing)
-            }
+            Packet::PubRel(ack) => Ok(self.handle_pubrel(ack.id, out)),
             Packet::Subscribe(subscribe) => {
                 self.check_answer_len(subscribe.filters.len())?;
                 Ok(Request::Subscribe(subscribe))

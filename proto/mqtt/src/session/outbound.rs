@@ -41,6 +41,11 @@ impl Outbound {
         Self { window, queue: Queue::default(), report: QueueReport::default() }
     }
 
+    /// That of a session that others keep, or of another one.
+    fn of(is_kept: bool, limits: &Limits, receive_maximum: NonZeroU16) -> Self {
+        if is_kept { Self::kept(limits, receive_maximum) } else { Self::new(limits, receive_maximum) }
+    }
+
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(&self) -> bool {
         self.window.is_empty() && self.queue.is_empty() && self.report == QueueReport::default()
@@ -102,12 +107,13 @@ impl Session {
         qos: QoS,
         out: &mut SendBuffer,
     ) -> Delivered {
+        let is_resumable = self.is_resumable();
         let Link::Connected(connection) = &mut self.link else {
             return self.enqueue(now, transit, options, qos);
         };
-        let outbound = self
-            .outbound
-            .get_or_insert_with(|| Box::new(Outbound::new(&self.limits, connection.receive_maximum)));
+        let outbound = self.outbound.get_or_insert_with(|| {
+            Box::new(Outbound::of(self.kept.is_some(), &self.limits, connection.receive_maximum))
+        });
         let room = connection.live && outbound.queue.is_empty() && out.len() < self.limits.output_buffer_max;
         let Some(id) = room.then(|| outbound.window.vacancy()).flatten() else {
             return self.enqueue(now, transit, options, qos);
@@ -115,7 +121,7 @@ impl Session {
         if let Err(TooLarge) = connection.send(now, transit, options, delivery(qos, id, false), out) {
             return Delivered::Dropped(DropReason::TooLarge);
         }
-        let held = must_hold(self.expiry, options).then(|| hold(transit, options, qos));
+        let held = must_hold(is_resumable, options).then(|| hold(transit, options, qos));
         outbound.window.push(qos, held);
         Delivered::Sent
     }
@@ -128,8 +134,9 @@ impl Session {
         qos: QoS,
     ) -> Delivered {
         let receive_maximum = self.link.receive_maximum();
-        let outbound =
-            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
+        let outbound = self.outbound.get_or_insert_with(|| {
+            Box::new(Outbound::of(self.kept.is_some(), &self.limits, receive_maximum))
+        });
         match outbound.queue.make_room(now, transit.size(), &self.limits, &mut outbound.report.expired) {
             Err(reason) => Delivered::Dropped(reason),
             Ok(displaced) => {
@@ -139,14 +146,24 @@ impl Session {
         }
     }
 
+    /// Whether the session goes on here with its client's next connection. One that others keep begins anew.
+    fn is_resumable(&self) -> bool {
+        self.expiry != SessionExpiry::AtDisconnect && self.kept.is_none()
+    }
+
     /// Sends what the connection has not seen of the window, then from the queue, as far as window and send buffer
     /// allow; call it when the send buffer has drained.
     pub fn pump(&mut self, now: Timestamp, out: &mut SendBuffer) {
+        let is_resumable = self.is_resumable();
         let (Link::Connected(connection), Some(outbound)) = (&mut self.link, &mut self.outbound) else {
             return;
         };
-        if connection.live && outbound.resend(now, connection, out, self.limits.output_buffer_max) {
-            outbound.send_queued(now, connection, out, self.limits.output_buffer_max, self.expiry);
+        let output_buffer_max = self.limits.output_buffer_max;
+        if connection.live && outbound.resend(now, connection, out, output_buffer_max) {
+            if let Some(kept) = &mut self.kept {
+                kept.send_waiting(now, connection, outbound, out, output_buffer_max);
+            }
+            outbound.send_queued(now, connection, out, output_buffer_max, is_resumable);
         }
         self.check_invariants();
     }
@@ -161,8 +178,9 @@ impl Session {
     ) -> Result<(), SessionError> {
         let id = ack.id;
         let receive_maximum = self.link.receive_maximum();
-        let outbound =
-            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
+        let outbound = self.outbound.get_or_insert_with(|| {
+            Box::new(Outbound::of(self.kept.is_some(), &self.limits, receive_maximum))
+        });
         let Some(index) = outbound.window.position(id) else {
             outbound.report.unknown_acks = outbound.report.unknown_acks.saturating_add(1);
             if packet == PacketType::PubRec && !ack.reason.is_error() {
@@ -172,6 +190,13 @@ impl Session {
             return Ok(());
         };
         match (packet, outbound.window.stage(index)) {
+            (PacketType::PubRec, Stage::Releasing) if !ack.reason.is_error() => return Ok(()),
+            (PacketType::PubRec, Stage::Published { exactly_once: true, .. })
+                if !ack.reason.is_error() && outbound.window.kept(index).is_some() =>
+            {
+                self.begin_release(index);
+                return Ok(());
+            }
             (PacketType::PubRec, Stage::Published { exactly_once: true, .. } | Stage::Released)
                 if !ack.reason.is_error() =>
             {
@@ -181,13 +206,17 @@ impl Session {
                 return Ok(());
             }
             (PacketType::PubAck, Stage::Published { exactly_once: false, .. })
-            | (PacketType::PubRec, Stage::Published { exactly_once: true, .. } | Stage::Released)
+            | (
+                PacketType::PubRec,
+                Stage::Published { exactly_once: true, .. } | Stage::Releasing | Stage::Released,
+            )
             | (PacketType::PubComp, Stage::Released) => {}
             _ => return Err(SessionError::UnexpectedAck { packet, id }),
         }
-        outbound.window.remove(index);
+        let done = outbound.window.remove(index).and_then(|entry| entry.kept);
         outbound.report.acked += 1;
-        if !outbound.queue.is_empty() || outbound.window.next_unsent().is_some() {
+        let has_more = !outbound.queue.is_empty() || outbound.window.next_unsent().is_some();
+        if self.note_done(done) || has_more {
             self.pump(now, out);
         }
         Ok(())
@@ -232,6 +261,7 @@ impl Outbound {
                     write_ack(PacketType::PubRel, entry.id, ReasonCode::Success, connection.version, out);
                     self.window.mark_sent();
                 }
+                Stage::Releasing => self.window.mark_sent(), // Its PUBREL is written when it is due.
                 Stage::Published { .. } if !quota => return false,
                 Stage::Published { held, exactly_once } => {
                     let (id, exactly_once) = (entry.id, *exactly_once);
@@ -264,7 +294,7 @@ impl Outbound {
         connection: &mut Connection,
         out: &mut SendBuffer,
         output_buffer_max: usize,
-        expiry: SessionExpiry,
+        is_resumable: bool,
     ) {
         while let Some(next) = self.queue.front() {
             if next.message.is_expired(now) {
@@ -291,17 +321,17 @@ impl Outbound {
             }
             self.report.sent[qos as usize] += 1;
             if qos != QoS::AtMostOnce {
-                let keep = must_hold(expiry, &held.options);
+                let keep = must_hold(is_resumable, &held.options);
                 self.window.push(qos, keep.then_some(held));
             }
         }
     }
 }
 
-/// Whether a message in flight may be needed again: the session can outlive its connection, or the message would go to
-/// another member of the group.
-fn must_hold(expiry: SessionExpiry, options: &DeliveryOptions) -> bool {
-    expiry != SessionExpiry::AtDisconnect || options.shared.is_some()
+/// Whether a message in flight may be needed again: the session goes on here with another connection, or the message would go
+/// to another member of the group.
+fn must_hold(is_resumable: bool, options: &DeliveryOptions) -> bool {
+    is_resumable || options.shared.is_some()
 }
 
 fn hold(transit: &Transit<'_>, options: &DeliveryOptions, qos: QoS) -> Held {

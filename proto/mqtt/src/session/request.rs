@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::Cause;
 use crate::{
-    ReasonCode,
+    PacketId, ReasonCode,
     packet::{Auth, Publish, Subscribe, Unsubscribe},
 };
 
@@ -25,6 +25,9 @@ pub enum Request<'a> {
     /// Call [`Session::unsubscribe`](super::Session::unsubscribe) for each filter, then
     /// [`Session::handle_unsubscribed`](super::Session::handle_unsubscribed).
     Unsubscribe(Unsubscribe<'a>),
+    /// In a kept session, PUBREL: have those who keep the identifier forget it, then call
+    /// [`Session::handle_release_kept`](super::Session::handle_release_kept).
+    Release(PacketId),
     /// The client said goodbye: call [`Session::disconnect`](super::Session::disconnect) with this cause and close.
     Disconnect(Cause),
     /// Re-authentication (5.0, section 4.12.1): hand it to the authenticator, then call

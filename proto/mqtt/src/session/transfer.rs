@@ -250,7 +250,7 @@ impl<'a> Exporter<'a> {
         let (stage, held) = match stage {
             Stage::Published { exactly_once: false, held } => (WireStage::AtLeastOnce, held.as_ref()),
             Stage::Published { exactly_once: true, held } => (WireStage::ExactlyOnce, held.as_ref()),
-            Stage::Released => (WireStage::Released, None),
+            Stage::Releasing | Stage::Released => (WireStage::Released, None),
         };
         WireInFlight { id: id.value().into(), stage: stage.into(), held: held.map(|held| self.held(held)) }
     }
@@ -319,6 +319,7 @@ impl WireSession {
             subscriptions: import_subscriptions(self.subscriptions)?,
             inbound: (!inbound.is_idle()).then(|| Box::new(inbound)),
             outbound: (!outbound.is_idle()).then(|| Box::new(outbound)),
+            kept: None,
             epoch: self.epoch,
         };
         session.check_invariants();

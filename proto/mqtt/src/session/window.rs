@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, num::NonZeroU16};
 
-use super::delivery::Held;
+use super::{delivery::Held, kept::Sequence};
 use crate::{PacketId, QoS};
 
 /// QoS 1 and 2 messages that were sent and whose delivery is not complete, in the order in which they were sent.
@@ -18,6 +18,8 @@ pub(super) struct Window {
     quota: u16,
     /// Entries before this one have been sent on this connection; the others wait for [`Window::next_unsent`].
     unsent_from: usize,
+    /// The identifiers that are given in turn begin here. Those before are given by [`Window::push_kept`].
+    first_id: PacketId,
     next_id: PacketId,
     /// How many identifiers from `next_id` on are known not to be in use.
     free_run: u16,
@@ -28,6 +30,8 @@ pub(super) struct Window {
 pub(super) struct InFlight {
     pub(super) id: PacketId,
     pub(super) stage: Stage,
+    /// Its number, if others keep it for the session.
+    pub(super) kept: Option<Sequence>,
     /// Whether it was sent on this connection.
     sent: bool,
     /// Whether it holds a part of the quota: a PUBLISH of this connection does, a PUBREL alone does not (section 4.9).
@@ -37,8 +41,10 @@ pub(super) struct InFlight {
 /// How far the delivery of a message is.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// PUBLISH was sent. Without `held` it cannot be sent again: the session ends with the connection.
+    /// PUBLISH was sent. Without `held` it is not sent again: nothing of the session is here after the connection.
     Published { exactly_once: bool, held: Option<Held> },
+    /// QoS 2 of a message that others keep: PUBREC has come, and PUBREL waits until they have noted that.
+    Releasing,
     /// QoS 2: PUBREC has come, PUBREL was sent; the message itself is the client's now.
     Released,
 }
@@ -50,9 +56,17 @@ impl Window {
             max_inflight,
             quota: receive_maximum.get(),
             unsent_from: 0,
+            first_id: PacketId::MIN,
             next_id: PacketId::MIN,
             free_run: u16::MAX,
         }
+    }
+
+    /// A window that is shared with messages whose identifiers follow from their numbers.
+    pub(super) fn with_kept(max_inflight: NonZeroU16, receive_maximum: NonZeroU16) -> Self {
+        let first = Sequence::TRANSIENT_IDS_FROM;
+        let free_run = u16::MAX - first.value() + 1;
+        Self { first_id: first, next_id: first, free_run, ..Self::new(max_inflight, receive_maximum) }
     }
 
     /// The window of a session between two connections, with what is in flight since earlier ones, oldest first, each
@@ -62,10 +76,10 @@ impl Window {
         entries: impl IntoIterator<Item = (PacketId, Stage)>,
         next_id: PacketId,
     ) -> Self {
-        let in_flight = |(id, stage)| InFlight { id, stage, sent: false, counted: false };
+        let in_flight = |(id, stage)| InFlight { id, stage, kept: None, sent: false, counted: false };
         let entries = entries.into_iter().map(in_flight).collect();
-        let quota = NonZeroU16::MIN.get(); // The next connection brings its own.
-        Self { entries, max_inflight, quota, unsent_from: 0, next_id, free_run: 0 }
+        let quota = NonZeroU16::MIN; // The next connection brings its own.
+        Self { entries, next_id, free_run: 0, ..Self::new(max_inflight, quota) }
     }
 
     /// What is in flight, in the order in which it was sent.
@@ -90,8 +104,7 @@ impl Window {
 
     /// The identifier for another message, if it may be sent now.
     pub(super) fn vacancy(&mut self) -> Option<PacketId> {
-        let is_full = self.entries.len() >= usize::from(self.max_inflight.get());
-        if self.quota == 0 || is_full || self.unsent_from < self.entries.len() {
+        if !self.has_room() {
             return None;
         }
         if self.free_run == 0 {
@@ -100,22 +113,44 @@ impl Window {
         Some(self.next_id)
     }
 
+    /// Whether another message may be sent now.
+    fn has_room(&self) -> bool {
+        let is_full = self.entries.len() >= usize::from(self.max_inflight.get());
+        self.quota > 0 && !is_full && self.unsent_from >= self.entries.len()
+    }
+
+    /// Whether the kept message `sequence` may be sent now: also, whether the one that had its identifier before it is done.
+    pub(super) fn has_room_for(&self, sequence: Sequence) -> bool {
+        self.has_room() && self.is_id_free(sequence)
+    }
+
+    /// Kept messages are in flight in their order, so that the first of them is the oldest.
+    pub(super) fn is_id_free(&self, sequence: Sequence) -> bool {
+        let oldest = self.entries.iter().find_map(|entry| entry.kept);
+        oldest.is_none_or(|oldest| sequence.shares_no_id_since(oldest))
+    }
+
     /// Moves `next_id` to identifiers that are not in use; `None`: all are.
     ///
     /// Costs one look at each entry for each gap between them, so next to nothing per message.
     fn find_free_run(&mut self) -> Option<()> {
         for _ in 0..=self.entries.len() {
             let next = self.next_id.value();
-            let distance = |entry: &InFlight| distance(next, entry.id.value());
-            match self.entries.iter().map(distance).min() {
-                Some(0) => self.next_id = self.next_id.next(),
+            let in_turn = self.entries.iter().filter(|entry| entry.kept.is_none());
+            let first = self.first_id.value();
+            match in_turn.map(|entry| distance(first, next, entry.id.value())).min() {
+                Some(0) => self.next_id = self.id_after(self.next_id),
                 nearest => {
-                    self.free_run = nearest.unwrap_or(u16::MAX);
+                    self.free_run = nearest.unwrap_or(u16::MAX - first + 1);
                     return Some(());
                 }
             }
         }
         None
+    }
+
+    fn id_after(&self, id: PacketId) -> PacketId {
+        id.next().max(self.first_id)
     }
 
     /// Puts the message in flight that was sent with the identifier of [`Window::vacancy`].
@@ -124,13 +159,23 @@ impl Window {
             self.entries.len() < usize::from(self.max_inflight.get()),
             "no more than may be in flight"
         );
-        let exactly_once = qos == QoS::ExactlyOnce;
-        let stage = Stage::Published { exactly_once, held };
-        self.entries.push_back(InFlight { id: self.next_id, stage, sent: true, counted: true });
-        self.unsent_from = self.entries.len();
-        self.quota -= 1;
-        self.next_id = self.next_id.next();
+        let stage = Stage::Published { exactly_once: qos == QoS::ExactlyOnce, held };
+        self.put(self.next_id, stage, None);
+        self.next_id = self.id_after(self.next_id);
         self.free_run -= 1;
+    }
+
+    /// Puts a kept message in flight that was sent, or whose PUBREL was, for which there is room.
+    pub(super) fn push_kept(&mut self, sequence: Sequence, stage: Stage) {
+        debug_assert!(self.is_id_free(sequence), "an identifier is in flight once [MQTT-2.2.1-4]");
+        self.put(sequence.packet_id(), stage, Some(sequence));
+    }
+
+    fn put(&mut self, id: PacketId, stage: Stage, kept: Option<Sequence>) {
+        let counted = matches!(stage, Stage::Published { .. });
+        self.quota -= u16::from(counted);
+        self.entries.push_back(InFlight { id, stage, kept, sent: true, counted });
+        self.unsent_from = self.entries.len();
     }
 
     /// The next entry to send again on this connection, with its place.
@@ -161,7 +206,7 @@ impl Window {
     pub(super) fn position(&self, id: PacketId) -> Option<usize> {
         let front = self.entries.front()?;
         // Where it is as long as nothing before it was acknowledged out of turn.
-        let likely = usize::from(distance(front.id.value(), id.value()));
+        let likely = usize::from(distance(PacketId::MIN.value(), front.id.value(), id.value()));
         if self.entries.get(likely).is_some_and(|entry| entry.id == id) {
             return Some(likely);
         }
@@ -171,6 +216,21 @@ impl Window {
     /// How far the message at this place is.
     pub(super) fn stage(&self, index: usize) -> &Stage {
         &self.entries[index].stage
+    }
+
+    /// How far the kept message is, with its place.
+    pub(super) fn position_of(&self, sequence: Sequence) -> Option<usize> {
+        self.position(sequence.packet_id()).filter(|index| self.entries[*index].kept == Some(sequence))
+    }
+
+    /// The number of the message at this place, if others keep it.
+    pub(super) fn kept(&self, index: usize) -> Option<Sequence> {
+        self.entries[index].kept
+    }
+
+    /// PUBREC of a kept message: the message is the client's, and those who keep it are told first.
+    pub(super) fn begin_release(&mut self, index: usize) {
+        self.entries[index].stage = Stage::Releasing;
     }
 
     /// PUBREC: the message is the client's, and its PUBREL is sent.
@@ -222,7 +282,7 @@ impl Window {
             assert!(*word & bit == 0, "identifier {} is in flight once", entry.id);
             *word |= bit;
         }
-        let next = std::iter::successors(Some(self.next_id), |id| Some(id.next()));
+        let next = std::iter::successors(Some(self.next_id), |id| Some(self.id_after(*id)));
         for id in next.take(usize::from(self.free_run).min(256)) {
             let is_free = in_use[usize::from(id.value() >> 6)] & 1 << (id.value() & 63) == 0;
             assert!(is_free, "identifier {id} is not in flight");
@@ -237,7 +297,7 @@ impl Window {
     }
 }
 
-/// How many identifiers `to` is after `from`; 1 follows 65,535.
-fn distance(from: u16, to: u16) -> u16 {
-    if to >= from { to - from } else { u16::MAX - from + to }
+/// How many identifiers `to` is after `from`; `first` follows 65,535.
+fn distance(first: u16, from: u16, to: u16) -> u16 {
+    if to >= from { to - from } else { (u16::MAX - from + to).saturating_sub(first - 1) }
 }

@@ -2,6 +2,7 @@
 
 mod handshake;
 mod inbound;
+mod kept;
 mod lifetime;
 mod model;
 mod outbound;
