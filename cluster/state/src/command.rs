@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::{
-    DecodeError, Fingerprint, Member, NodeId, Role,
+    DecodeError, Fingerprint, Member, NodeId, Role, ShardChange, ShardId,
     wire::{self, Versioned},
 };
 
@@ -70,6 +70,32 @@ pub enum Command {
         /// At most [`limits::CHANGES_MAX`](crate::limits::CHANGES_MAX) changes.
         changes: Vec<RouteChange>,
     },
+    /// There are enough nodes for the shards: the groups of those that have none begin.
+    FoundShards,
+    /// The leader of a shard's group tells what has changed.
+    Shard {
+        /// The shard.
+        shard: ShardId,
+        /// The leader's term: what a leader before it says from now on is refused.
+        term: u64,
+        /// What it tells.
+        change: ShardChange,
+    },
+    /// A member is about to leave for good: its replicas shall be elsewhere.
+    Evacuate {
+        /// The member.
+        member: Member,
+    },
+    /// An operator goes on with one node after the others were lost for good: it is the only one from now on, in a cluster with another
+    /// identifier, so that none of the others comes back. Not proposed, but written into the log of that node.
+    Recover {
+        /// The new identifier.
+        cluster_id: u128,
+        /// The core node that is left.
+        survivor: NodeId,
+        /// The shards that it has a replica of, ascending. The others begin anew, with nothing.
+        shards: Vec<ShardId>,
+    },
     /// An operator changes a [setting](crate::Settings).
     SetSetting {
         /// Its key: parts with slashes between them.
@@ -103,10 +129,10 @@ pub enum RouteChange {
     SetGroup {
         /// `$share/<group>/<filter>` or `$queue/<filter>`.
         filter: Box<str>,
-        /// How many are connected.
+        /// How many are connected, and have a session that ends with the connection.
         online: u32,
-        /// How many are not, and keep their session.
-        away: u32,
+        /// How many are connected, and have a session that a shard keeps.
+        kept: u32,
     },
 }
 
@@ -195,8 +221,30 @@ mod tests {
             node().prop_map(|node| Command::Remove { node }),
             (member(), prop::collection::vec(change(), 0..5))
                 .prop_map(|(member, changes)| Command::Routes { member, changes }),
+            Just(Command::FoundShards),
+            member().prop_map(|member| Command::Evacuate { member }),
+            (any::<u128>(), node(), prop::collection::vec(any::<u16>(), 0..4)).prop_map(
+                |(cluster_id, survivor, shards)| Command::Recover {
+                    cluster_id,
+                    survivor,
+                    shards: shards.into_iter().map(ShardId).collect()
+                }
+            ),
+            (any::<u16>(), any::<u64>(), shard_change()).prop_map(|(shard, term, change)| Command::Shard {
+                shard: ShardId(shard),
+                term,
+                change
+            }),
             (text(), prop::option::of(prop::collection::vec(any::<u8>(), 0..5)))
                 .prop_map(|(key, value)| Command::SetSetting { key, value: value.map(Bytes::from) }),
+        ]
+    }
+
+    fn shard_change() -> impl Strategy<Value = ShardChange> {
+        prop_oneof![
+            prop::collection::vec(node(), 0..4).prop_map(ShardChange::Members),
+            (any::<u64>(), prop::collection::vec(change(), 0..5))
+                .prop_map(|(number, changes)| ShardChange::Routes { number, changes }),
         ]
     }
 
@@ -207,10 +255,10 @@ mod tests {
             fingerprint().prop_map(RouteChange::RemoveExact),
             text().prop_map(RouteChange::AddWildcard),
             text().prop_map(RouteChange::RemoveWildcard),
-            (text(), any::<u32>(), any::<u32>()).prop_map(|(filter, online, away)| RouteChange::SetGroup {
+            (text(), any::<u32>(), any::<u32>()).prop_map(|(filter, online, kept)| RouteChange::SetGroup {
                 filter,
                 online,
-                away
+                kept
             }),
         ]
     }

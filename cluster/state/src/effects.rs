@@ -72,6 +72,9 @@ pub enum Invalid {
     /// See [`limits::CHANGES_MAX`](crate::limits::CHANGES_MAX).
     #[error("there are too many changes")]
     Changes,
+    /// Empty, not in order, or more than [`limits::SHARD_MEMBERS_MAX`](crate::limits::SHARD_MEMBERS_MAX).
+    #[error("not the members of a shard")]
+    Members,
     /// Not a topic filter with wildcards and without a share prefix.
     #[error("not a topic filter with wildcards")]
     Wildcard,
@@ -91,7 +94,7 @@ pub enum Invalid {
 /// entries behind its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// There is a cluster now.
+    /// There is a cluster now, or it has another identifier.
     Created,
     /// A life of a node begins; its status is [`Joining`](Status::Joining).
     MemberJoined(Member),
@@ -103,6 +106,17 @@ pub enum Event {
     StatusChanged(Member, Status),
     /// Other nodes hold the shard, or hold it in another order; a new registrar if the epoch is that of this entry.
     Placed(ShardId),
+    /// The replicas of the shard shall be on other nodes, its group begins, or it has other members.
+    ShardChanged(ShardId),
+    /// The sessions of the shard get other messages than before. As [`Event::RoutesChanged`].
+    ShardRoutesChanged {
+        /// The shard.
+        shard: ShardId,
+        /// The topics that it now gets and did not get, or the other way around.
+        exact: Vec<Fingerprint>,
+        /// Whether filters with wildcards have changed: any topic may be affected.
+        wildcard: bool,
+    },
     /// A member gets other messages than before.
     RoutesChanged {
         /// The member.
@@ -163,6 +177,7 @@ mod tests {
             Invalid::ClientAddresses,
             Invalid::Version,
             Invalid::Changes,
+            Invalid::Members,
             Invalid::Wildcard,
             Invalid::Group,
             Invalid::SettingKey,

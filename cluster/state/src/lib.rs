@@ -4,7 +4,7 @@
 //! [`apply`](ClusterState::apply), and [`Effects`] come out. It holds
 //!
 //! * the nodes, with their status and the incarnation of their present life;
-//! * which nodes hold which shard ([`Placement`]);
+//! * which nodes hold which shard ([`Placement`]), where its replicas are, and which topics its sessions want ([`Shards`]);
 //! * [`Routes`]: who wants messages of which topics, per node and never per client;
 //! * [`Settings`]: what an operator changes at run time, such as [bans](Banned).
 //!
@@ -24,6 +24,7 @@ mod placement;
 mod ring;
 mod routes;
 mod settings;
+mod shards;
 mod snapshot;
 mod state;
 mod wire;
@@ -39,5 +40,6 @@ pub use settings::{
     Settings,
     ban::{Ban, BanError, BanKind, Banned, PREFIX as BANS},
 };
+pub use shards::{Shard, ShardChange, Shards};
 pub use snapshot::{CHUNK_BYTES_MAX, Snapshot, SnapshotError, SnapshotReader};
 pub use state::ClusterState;

@@ -16,6 +16,8 @@ pub const CLIENT_ADDRESSES_MAX: usize = 32;
 pub const VERSION_BYTES_MAX: usize = 128;
 /// How many changes one [`Command::Routes`](crate::Command::Routes) may carry.
 pub const CHANGES_MAX: usize = 4096;
+/// How many members the group of a shard may have: while replicas move there are more than shall remain.
+pub const SHARD_MEMBERS_MAX: usize = 2 * REPLICAS_MAX as usize;
 /// How many bytes a topic filter may have, with its share prefix.
 pub const FILTER_BYTES_MAX: usize = 65_535;
 /// How many settings there may be.

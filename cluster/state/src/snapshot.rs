@@ -2,7 +2,7 @@
 //!
 //! The chunks are, in this order: the header with the cluster, nodes, placements, sets of nodes, exact routes in the order
 //! of their fingerprints (each with the number of its set), wildcard routes and groups in the order of their texts, settings
-//! in the order of their keys, and the end with the number and the checksum of all chunks before it. Equal states have equal
+//! in the order of their keys, the shards with the nodes that shall hold them, their routes as those of the nodes, and the end with the number and the checksum of all chunks before it. Equal states have equal
 //! bytes.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,7 +12,7 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
-    Cluster, ClusterState, DecodeError, LogIndex, Node, NodeId, Placement, Settings,
+    Cluster, ClusterState, DecodeError, LogIndex, Node, NodeId, Placement, Settings, Shard, Shards,
     routes::{RoutesBuilder, RoutesCopy},
     settings::wire::Setting,
     wire::{self, Versioned},
@@ -60,8 +60,8 @@ impl ClusterState {
         let placements: Vec<wire::Placement> = self.placements.iter().map(Into::into).collect();
         let nodes = nodes.into_iter().map(Item::Node);
         let placements = placements.into_iter().map(Item::Placement);
-        let items = nodes.chain(placements).chain(route_items(self.routes.copy()));
-        let items = items.chain(setting_items(self.settings.clone()));
+        let items = nodes.chain(placements).chain(route_items(self.routes.copy()).map(Item::Route));
+        let items = items.chain(setting_items(self.settings.clone())).chain(shard_items(&self.shards));
         Snapshot {
             header: Some(header),
             items: Box::new(items),
@@ -109,11 +109,19 @@ const _: () = {
 enum Item {
     Node(wire::Node),
     Placement(wire::Placement),
+    Route(RouteItem),
+    Setting(Setting),
+    Shard(wire::Shard),
+    Holder(NodeId),
+    ShardRoute(RouteItem),
+}
+
+/// A part of a table of routes.
+enum RouteItem {
     Set(wire::NodeSet),
     Exact { fingerprint: u64, set: u32 },
     Wildcard(wire::WildcardRoute),
     Group(wire::GroupRoute),
-    Setting(Setting),
 }
 
 impl Iterator for Snapshot {
@@ -159,11 +167,10 @@ impl Item {
         match self {
             Self::Node(node) => ITEM_OVERHEAD + node.encoded_len(),
             Self::Placement(placement) => ITEM_OVERHEAD + placement.encoded_len(),
-            Self::Set(set) => ITEM_OVERHEAD + set.encoded_len(),
-            Self::Exact { set, .. } => size_of::<u64>() + prost::length_delimiter_len(*set as usize),
-            Self::Wildcard(route) => ITEM_OVERHEAD + route.encoded_len(),
-            Self::Group(route) => ITEM_OVERHEAD + route.encoded_len(),
+            Self::Route(route) | Self::ShardRoute(route) => route.bytes_max(),
             Self::Setting(setting) => ITEM_OVERHEAD + setting.encoded_len(),
+            Self::Shard(shard) => ITEM_OVERHEAD + shard.encoded_len(),
+            Self::Holder(_) => size_of::<u64>(),
         }
     }
 
@@ -171,31 +178,64 @@ impl Item {
         match self {
             Self::Node(node) => chunk.nodes.push(node),
             Self::Placement(placement) => chunk.placements.push(placement),
-            Self::Set(set) => chunk.sets.push(set),
-            Self::Exact { fingerprint, set } => {
+            Self::Route(RouteItem::Set(set)) => chunk.sets.push(set),
+            Self::Route(RouteItem::Exact { fingerprint, set }) => {
                 chunk.fingerprints.push(fingerprint);
                 chunk.fingerprint_sets.push(set);
             }
-            Self::Wildcard(route) => chunk.wildcards.push(route),
-            Self::Group(route) => chunk.groups.push(route),
+            Self::Route(RouteItem::Wildcard(route)) => chunk.wildcards.push(route),
+            Self::Route(RouteItem::Group(route)) => chunk.groups.push(route),
             Self::Setting(setting) => {
-                chunk.version = wire::VERSION_WITH_SETTINGS;
+                chunk.version = chunk.version.max(wire::VERSION_WITH_SETTINGS);
                 chunk.settings.push(setting);
             }
+            Self::Shard(_) | Self::Holder(_) | Self::ShardRoute(_) => self.put_shards_into(chunk),
+        }
+    }
+
+    fn put_shards_into(self, chunk: &mut wire::SnapshotChunk) {
+        chunk.version = wire::VERSION_WITH_SHARDS;
+        match self {
+            Self::Shard(shard) => chunk.shards.push(shard),
+            Self::Holder(node) => chunk.holders.push(node.0),
+            Self::ShardRoute(route) => {
+                let routes = chunk.shard_routes.get_or_insert_default();
+                match route {
+                    RouteItem::Set(set) => routes.sets.push(set),
+                    RouteItem::Exact { fingerprint, set } => {
+                        routes.fingerprints.push(fingerprint);
+                        routes.fingerprint_sets.push(set);
+                    }
+                    RouteItem::Wildcard(route) => routes.wildcards.push(route),
+                    RouteItem::Group(_) => unreachable!("shards have no groups"),
+                }
+            }
+            _ => unreachable!("it has nothing to do with shards"),
         }
     }
 }
 
-fn route_items(copy: RoutesCopy) -> impl Iterator<Item = Item> + Send {
+impl RouteItem {
+    fn bytes_max(&self) -> usize {
+        match self {
+            Self::Set(set) => ITEM_OVERHEAD + set.encoded_len(),
+            Self::Exact { set, .. } => size_of::<u64>() + prost::length_delimiter_len(*set as usize),
+            Self::Wildcard(route) => ITEM_OVERHEAD + route.encoded_len(),
+            Self::Group(route) => ITEM_OVERHEAD + route.encoded_len(),
+        }
+    }
+}
+
+fn route_items(copy: RoutesCopy) -> impl Iterator<Item = RouteItem> + Send {
     let RoutesCopy { exact, wildcard, groups } = copy;
     let (sets, routes) = exact.into_numbered();
-    let sets = sets.into_iter().map(|nodes| Item::Set((&*nodes).into()));
-    let exact = routes.map(|(fingerprint, set)| Item::Exact { fingerprint, set });
+    let sets = sets.into_iter().map(|nodes| RouteItem::Set((&*nodes).into()));
+    let exact = routes.map(|(fingerprint, set)| RouteItem::Exact { fingerprint, set });
     // The sorting waits until its turn has come, so that whoever applies commands does not pay for it.
     let wildcard = std::iter::once_with(move || sorted(wildcard, |route| &route.filter));
     let groups = std::iter::once_with(move || sorted(groups, |group| &group.filter));
-    let wildcard = wildcard.flatten().map(|route| Item::Wildcard((&*route).into()));
-    let groups = groups.flatten().map(|group| Item::Group((&*group).into()));
+    let wildcard = wildcard.flatten().map(|route| RouteItem::Wildcard((&*route).into()));
+    let groups = groups.flatten().map(|group| RouteItem::Group((&*group).into()));
     sets.chain(exact).chain(wildcard).chain(groups)
 }
 
@@ -203,6 +243,17 @@ fn setting_items(settings: Settings) -> impl Iterator<Item = Item> + Send {
     settings
         .into_entries()
         .map(|(key, value)| Item::Setting(Setting { key: key.to_string(), value: Some(value) }))
+}
+
+/// Nothing for shards that nobody has: programs that know none shall read that.
+fn shard_items(shards: &Shards) -> impl Iterator<Item = Item> + Send + use<> {
+    let is_empty = shards.is_empty();
+    let all: Vec<wire::Shard> =
+        if is_empty { Vec::new() } else { shards.shards.iter().map(Into::into).collect() };
+    let holders: Vec<NodeId> = shards.holders.clone();
+    let routes = (!is_empty).then(|| route_items(shards.routes.copy()).map(Item::ShardRoute));
+    let shards = all.into_iter().map(Item::Shard);
+    shards.chain(holders.into_iter().map(Item::Holder)).chain(routes.into_iter().flatten())
 }
 
 fn sorted<T>(mut routes: Vec<Arc<T>>, filter: fn(&T) -> &str) -> Vec<Arc<T>> {
@@ -218,6 +269,9 @@ pub struct SnapshotReader {
     placements: Vec<Placement>,
     routes: RoutesBuilder,
     settings: Settings,
+    shards: Vec<Shard>,
+    holders: Vec<NodeId>,
+    shard_routes: RoutesBuilder,
     chunks: u64,
     checksum: u64,
     ended: bool,
@@ -279,21 +333,19 @@ impl SnapshotReader {
             }
         }
         self.placements.extend(chunk.placements.into_iter().map(Placement::from));
-        for set in chunk.sets {
-            self.routes.push_set(&Vec::from(set))?;
-        }
-        if chunk.fingerprints.len() != chunk.fingerprint_sets.len() {
-            return Err(DecodeError::Field("fingerprint sets"));
-        }
-        for (fingerprint, set) in chunk.fingerprints.into_iter().zip(chunk.fingerprint_sets) {
-            self.routes.push_exact(wire::fingerprint(fingerprint)?, set)?;
-        }
-        for route in chunk.wildcards {
-            self.routes.push_wildcard(route.into())?;
-        }
+        let routes = wire::ShardRoutes {
+            sets: chunk.sets,
+            fingerprints: chunk.fingerprints,
+            fingerprint_sets: chunk.fingerprint_sets,
+            wildcards: chunk.wildcards,
+        };
+        read_routes(routes, &mut self.routes)?;
         for group in chunk.groups {
             self.routes.push_group(group.into())?;
         }
+        self.shards.extend(chunk.shards.into_iter().map(Shard::from));
+        self.holders.extend(wire::nodes(chunk.holders));
+        read_routes(chunk.shard_routes.unwrap_or_default(), &mut self.shard_routes)?;
         for Setting { key, value } in chunk.settings {
             self.settings.push(&key, value.ok_or(DecodeError::Field("setting"))?)?;
         }
@@ -302,16 +354,40 @@ impl SnapshotReader {
 
     fn build(self) -> Result<ClusterState, DecodeError> {
         let (applied, cluster) = self.header.ok_or(DecodeError::Field("header"))?;
-        let routes = self.routes.finish(cluster.as_ref().map_or(0, |cluster| cluster.hash_seed));
-        ClusterState::from_parts(applied, cluster, self.nodes, self.placements, routes, self.settings)
+        let hash_seed = cluster.as_ref().map_or(0, |cluster| cluster.hash_seed);
+        let routes = self.routes.finish(hash_seed);
+        let mut shards = Shards::new(cluster.as_ref().map_or(0, |cluster| cluster.shards), hash_seed);
+        if !self.shards.is_empty() {
+            shards.shards = self.shards;
+        }
+        shards.holders = self.holders;
+        shards.routes = self.shard_routes.finish(hash_seed);
+        ClusterState::from_parts(applied, cluster, self.nodes, self.placements, routes, shards, self.settings)
     }
+}
+
+fn read_routes(read: wire::ShardRoutes, routes: &mut RoutesBuilder) -> Result<(), DecodeError> {
+    for set in read.sets {
+        routes.push_set(&Vec::from(set))?;
+    }
+    if read.fingerprints.len() != read.fingerprint_sets.len() {
+        return Err(DecodeError::Field("fingerprint sets"));
+    }
+    for (fingerprint, set) in read.fingerprints.into_iter().zip(read.fingerprint_sets) {
+        routes.push_exact(wire::fingerprint(fingerprint)?, set)?;
+    }
+    for route in read.wildcards {
+        routes.push_wildcard(route.into())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        Command, GroupMembers, GroupRoute, Member, Reply, Role, RouteChange, limits, routes::WildcardRoute,
+        Command, GroupMembers, GroupRoute, Member, Reply, Role, RouteChange, ShardChange, ShardId, limits,
+        routes::WildcardRoute,
     };
 
     #[test]
@@ -335,7 +411,7 @@ mod tests {
         // Settings are not for it: it must refuse them, for it would pass over them.
         let versions =
             small_state().snapshot().map(|chunk| wire::SnapshotChunk::decode(chunk).unwrap().version);
-        assert_eq!(versions.collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(versions.collect::<Vec<_>>(), [3, 1]);
     }
 
     #[test]
@@ -368,11 +444,11 @@ mod tests {
 
     #[test]
     fn an_unknown_version_is_said_to_be_one() {
-        let chunk = wire::SnapshotChunk { version: 3, ..Default::default() };
+        let chunk = wire::SnapshotChunk { version: 4, ..Default::default() };
         let error = ClusterState::restore([chunk.encode_to_vec().into()]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "chunk 0 of the snapshot: format version 3 is not known to this program"
+            "chunk 0 of the snapshot: format version 4 is not known to this program"
         );
         let error = ClusterState::restore([Bytes::from_static(b"garbage")]).unwrap_err().to_string();
         assert!(error.starts_with("chunk 0 of the snapshot: malformed: "), "{error}");
@@ -397,6 +473,13 @@ mod tests {
         check_refused("setting", |chunk| chunk.settings.push(chunk.settings[0].clone()));
         check_refused("setting", |chunk| chunk.settings[0].key.push('/'));
         check_refused("setting", |chunk| chunk.settings[0].value = None);
+        check_refused("shards", |chunk| chunk.holders.push(chunk.holders[0]));
+        check_refused("shards", |chunk| chunk.holders[0] += 1);
+        check_refused("shards", |chunk| chunk.shards[0].members = vec![2, 1]);
+        check_refused("shards", |chunk| chunk.shard_routes.as_mut().unwrap().sets[0].nodes[0] = 4);
+        check_refused("placements", |chunk| {
+            chunk.shards.pop();
+        });
         check_refused("cluster", |chunk| {
             chunk.placements.clear();
             chunk.header.as_mut().unwrap().cluster = None;
@@ -411,12 +494,11 @@ mod tests {
         let filter: Box<str> = "x".repeat(limits::FILTER_BYTES_MAX).into();
         let nodes = (0..limits::NODES_MAX as u64).map(|id| NodeId(u64::MAX - id));
         let check = |item: Item| assert!(item.bytes_max() < CHUNK_BYTES_MAX - 2 * CHUNK_OVERHEAD);
-        check(Item::Set(nodes.clone().collect::<Vec<_>>().as_slice().into()));
-        check(Item::Wildcard(
-            (&WildcardRoute { filter: filter.clone(), nodes: nodes.clone().collect() }).into(),
-        ));
-        let members = nodes.map(|node| GroupMembers { node, online: u32::MAX, away: u32::MAX });
-        check(Item::Group((&GroupRoute { filter, members: members.collect() }).into()));
+        check(Item::Route(RouteItem::Set(nodes.clone().collect::<Vec<_>>().as_slice().into())));
+        let wildcard = WildcardRoute { filter: filter.clone(), nodes: nodes.clone().collect() };
+        check(Item::Route(RouteItem::Wildcard((&wildcard).into())));
+        let members = nodes.map(|node| GroupMembers { node, online: u32::MAX, kept: u32::MAX });
+        check(Item::Route(RouteItem::Group((&GroupRoute { filter, members: members.collect() }).into())));
         let value = Some(vec![0; limits::SETTING_VALUE_BYTES_MAX].into());
         check(Item::Setting(Setting { key: "x".repeat(limits::SETTING_KEY_BYTES_MAX), value }));
     }
@@ -441,10 +523,12 @@ mod tests {
         let fingerprints = ["x", "y", "z"].map(|topic| state.routes().fingerprint(topic));
         let mut changes: Vec<_> = fingerprints.into_iter().map(RouteChange::AddExact).collect();
         changes.push(RouteChange::AddWildcard("a/#".into()));
-        changes.push(RouteChange::SetGroup { filter: "$share/g/a".into(), online: 1, away: 2 });
+        changes.push(RouteChange::SetGroup { filter: "$share/g/a".into(), online: 1, kept: 2 });
         assert_eq!(state.apply(LogIndex(4), Command::Routes { member, changes }).reply, Reply::Done);
         set(&mut state, 5, "a/b");
         set(&mut state, 6, "a/c");
+        let change = ShardChange::Routes { number: 1, changes: vec![RouteChange::AddExact(fingerprints[0])] };
+        state.apply(LogIndex(7), Command::Shard { shard: ShardId(2), term: 1, change });
         state
     }
 

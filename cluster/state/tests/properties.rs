@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flotilla_mqtt::topic::{TopicFilter, matches};
 use flotilla_state::{
     ClusterState, Command, Effects, Event, GroupMembers, GroupRoute, Incarnation, Invalid, LogIndex, Member,
-    NewStatus, NodeId, Reply, Role, RouteChange, RouteCount, Status,
+    NewStatus, NodeId, Reply, Role, RouteChange, RouteCount, ShardChange, ShardId, Status,
 };
 use proptest::prelude::*;
 
@@ -22,6 +22,9 @@ enum Op {
     Remove { node: u64 },
     Routes { node: u64, life: Life, changes: Vec<Change> },
     SetSetting { key: &'static str, value: Option<u8> },
+    FoundShards,
+    Evacuate { node: u64, life: Life },
+    ShardRoutes { shard: u16, term: u64, number: u64, changes: Vec<Change> },
 }
 
 /// Which life of a node is meant.
@@ -154,6 +157,10 @@ struct Model {
     wildcard: BTreeSet<(String, u64)>,
     groups: BTreeMap<(String, u64), (u32, u32)>,
     settings: BTreeMap<&'static str, u8>,
+    shard_exact: BTreeSet<(String, u64)>,
+    shard_wildcard: BTreeSet<(String, u64)>,
+    /// The last term of each shard, and the last number in it.
+    told: BTreeMap<u16, (u64, u64)>,
 }
 
 #[derive(Clone, Copy)]
@@ -217,6 +224,17 @@ impl Model {
                 let changes = changes.iter().map(route_change).collect();
                 (Command::Routes { member, changes }, reply)
             }
+            Op::FoundShards => (Command::FoundShards, Reply::Done),
+            Op::Evacuate { node, life } => {
+                let member = self.member(node, life);
+                (Command::Evacuate { member }, self.with_live(member, |_| {}))
+            }
+            Op::ShardRoutes { shard, term, number, changes } => {
+                let reply = self.shard_routes(shard, (term, number), &changes);
+                let changes = changes.iter().map(route_change).collect();
+                let change = ShardChange::Routes { number, changes };
+                (Command::Shard { shard: ShardId(shard), term, change }, reply)
+            }
             Op::SetSetting { key, value } => {
                 let command =
                     Command::SetSetting { key: key.into(), value: value.map(|value| vec![value].into()) };
@@ -255,6 +273,24 @@ impl Model {
         Reply::Done
     }
 
+    fn shard_routes(&mut self, shard: u16, told: (u64, u64), changes: &[Change]) -> Reply {
+        let last = self.told.get(&shard).copied().unwrap_or_default();
+        if told.0 < last.0 {
+            return Reply::Stale;
+        }
+        if changes.iter().any(|change| matches!(change, Change::SetGroup(..))) {
+            return Reply::Invalid(Invalid::Group);
+        }
+        if told <= last {
+            return Reply::Done;
+        }
+        self.told.insert(shard, told);
+        for change in changes {
+            change_sets(&mut self.shard_exact, &mut self.shard_wildcard, u64::from(shard), change);
+        }
+        Reply::Done
+    }
+
     fn member(&self, node: u64, life: Life) -> Member {
         let last = self.nodes.get(&node).map_or(Incarnation(0), |node| node.incarnation);
         let incarnation = match life {
@@ -282,24 +318,13 @@ impl Model {
 
     fn change(&mut self, node: u64, change: &Change) {
         match *change {
-            Change::AddExact(topic) => {
-                self.exact.insert((topic.into(), node));
-            }
-            Change::RemoveExact(topic) => {
-                self.exact.remove(&(topic.into(), node));
-            }
-            Change::AddWildcard(filter) => {
-                self.wildcard.insert((filter.into(), node));
-            }
-            Change::RemoveWildcard(filter) => {
-                self.wildcard.remove(&(filter.into(), node));
-            }
             Change::SetGroup(filter, 0, 0) => {
                 self.groups.remove(&(filter.into(), node));
             }
-            Change::SetGroup(filter, online, away) => {
-                self.groups.insert((filter.into(), node), (online, away));
+            Change::SetGroup(filter, online, kept) => {
+                self.groups.insert((filter.into(), node), (online, kept));
             }
+            _ => change_sets(&mut self.exact, &mut self.wildcard, node, change),
         }
     }
 
@@ -326,6 +351,8 @@ impl Model {
         assert!(settings.eq(self.settings.iter().map(|(key, value)| (*key, *value))));
         for topic in TOPICS {
             assert_eq!(answers(state, topic), (self.nodes_of(topic), self.groups_of(topic)), "{topic}");
+            let wanting = nodes_of(self.shard_exact.iter().chain(&self.shard_wildcard), topic);
+            assert_eq!(shards(state, topic), wanting, "{topic}");
         }
         for filter in GROUPS {
             let group = state.routes().group(filter).map(|group| (**group).clone());
@@ -334,10 +361,7 @@ impl Model {
     }
 
     fn nodes_of(&self, topic: &str) -> Vec<NodeId> {
-        let routes = self.exact.iter().chain(&self.wildcard);
-        let nodes: BTreeSet<_> =
-            routes.filter(|(filter, _)| matches(filter, topic)).map(|(_, node)| *node).collect();
-        nodes.into_iter().map(NodeId).collect()
+        nodes_of(self.exact.iter().chain(&self.wildcard), topic)
     }
 
     fn groups_of(&self, topic: &str) -> Vec<GroupRoute> {
@@ -350,19 +374,42 @@ impl Model {
 
     fn group(&self, filter: &str) -> Option<GroupRoute> {
         let routes = self.groups.iter().filter(|((other, _), _)| other == filter);
-        let members = routes.map(|((_, node), (online, away))| GroupMembers {
+        let members = routes.map(|((_, node), (online, kept))| GroupMembers {
             node: NodeId(*node),
             online: *online,
-            away: *away,
+            kept: *kept,
         });
         let members: Vec<_> = members.collect();
         (!members.is_empty()).then(|| GroupRoute { filter: filter.into(), members })
     }
 }
 
+fn nodes_of<'a>(routes: impl Iterator<Item = &'a (String, u64)>, topic: &str) -> Vec<NodeId> {
+    let nodes: BTreeSet<_> =
+        routes.filter(|(filter, _)| matches(filter, topic)).map(|(_, node)| *node).collect();
+    nodes.into_iter().map(NodeId).collect()
+}
+
+fn change_sets(
+    exact: &mut BTreeSet<(String, u64)>,
+    wildcard: &mut BTreeSet<(String, u64)>,
+    node: u64,
+    change: &Change,
+) {
+    match *change {
+        Change::AddExact(topic) => _ = exact.insert((topic.into(), node)),
+        Change::RemoveExact(topic) => _ = exact.remove(&(topic.into(), node)),
+        Change::AddWildcard(filter) => _ = wildcard.insert((filter.into(), node)),
+        Change::RemoveWildcard(filter) => _ = wildcard.remove(&(filter.into(), node)),
+        Change::SetGroup(..) => unreachable!("it is no set"),
+    }
+}
+
 /// What a node keeps and changes by the events alone: what it has matched, who lives, and what is set.
 #[derive(Default)]
 struct Caches {
+    wanting: BTreeMap<&'static str, Vec<NodeId>>,
+    replicas: BTreeMap<u16, Vec<NodeId>>,
     matched: BTreeMap<&'static str, (Vec<NodeId>, Vec<GroupRoute>)>,
     live: BTreeSet<Member>,
     known: BTreeSet<NodeId>,
@@ -377,6 +424,14 @@ impl Caches {
         for topic in TOPICS {
             let matched = self.matched.entry(topic).or_insert_with(|| answers(state, topic));
             assert_eq!(*matched, answers(state, topic), "{topic} after {:?}", effects.events);
+        }
+        for topic in TOPICS {
+            let wanting = self.wanting.entry(topic).or_insert_with(|| shards(state, topic));
+            assert_eq!(*wanting, shards(state, topic), "{topic} after {:?}", effects.events);
+        }
+        for (ShardId(id), shard) in state.shards().iter() {
+            let known = self.replicas.entry(id).or_default();
+            assert_eq!(*known, shard.replicas.nodes, "after {:?}", effects.events);
         }
         assert!(self.live.iter().copied().eq(state.nodes().filter_map(|node| state.member(node.id))));
         assert!(self.known.iter().copied().eq(state.nodes().map(|node| node.id)));
@@ -413,6 +468,17 @@ impl Caches {
                 };
                 assert_ne!(before.as_ref(), state.settings().value(key), "it has changed");
             }
+            Event::ShardChanged(shard) => {
+                let replicas = &state.shards().shard(*shard).expect("there is one").replicas;
+                self.replicas.insert(shard.0, replicas.nodes.clone());
+            }
+            Event::ShardRoutesChanged { exact, wildcard, .. } => {
+                assert!(!exact.is_empty() || *wildcard);
+                if *wildcard {
+                    self.wanting.clear();
+                }
+                self.wanting.retain(|topic, _| !exact.contains(&state.routes().fingerprint(topic)));
+            }
             Event::Created => unreachable!("it is created already"),
         }
     }
@@ -427,6 +493,13 @@ fn answers(state: &ClusterState, topic: &str) -> (Vec<NodeId>, Vec<GroupRoute>) 
     );
     groups.sort_by(|left: &GroupRoute, right| left.filter.cmp(&right.filter));
     (nodes, groups)
+}
+
+/// The shards that want a topic, as nodes.
+fn shards(state: &ClusterState, topic: &str) -> Vec<NodeId> {
+    let mut shards = Vec::new();
+    state.shards().matches(topic, |shard| shards.push(NodeId(shard.0.into())));
+    shards
 }
 
 fn created() -> ClusterState {
@@ -444,8 +517,8 @@ fn route_change(change: &Change) -> RouteChange {
         Change::RemoveExact(topic) => RouteChange::RemoveExact(fingerprint(topic)),
         Change::AddWildcard(filter) => RouteChange::AddWildcard(filter.into()),
         Change::RemoveWildcard(filter) => RouteChange::RemoveWildcard(filter.into()),
-        Change::SetGroup(filter, online, away) => {
-            RouteChange::SetGroup { filter: filter.into(), online, away }
+        Change::SetGroup(filter, online, kept) => {
+            RouteChange::SetGroup { filter: filter.into(), online, kept }
         }
     }
 }
@@ -472,6 +545,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (node.clone(), life).prop_map(|(node, life)| Op::Leave { node, life }),
         1 => node.prop_map(|node| Op::Remove { node }),
         8 => routes.prop_map(|(node, life, changes)| Op::Routes { node, life, changes }),
+        1 => Just(Op::FoundShards),
+        1 => (0..5_u64, prop_oneof![Just(Life::Last), Just(Life::Wrong)])
+            .prop_map(|(node, life)| Op::Evacuate { node, life }),
+        4 => (0..8_u16, 0..4_u64, 1..5_u64, prop::collection::vec(change(), 0..6))
+            .prop_map(|(shard, term, number, changes)| Op::ShardRoutes { shard, term, number, changes }),
         4 => setting.prop_map(|(key, value)| Op::SetSetting { key, value }),
     ]
 }
@@ -484,6 +562,6 @@ fn change() -> impl Strategy<Value = Change> {
         2 => topic.prop_map(Change::RemoveExact),
         3 => wildcard.clone().prop_map(Change::AddWildcard),
         2 => wildcard.prop_map(Change::RemoveWildcard),
-        3 => group.prop_map(|(filter, online, away)| Change::SetGroup(filter, online, away)),
+        3 => group.prop_map(|(filter, online, kept)| Change::SetGroup(filter, online, kept)),
     ]
 }

@@ -144,6 +144,14 @@ impl ExactRoutes {
         }
     }
 
+    /// Visits each fingerprint that leads to a node, in one pass over the table.
+    pub(super) fn for_each_of(&self, node: NodeId, mut visit: impl FnMut(Fingerprint)) {
+        let routes = self.segments.iter().flat_map(|segment| segment.iter());
+        for (key, _) in routes.filter(|(_, set)| self.sets.nodes(*set).contains(&node)) {
+            Fingerprint::from_bits(key).into_iter().for_each(&mut visit);
+        }
+    }
+
     /// A consistent copy: a thousand references, and one for each distinct set of nodes.
     pub(super) fn copy(&self) -> ExactCopy {
         let sets = self.sets.iter().map(|(id, nodes)| (id, Arc::clone(nodes))).collect();

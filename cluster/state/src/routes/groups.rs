@@ -37,8 +37,8 @@ impl GroupRoutes {
 
     /// Sets the members of a shared subscription on one node.
     pub(super) fn set(&mut self, filter: &TopicFilter, members: GroupMembers) -> Change {
-        let GroupMembers { node, online, away } = members;
-        if (online, away) == (0, 0) {
+        let GroupMembers { node, online, kept } = members;
+        if (online, kept) == (0, 0) {
             return self.remove(filter, node);
         }
         let Some(groups) = self.tree.value_mut(filter.filter()) else {

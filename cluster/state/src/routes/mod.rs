@@ -86,6 +86,13 @@ impl Routes {
         self.exact.nodes(fingerprint).contains(&node)
     }
 
+    /// Visits each fingerprint that leads to a node, in the order of the fingerprints. It looks at the whole table.
+    pub fn for_each_exact_of(&self, node: NodeId, visit: impl FnMut(Fingerprint)) {
+        if self.count(node).exact > 0 {
+            self.exact.for_each_of(node, visit);
+        }
+    }
+
     /// Visits each filter with wildcards and the nodes that want what matches it, in no particular order.
     pub fn for_each_wildcard(&self, mut visit: impl FnMut(&str, &[NodeId])) {
         self.wildcard.iter().for_each(|route| visit(&route.filter, &route.nodes));
@@ -150,9 +157,9 @@ impl Routes {
                         changed.wildcard = true;
                     }
                 }
-                RouteChange::SetGroup { filter, online, away } => {
+                RouteChange::SetGroup { filter, online, kept } => {
                     let filter = parse_group(&filter).expect("the change has been checked");
-                    let change = self.groups.set(&filter, GroupMembers { node, online, away });
+                    let change = self.groups.set(&filter, GroupMembers { node, online, kept });
                     count.groups += usize::from(change == groups::Change::Added);
                     count.groups -= usize::from(change == groups::Change::Removed);
                     changed.groups |= change != groups::Change::None;
@@ -215,7 +222,7 @@ impl Routes {
             assert_eq!(self.groups.iter().map(|group| group.members.len()).sum::<usize>(), groups);
             for group in self.groups.iter() {
                 assert!(group.members.is_sorted_by(|left, right| left.node < right.node));
-                assert!(group.members.iter().all(|members| (members.online, members.away) != (0, 0)));
+                assert!(group.members.iter().all(|members| (members.online, members.kept) != (0, 0)));
             }
         }
     }
@@ -351,7 +358,7 @@ impl Fingerprint {
     }
 }
 
-/// The members of a shared subscription, on all nodes.
+/// The connected members of a shared subscription, on all nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupRoute {
     /// `$share/<group>/<filter>` or `$queue/<filter>`.
@@ -360,15 +367,15 @@ pub struct GroupRoute {
     pub members: Vec<GroupMembers>,
 }
 
-/// The members of a shared subscription on one node; at least one.
+/// The connected members of a shared subscription on one node; at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupMembers {
     /// The node.
     pub node: NodeId,
-    /// How many are connected.
+    /// How many are connected, and have a session that ends with the connection.
     pub online: u32,
-    /// How many are not, and keep their session.
-    pub away: u32,
+    /// How many are connected, and have a session that a shard keeps.
+    pub kept: u32,
 }
 
 /// How many routes lead to a node.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     Cluster, Command, DecodeError, Effects, Event, Incarnation, Invalid, LogIndex, Member, NewStatus, Node,
-    NodeId, Placement, Reply, Role, RouteChange, Routes, Settings, ShardId, ShardRing, Status, Why, limits,
-    placement,
+    NodeId, Placement, Reply, Role, RouteChange, Routes, Settings, ShardId, ShardRing, Shards, Status, Why,
+    limits, placement, shards::Told,
 };
 
 /// What all nodes of a cluster agree on: its nodes, which of them hold which shard, who wants what, and what operators
@@ -26,6 +26,7 @@ pub struct ClusterState {
     /// The nodes that hold the shards, in their order: those that the placements were made for.
     holders: Vec<NodeId>,
     pub(crate) routes: Routes,
+    pub(crate) shards: Shards,
     pub(crate) settings: Settings,
 }
 
@@ -40,6 +41,7 @@ impl ClusterState {
             placements: Vec::new(),
             holders: Vec::new(),
             routes: Routes::new(0),
+            shards: Shards::new(0, 0),
             settings: Settings::default(),
         }
     }
@@ -115,6 +117,11 @@ impl ClusterState {
         &self.routes
     }
 
+    /// The replicas of the shards, and what their sessions want.
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
     /// What operators have set.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -128,7 +135,7 @@ impl ClusterState {
     pub fn check_invariants(&self) {
         let Some(cluster) = &self.cluster else {
             assert!(self.nodes.is_empty() && self.placements.is_empty());
-            assert!(self.routes.is_empty() && self.settings.is_empty());
+            assert!(self.routes.is_empty() && self.shards.is_empty() && self.settings.is_empty());
             return;
         };
         assert!(self.nodes.len() <= limits::NODES_MAX);
@@ -144,6 +151,8 @@ impl ClusterState {
         assert!(self.placements.iter().all(|placement| placement.epoch.0 <= self.applied.0));
         placement::check_invariants(&self.placements, &self.holders, cluster.replicas);
         self.routes.check_invariants(self.applied.0, |node| self.member(node).is_some());
+        self.shards.check_invariants(cluster.replicas, self.applied.0);
+        assert!(self.shards.holders.iter().all(|node| self.nodes.contains_key(node)));
         self.settings.check_invariants();
     }
 
@@ -157,26 +166,31 @@ impl ClusterState {
         nodes: BTreeMap<NodeId, Node>,
         placements: Vec<Placement>,
         routes: Routes,
+        shards: Shards,
         settings: Settings,
     ) -> Result<Self, DecodeError> {
-        let shards = match &cluster {
+        let count = match &cluster {
             Some(cluster) => {
                 check_cluster(cluster).map_err(|_| DecodeError::Field("cluster"))?;
                 cluster.shards
             }
-            None if nodes.is_empty() && routes.is_empty() && settings.is_empty() => 0,
+            None if nodes.is_empty() && routes.is_empty() && shards.is_empty() && settings.is_empty() => 0,
             None => return Err(DecodeError::Field("cluster")),
         };
-        if placements.len() != usize::from(shards) {
+        if placements.len() != usize::from(count) || shards.shards.len() != usize::from(count) {
             return Err(DecodeError::Field("placements"));
+        }
+        shards.check()?;
+        if !shards.holders.iter().all(|node| nodes.contains_key(node)) {
+            return Err(DecodeError::Field("shards"));
         }
         let is_valid = |node: &Node| check_node(node).is_ok() && node.changed_at <= applied;
         if nodes.len() > limits::NODES_MAX || !nodes.values().all(is_valid) {
             return Err(DecodeError::Field("node"));
         }
-        let ring = ShardRing::new(shards);
+        let ring = ShardRing::new(count);
         let holders = Vec::new();
-        let mut state = Self { applied, cluster, ring, nodes, placements, holders, routes, settings };
+        let mut state = Self { applied, cluster, ring, nodes, placements, holders, routes, shards, settings };
         state.holders = state.eligible_holders();
         let is_holder = |node| state.holders.binary_search(node).is_ok();
         if !state.placements.iter().flat_map(|placement| &placement.nodes).all(is_holder) {
@@ -243,6 +257,27 @@ impl ClusterState {
                 Ok(Reply::Done)
             }
             Command::Routes { member, changes } => self.change_routes(member, changes, events),
+            Command::FoundShards => {
+                events.extend(self.shards.found().into_iter().map(Event::ShardChanged));
+                Ok(Reply::Done)
+            }
+            Command::Shard { shard, term, change } => {
+                events.extend(self.shards.change(shard, term, change)?.map(|told| match told {
+                    Told::Members => Event::ShardChanged(shard),
+                    Told::Routes(changed) => {
+                        Event::ShardRoutesChanged { shard, exact: changed.exact, wildcard: changed.wildcard }
+                    }
+                }));
+                Ok(Reply::Done)
+            }
+            Command::Evacuate { member } => {
+                self.live_node(member)?;
+                self.remove_holder(member.node, events);
+                Ok(Reply::Done)
+            }
+            Command::Recover { cluster_id, survivor, shards } => {
+                self.recover(cluster_id, survivor, &shards, events)
+            }
             Command::SetSetting { key, value } => {
                 if self.settings.set(&key, value)? {
                     events.push(Event::SettingChanged(key));
@@ -260,7 +295,38 @@ impl ClusterState {
         self.ring = ShardRing::new(cluster.shards);
         self.placements = vec![Placement::default(); usize::from(cluster.shards)];
         self.routes = Routes::new(cluster.hash_seed);
+        self.shards = Shards::new(cluster.shards, cluster.hash_seed);
         self.cluster = Some(cluster);
+        events.push(Event::Created);
+        Ok(Reply::Done)
+    }
+
+    fn recover(
+        &mut self,
+        cluster_id: u128,
+        survivor: NodeId,
+        shards: &[ShardId],
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, Reply> {
+        let node = self.nodes.get(&survivor).ok_or(Reply::UnknownNode)?;
+        check(node.role == Role::Core, Invalid::Members).map_err(Reply::Invalid)?;
+        let others: Vec<NodeId> = self.nodes.keys().copied().filter(|node| *node != survivor).collect();
+        for other in others {
+            self.remove(other, Why::Removed, events);
+        }
+        self.place(events);
+        // It may have been about to leave.
+        self.shards.add_holder(survivor, self.replicas(), self.applied);
+        let silenced = self.shards.recover(survivor, shards).into_iter();
+        events.extend(silenced.map(|shard| Event::ShardRoutesChanged {
+            shard,
+            exact: Vec::new(),
+            wildcard: true,
+        }));
+        events.extend(self.shards.iter().map(|(shard, _)| Event::ShardChanged(shard)));
+        if let Some(cluster) = &mut self.cluster {
+            cluster.id = cluster_id;
+        }
         events.push(Event::Created);
         Ok(Reply::Done)
     }
@@ -309,8 +375,13 @@ impl ClusterState {
         if node.status != status {
             node.status = status;
             node.changed_at = index;
+            let is_core = node.role == Role::Core;
             events.push(Event::StatusChanged(member, status));
             self.place(events);
+            if is_core && status == Status::Up {
+                let moved = self.shards.add_holder(member.node, self.replicas(), index);
+                events.extend(moved.into_iter().map(Event::ShardChanged));
+            }
         }
         Ok(Reply::Done)
     }
@@ -358,6 +429,17 @@ impl ClusterState {
         }
         self.nodes.remove(&node);
         events.push(Event::NodeRemoved(node));
+        self.remove_holder(node, events);
+    }
+
+    /// A node shall hold no replicas of shards any more.
+    fn remove_holder(&mut self, node: NodeId, events: &mut Vec<Event>) {
+        let moved = self.shards.remove_holder(node, self.replicas(), self.applied);
+        events.extend(moved.into_iter().map(Event::ShardChanged));
+    }
+
+    fn replicas(&self) -> u8 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.replicas)
     }
 
     /// Gives the shards to nodes anew when other ones may hold them now.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::{Fingerprint, ShardEpoch};
+use crate::{Fingerprint, ShardChange, ShardEpoch};
 
 #[test]
 fn a_cluster_is_created_once() {
@@ -81,6 +81,7 @@ fn a_lost_disk_comes_back_under_the_old_name_when_the_old_node_is_down() {
     assert_eq!(cluster.state.node(NodeId(1)).map(|node| node.status), Some(Status::Down));
     assert_eq!(cluster.state.member(NodeId(1)), None);
     let (new, events) = cluster.join(2, "a");
+    let events: Vec<_> = without_shards(events).collect();
     assert_eq!(events, [Event::NodeRemoved(NodeId(1)), Event::MemberJoined(new)]);
     assert_eq!(cluster.state.nodes().map(|node| node.id).collect::<Vec<_>>(), [NodeId(2)]);
 }
@@ -139,6 +140,7 @@ fn there_are_not_too_many_nodes() {
         nodes.collect(),
         placements,
         Routes::new(0),
+        Shards::new(1, 0),
         Settings::default(),
     );
     let mut cluster = TestCluster { state: state.unwrap(), index: 9 };
@@ -153,7 +155,7 @@ fn only_core_nodes_that_are_up_hold_shards() {
     let mut cluster = TestCluster::new();
     let (one, events) = cluster.up(1, "a");
     assert_eq!(events[0], Event::StatusChanged(one, Status::Up));
-    assert_eq!(events.len(), 1 + 16);
+    assert_eq!(without_shards(events).count(), 1 + 16);
     let since = ShardEpoch(cluster.index);
     assert!(cluster.state.placements().iter().all(|placement| placement.epoch == since));
     let (edge, _) = cluster.join_as(Node { role: Role::Edge, ..node(2, "edge") });
@@ -228,8 +230,8 @@ fn one_change_against_the_rules_refuses_the_whole_command() {
         check(RouteChange::RemoveWildcard(filter.into()), Invalid::Wildcard);
     }
     for filter in ["", "a", "#", "$share/g", "$share//a", "$queue/", "$share/g/a+"] {
-        check(RouteChange::SetGroup { filter: filter.into(), online: 1, away: 0 }, Invalid::Group);
-        check(RouteChange::SetGroup { filter: filter.into(), online: 0, away: 0 }, Invalid::Group);
+        check(RouteChange::SetGroup { filter: filter.into(), online: 1, kept: 0 }, Invalid::Group);
+        check(RouteChange::SetGroup { filter: filter.into(), online: 0, kept: 0 }, Invalid::Group);
     }
     let change = RouteChange::AddWildcard("#".into());
     let changes = vec![change; limits::CHANGES_MAX + 1];
@@ -336,6 +338,11 @@ fn join(id: u64, name: &str) -> Command {
     join_as(node(id, name))
 }
 
+/// Events that are not about where replicas shall be.
+fn without_shards(events: Vec<Event>) -> impl Iterator<Item = Event> {
+    events.into_iter().filter(|event| !matches!(event, Event::ShardChanged(_)))
+}
+
 fn join_as(node: Node) -> Command {
     let Node { id, name, role, address, client_addresses, version, .. } = node;
     Command::Join { id, name, role, address, client_addresses, version }
@@ -353,4 +360,137 @@ fn node(id: u64, name: &str) -> Node {
         version: "0.1.0".into(),
         changed_at: LogIndex(1),
     }
+}
+
+#[test]
+fn the_replicas_of_the_shards_stay_with_a_node_that_is_down_until_it_is_removed() {
+    let mut cluster = TestCluster::new();
+    let (one, _) = cluster.up(1, "a");
+    cluster.up(2, "b");
+    let (three, events) = cluster.up(3, "c");
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::ShardChanged(_))).count(), 16);
+    let replicas = |cluster: &TestCluster| {
+        let shards = cluster.state.shards().iter();
+        shards.map(|(_, shard)| shard.replicas.nodes.clone()).collect::<Vec<_>>()
+    };
+    let placed = replicas(&cluster);
+    let leaders = |node| placed.iter().filter(|nodes| nodes[0] == NodeId(node)).count();
+    assert!(placed.iter().all(|nodes| nodes.len() == 3));
+    assert!((1..=3).all(|node| (5..=6).contains(&leaders(node))));
+    cluster.apply(Command::NodeDown { member: three });
+    assert_eq!(replicas(&cluster), placed);
+    // One that leaves for good gives them away first.
+    let effects = cluster.apply(Command::Evacuate { member: one });
+    assert!(effects.events.iter().all(|event| matches!(event, Event::ShardChanged(_))));
+    assert!(replicas(&cluster).iter().all(|nodes| nodes.len() == 2 && !nodes.contains(&NodeId(1))));
+    cluster.apply(Command::Remove { node: NodeId(3) });
+    assert!(replicas(&cluster).iter().all(|nodes| *nodes == [NodeId(2)]));
+    // An edge node never holds any.
+    let edge = Node { role: Role::Edge, ..node(4, "d") };
+    let Reply::Joined(edge) = cluster.apply(join_as(edge)).reply else { panic!("it may join") };
+    cluster.apply(Command::SetStatus { member: edge, status: NewStatus::Up });
+    assert!(!cluster.state.shards().is_holder(NodeId(4)));
+    assert_eq!(cluster.apply(Command::Evacuate { member: three }).reply, Reply::Stale);
+}
+
+#[test]
+fn a_shard_begins_once() {
+    let mut cluster = TestCluster::new();
+    assert_eq!(cluster.apply(Command::FoundShards), Effects { reply: Reply::Done, events: vec![] });
+    cluster.up(1, "a");
+    assert_eq!(cluster.apply(Command::FoundShards).events.len(), 16);
+    cluster.up(2, "b");
+    assert_eq!(cluster.apply(Command::FoundShards).events, []);
+    assert!(cluster.state.shards().iter().all(|(_, shard)| shard.founders == [NodeId(1)]));
+}
+
+#[test]
+fn the_leader_of_a_shard_tells_its_members_and_what_its_sessions_want() {
+    let mut cluster = TestCluster::new();
+    cluster.up(1, "a");
+    let tell = |shard, term, change| Command::Shard { shard: ShardId(shard), term, change };
+    let members = |nodes: &[u64]| ShardChange::Members(nodes.iter().copied().map(NodeId).collect());
+    let told = cluster.apply(tell(3, 7, members(&[1, 2])));
+    assert_eq!(told.events, [Event::ShardChanged(ShardId(3))]);
+    assert_eq!(cluster.apply(tell(3, 7, members(&[1, 2]))).events, []);
+    let fingerprint = cluster.state.routes().fingerprint("x");
+    let changes = |number, changes| ShardChange::Routes { number, changes };
+    let routes =
+        || changes(1, vec![RouteChange::AddExact(fingerprint), RouteChange::AddWildcard("a/+".into())]);
+    let told = cluster.apply(tell(3, 8, routes()));
+    let shard = ShardId(3);
+    assert_eq!(told.events, [Event::ShardRoutesChanged { shard, exact: vec![fingerprint], wildcard: true }]);
+    assert_eq!(cluster.apply(tell(3, 8, routes())).events, []);
+    assert_eq!(cluster.apply(tell(3, 7, routes())).reply, Reply::Stale, "of a leader before");
+    cluster.apply(tell(5, 1, routes()));
+    let wanting = |cluster: &TestCluster, topic| {
+        let mut shards = Vec::new();
+        cluster.state.shards().matches(topic, |shard| shards.push(shard.0));
+        shards
+    };
+    assert_eq!((wanting(&cluster, "x"), wanting(&cluster, "a/b")), (vec![3, 5], vec![3, 5]));
+    let gone = || vec![RouteChange::RemoveExact(fingerprint)];
+    let again = cluster.apply(tell(3, 8, changes(1, gone())));
+    assert_eq!((again.reply, again.events), (Reply::Done, vec![]), "said already, and late");
+    cluster.apply(tell(3, 9, changes(1, Vec::new())));
+    assert_eq!(cluster.apply(tell(3, 8, changes(2, gone()))).reply, Reply::Stale, "somebody else leads");
+    assert_eq!(wanting(&cluster, "x"), vec![3, 5]);
+    cluster.apply(tell(3, 9, changes(2, gone())));
+    assert_eq!((wanting(&cluster, "x"), wanting(&cluster, "a/b")), (vec![5], vec![3, 5]));
+    let group = RouteChange::SetGroup { filter: "$share/g/a".into(), online: 1, kept: 0 };
+    for (shard, change, invalid) in [
+        (16, members(&[1]), Invalid::Shards),
+        (0, members(&[]), Invalid::Members),
+        (0, members(&[2, 1]), Invalid::Members),
+        (0, changes(1, vec![group]), Invalid::Group),
+        (0, changes(1, vec![RouteChange::AddExact(fingerprint); 4097]), Invalid::Changes),
+    ] {
+        assert_eq!(cluster.apply(tell(shard, 1, change)).reply, Reply::Invalid(invalid));
+    }
+}
+
+#[test]
+fn the_one_node_that_is_left_goes_on_as_another_cluster() {
+    let mut cluster = TestCluster::new();
+    let members: Vec<Member> = (1..4).map(|id| cluster.up(id, &format!("node-{id}")).0).collect();
+    cluster.apply(Command::FoundShards);
+    for shard in 0..16 {
+        let members = ShardChange::Members(vec![NodeId(1), NodeId(2), NodeId(3)]);
+        cluster.apply(Command::Shard { shard: ShardId(shard), term: 7, change: members });
+        let changes = vec![RouteChange::AddWildcard("a/+".into())];
+        let routes = ShardChange::Routes { number: 1, changes };
+        cluster.apply(Command::Shard { shard: ShardId(shard), term: 7, change: routes });
+    }
+    cluster.apply(Command::SetSetting { key: "ban/clientid/x".into(), value: Some(Bytes::new()) });
+    let recover = |survivor| Command::Recover {
+        cluster_id: 99,
+        survivor: NodeId(survivor),
+        shards: (0..15).map(ShardId).collect(),
+    };
+    assert_eq!(cluster.apply(recover(9)).reply, Reply::UnknownNode);
+    let effects = cluster.apply(recover(2));
+    assert_eq!(effects.reply, Reply::Done);
+    for gone in [members[0], members[2]] {
+        assert!(effects.events.contains(&Event::MemberEnded(gone, Why::Removed)));
+    }
+    assert!(effects.events.contains(&Event::Created));
+    let silenced = Event::ShardRoutesChanged { shard: ShardId(15), exact: Vec::new(), wildcard: true };
+    assert!(effects.events.contains(&silenced));
+    let state = &cluster.state;
+    assert_eq!(state.cluster().map(|cluster| (cluster.id, cluster.shards)), Some((99, 16)));
+    assert_eq!(state.nodes().map(|node| node.id).collect::<Vec<_>>(), [NodeId(2)]);
+    for (id, shard) in state.shards().iter() {
+        assert_eq!((&shard.replicas.nodes, &shard.founders), (&vec![NodeId(2)], &vec![NodeId(2)]));
+        let members = if id.0 < 15 { vec![NodeId(2)] } else { Vec::new() };
+        assert_eq!((&shard.members, shard.term), (&members, 0), "{id:?}: the node may know of lower terms");
+    }
+    let mut wanting = Vec::new();
+    state.shards().matches("a/b", |shard| wanting.push(shard.0));
+    assert_eq!(wanting, (0..15).collect::<Vec<_>>());
+    assert!(state.settings().value("ban/clientid/x").is_some());
+    let restored = ClusterState::restore(state.snapshot()).expect("it is a snapshot");
+    assert_eq!(restored.cluster(), state.cluster());
+    // Others join as they always have.
+    cluster.up(4, "node-1");
+    assert_eq!(cluster.state.shards().shard(ShardId(0)).map(|shard| shard.replicas.nodes.len()), Some(2));
 }

@@ -4,17 +4,18 @@ use super::{
     Member, VERSION,
     cluster::{Cluster, Join, Role, Status, role},
     fingerprint, required,
+    snapshot::NodeSet,
 };
 use crate::{
-    Command as StateCommand, DecodeError, NewStatus, NodeId, RouteChange as StateRouteChange,
-    settings::wire::Setting,
+    Command as StateCommand, DecodeError, NewStatus, NodeId, RouteChange as StateRouteChange, ShardChange,
+    ShardId, settings::wire::Setting,
 };
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Command {
     #[prost(uint32, tag = "1")]
     pub(crate) version: u32,
-    #[prost(oneof = "CommandKind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "CommandKind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub(crate) kind: Option<CommandKind>,
 }
 
@@ -36,6 +37,87 @@ pub(crate) enum CommandKind {
     Routes(RouteChanges),
     #[prost(message, tag = "9")]
     SetSetting(Setting),
+    #[prost(message, tag = "10")]
+    FoundShards(Nothing),
+    #[prost(message, tag = "11")]
+    Shard(Shard),
+    #[prost(message, tag = "12")]
+    Evacuate(Member),
+    #[prost(message, tag = "13")]
+    Recover(Recover),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Nothing {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Recover {
+    /// 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) cluster_id: Vec<u8>,
+    #[prost(fixed64, tag = "2")]
+    pub(crate) survivor: u64,
+    #[prost(uint32, repeated, tag = "3")]
+    pub(crate) shards: Vec<u32>,
+}
+
+impl Recover {
+    fn into_command(self) -> Result<StateCommand, DecodeError> {
+        let cluster_id = self.cluster_id.try_into().map_err(|_| DecodeError::Field("cluster_id"))?;
+        let shards = self.shards.into_iter().map(|shard| u16::try_from(shard).map(ShardId));
+        Ok(StateCommand::Recover {
+            cluster_id: u128::from_be_bytes(cluster_id),
+            survivor: NodeId(self.survivor),
+            shards: shards.collect::<Result<_, _>>().map_err(|_| DecodeError::Field("shards"))?,
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Shard {
+    #[prost(uint32, tag = "1")]
+    pub(crate) shard: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    #[prost(oneof = "ShardChangeKind", tags = "3, 4")]
+    pub(crate) change: Option<ShardChangeKind>,
+    /// Of changes of routes.
+    #[prost(uint64, tag = "5")]
+    pub(crate) number: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum ShardChangeKind {
+    #[prost(message, tag = "3")]
+    Members(NodeSet),
+    /// Its `member` is not set.
+    #[prost(message, tag = "4")]
+    Routes(RouteChanges),
+}
+
+impl Shard {
+    fn of(shard: ShardId, term: u64, change: &ShardChange) -> Self {
+        let (number, change) = match change {
+            ShardChange::Members(members) => (0, ShardChangeKind::Members(members.as_slice().into())),
+            ShardChange::Routes { number, changes } => {
+                let changes = changes.iter().map(RouteChange::from).collect();
+                (*number, ShardChangeKind::Routes(RouteChanges { member: None, changes }))
+            }
+        };
+        Self { shard: shard.0.into(), term, change: Some(change), number }
+    }
+
+    fn into_command(self) -> Result<StateCommand, DecodeError> {
+        let change = match self.change.ok_or(DecodeError::Field("change"))? {
+            ShardChangeKind::Members(members) => ShardChange::Members(members.into()),
+            ShardChangeKind::Routes(RouteChanges { changes, .. }) => ShardChange::Routes {
+                number: self.number,
+                changes: changes.into_iter().map(TryInto::try_into).collect::<Result<_, DecodeError>>()?,
+            },
+        };
+        let shard = u16::try_from(self.shard).map_err(|_| DecodeError::Field("shard"))?;
+        Ok(StateCommand::Shard { shard: ShardId(shard), term: self.term, change })
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -94,6 +176,16 @@ impl From<&StateCommand> for Command {
             StateCommand::SetSetting { key, value } => {
                 CommandKind::SetSetting(Setting { key: key.to_string(), value: value.clone() })
             }
+            StateCommand::FoundShards => CommandKind::FoundShards(Nothing {}),
+            StateCommand::Shard { shard, term, change } => {
+                CommandKind::Shard(Shard::of(*shard, *term, change))
+            }
+            StateCommand::Evacuate { member } => CommandKind::Evacuate((*member).into()),
+            StateCommand::Recover { cluster_id, survivor, shards } => CommandKind::Recover(Recover {
+                cluster_id: cluster_id.to_be_bytes().to_vec(),
+                survivor: survivor.0,
+                shards: shards.iter().map(|shard| shard.0.into()).collect(),
+            }),
         };
         Self { version: VERSION, kind: Some(kind) }
     }
@@ -132,6 +224,10 @@ impl TryFrom<Command> for StateCommand {
                 changes: changes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             },
             CommandKind::SetSetting(Setting { key, value }) => Self::SetSetting { key: key.into(), value },
+            CommandKind::FoundShards(Nothing {}) => Self::FoundShards,
+            CommandKind::Shard(shard) => shard.into_command()?,
+            CommandKind::Evacuate(member) => Self::Evacuate { member: member.into() },
+            CommandKind::Recover(recover) => recover.into_command()?,
         })
     }
 }
@@ -163,7 +259,7 @@ pub(crate) struct SetGroup {
     #[prost(uint32, tag = "2")]
     pub(crate) online: u32,
     #[prost(uint32, tag = "3")]
-    pub(crate) away: u32,
+    pub(crate) kept: u32,
 }
 
 impl From<&StateRouteChange> for RouteChange {
@@ -173,10 +269,10 @@ impl From<&StateRouteChange> for RouteChange {
             StateRouteChange::RemoveExact(fingerprint) => RouteChangeKind::RemoveExact(fingerprint.get()),
             StateRouteChange::AddWildcard(filter) => RouteChangeKind::AddWildcard(filter.to_string()),
             StateRouteChange::RemoveWildcard(filter) => RouteChangeKind::RemoveWildcard(filter.to_string()),
-            StateRouteChange::SetGroup { filter, online, away } => RouteChangeKind::SetGroup(SetGroup {
+            StateRouteChange::SetGroup { filter, online, kept } => RouteChangeKind::SetGroup(SetGroup {
                 filter: filter.to_string(),
                 online: *online,
-                away: *away,
+                kept: *kept,
             }),
         };
         Self { kind: Some(kind) }
@@ -192,8 +288,8 @@ impl TryFrom<RouteChange> for StateRouteChange {
             RouteChangeKind::RemoveExact(number) => Self::RemoveExact(fingerprint(number)?),
             RouteChangeKind::AddWildcard(filter) => Self::AddWildcard(filter.into()),
             RouteChangeKind::RemoveWildcard(filter) => Self::RemoveWildcard(filter.into()),
-            RouteChangeKind::SetGroup(SetGroup { filter, online, away }) => {
-                Self::SetGroup { filter: filter.into(), online, away }
+            RouteChangeKind::SetGroup(SetGroup { filter, online, kept }) => {
+                Self::SetGroup { filter: filter.into(), online, kept }
             }
         })
     }

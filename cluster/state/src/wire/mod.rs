@@ -14,13 +14,16 @@ pub(crate) use cluster::Node;
 pub(crate) use command::Command;
 pub(crate) use reply::Reply;
 pub(crate) use snapshot::{
-    GroupRoute, Header, NodeSet, Placement, SnapshotChunk, SnapshotEnd, WildcardRoute,
+    GroupRoute, Header, NodeSet, Placement, Shard, ShardRoutes, SnapshotChunk, SnapshotEnd, WildcardRoute,
+    nodes,
 };
 
 /// The version of all formats, but for what says otherwise.
 pub(crate) const VERSION: u32 = 1;
 /// The version of a chunk of a snapshot that has settings: a program that knows none would lose them without a word.
 pub(crate) const VERSION_WITH_SETTINGS: u32 = 2;
+/// The same for the replicas of shards and the routes of their sessions.
+pub(crate) const VERSION_WITH_SHARDS: u32 = 3;
 
 pub(crate) trait Versioned: prost::Message + Default {
     /// The last version that is known.
@@ -40,7 +43,7 @@ pub(crate) trait Versioned: prost::Message + Default {
 impl Versioned for Command {}
 impl Versioned for Reply {}
 impl Versioned for SnapshotChunk {
-    const NEWEST: u32 = VERSION_WITH_SETTINGS;
+    const NEWEST: u32 = VERSION_WITH_SHARDS;
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -103,6 +103,7 @@ pub(crate) enum InvalidKind {
     Group = 9,
     SettingKey = 10,
     SettingValue = 11,
+    Members = 12,
 }
 
 impl From<Invalid> for InvalidKind {
@@ -115,6 +116,7 @@ impl From<Invalid> for InvalidKind {
             Invalid::ClientAddresses => Self::ClientAddresses,
             Invalid::Version => Self::Version,
             Invalid::Changes => Self::Changes,
+            Invalid::Members => Self::Members,
             Invalid::Wildcard => Self::Wildcard,
             Invalid::Group => Self::Group,
             Invalid::SettingKey => Self::SettingKey,
@@ -133,6 +135,7 @@ fn invalid(number: i32) -> Result<Invalid, DecodeError> {
         InvalidKind::ClientAddresses => Ok(Invalid::ClientAddresses),
         InvalidKind::Version => Ok(Invalid::Version),
         InvalidKind::Changes => Ok(Invalid::Changes),
+        InvalidKind::Members => Ok(Invalid::Members),
         InvalidKind::Wildcard => Ok(Invalid::Wildcard),
         InvalidKind::Group => Ok(Invalid::Group),
         InvalidKind::SettingKey => Ok(Invalid::SettingKey),

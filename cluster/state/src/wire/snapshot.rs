@@ -30,6 +30,65 @@ pub(crate) struct SnapshotChunk {
     pub(crate) end: Option<SnapshotEnd>,
     #[prost(message, repeated, tag = "11")]
     pub(crate) settings: Vec<Setting>,
+    /// In their order.
+    #[prost(message, repeated, tag = "12")]
+    pub(crate) shards: Vec<Shard>,
+    /// The nodes that shall hold replicas of shards.
+    #[prost(fixed64, repeated, tag = "13")]
+    pub(crate) holders: Vec<u64>,
+    /// As fields 5 to 8, for the shards.
+    #[prost(message, optional, tag = "14")]
+    pub(crate) shard_routes: Option<ShardRoutes>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ShardRoutes {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) sets: Vec<NodeSet>,
+    #[prost(fixed64, repeated, tag = "2")]
+    pub(crate) fingerprints: Vec<u64>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub(crate) fingerprint_sets: Vec<u32>,
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) wildcards: Vec<WildcardRoute>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Shard {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) replicas: Option<Placement>,
+    #[prost(fixed64, repeated, tag = "2")]
+    pub(crate) founders: Vec<u64>,
+    #[prost(fixed64, repeated, tag = "3")]
+    pub(crate) members: Vec<u64>,
+    #[prost(uint64, tag = "4")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) told: u64,
+}
+
+impl From<&crate::Shard> for Shard {
+    fn from(shard: &crate::Shard) -> Self {
+        Self {
+            replicas: Some((&shard.replicas).into()),
+            founders: numbers(&shard.founders),
+            members: numbers(&shard.members),
+            term: shard.term,
+            told: shard.told,
+        }
+    }
+}
+
+impl From<Shard> for crate::Shard {
+    fn from(shard: Shard) -> Self {
+        Self {
+            replicas: shard.replicas.unwrap_or_default().into(),
+            founders: nodes(shard.founders),
+            members: nodes(shard.members),
+            term: shard.term,
+            told: shard.told,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -113,14 +172,14 @@ pub(crate) struct GroupMembers {
     #[prost(uint32, tag = "2")]
     pub(crate) online: u32,
     #[prost(uint32, tag = "3")]
-    pub(crate) away: u32,
+    pub(crate) kept: u32,
 }
 
 impl From<&crate::GroupRoute> for GroupRoute {
     fn from(route: &crate::GroupRoute) -> Self {
         let members = route.members.iter().map(|members| {
-            let crate::GroupMembers { node, online, away } = *members;
-            GroupMembers { node: node.0, online, away }
+            let crate::GroupMembers { node, online, kept } = *members;
+            GroupMembers { node: node.0, online, kept }
         });
         Self { filter: route.filter.to_string(), members: members.collect() }
     }
@@ -129,8 +188,8 @@ impl From<&crate::GroupRoute> for GroupRoute {
 impl From<GroupRoute> for crate::GroupRoute {
     fn from(route: GroupRoute) -> Self {
         let members = route.members.into_iter().map(|members| {
-            let GroupMembers { node, online, away } = members;
-            crate::GroupMembers { node: NodeId(node), online, away }
+            let GroupMembers { node, online, kept } = members;
+            crate::GroupMembers { node: NodeId(node), online, kept }
         });
         Self { filter: route.filter.into(), members: members.collect() }
     }
@@ -150,6 +209,6 @@ fn numbers(nodes: &[NodeId]) -> Vec<u64> {
     nodes.iter().map(|node| node.0).collect()
 }
 
-fn nodes(numbers: Vec<u64>) -> Vec<NodeId> {
+pub(crate) fn nodes(numbers: Vec<u64>) -> Vec<NodeId> {
     numbers.into_iter().map(NodeId).collect()
 }
