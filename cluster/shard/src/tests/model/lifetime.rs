@@ -1,0 +1,83 @@
+//! How sessions and wills end.
+
+use std::sync::Arc;
+
+use flotilla_mqtt::{Message, Timestamp, session::SessionExpiry};
+use flotilla_state::{Incarnation, Member};
+
+use super::Model;
+use crate::{TICK_MAX, Will, WillFate, WillId};
+
+impl Model {
+    pub(super) fn leave(&mut self, client: &str, fate: WillFate) {
+        let session = self.sessions.get_mut(client).unwrap();
+        session.owner = None;
+        if fate == WillFate::Drop {
+            session.will = None;
+        }
+        session.ends_at = match session.expiry {
+            SessionExpiry::AtDisconnect => return self.end(client),
+            SessionExpiry::After(duration) => Some(self.stamp + u64::try_from(duration.as_millis()).unwrap()),
+            SessionExpiry::Never => None,
+        };
+        self.tell_groups(client);
+        self.give_back(client);
+        let session = self.sessions.get_mut(client).unwrap();
+        if let Some((will, due)) = &mut session.will {
+            let delayed = self.stamp + u64::try_from(will.delay.as_millis()).unwrap();
+            *due = Some(delayed.min(session.ends_at.unwrap_or(u64::MAX)));
+            if *due <= Some(self.stamp) {
+                let (will, _) = session.will.take().unwrap();
+                self.fire(&will);
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, client: &str) {
+        let session = self.sessions.remove(client).unwrap();
+        self.tell_left(&session);
+        if let Some((will, _)) = session.will {
+            self.fire(&will);
+        }
+    }
+
+    pub(super) fn fire(&mut self, will: &Will) {
+        self.wills_made += 1;
+        let expires_at = will.expiry.map(|expiry| Timestamp::from_millis(self.stamp) + expiry);
+        let message = Message { expires_at, ..(*will.message).clone() };
+        self.firing.insert(WillId(self.wills_made), Arc::new(message));
+    }
+
+    pub(super) fn member_ended(&mut self, member: Member) {
+        let known = self.sources.get(&member.node).copied().unwrap_or((Incarnation(0), 0, false));
+        if known.0 <= member.incarnation {
+            self.sources.insert(member.node, (member.incarnation, known.1, true));
+        }
+        let mut owned: Vec<_> =
+            self.sessions.iter().filter(|(_, session)| session.owner == Some(member)).collect();
+        owned.sort_by_key(|(_, session)| session.id);
+        let clients: Vec<String> = owned.into_iter().map(|(client, _)| client.clone()).collect();
+        for client in clients {
+            let session = self.sessions.get_mut(&client).unwrap();
+            session.maybe_sent_until = session.next_seq;
+            self.leave(&client, WillFate::Keep);
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        for _ in 0..TICK_MAX {
+            let due = self.sessions.iter().filter_map(|(client, session)| {
+                session.deadline().filter(|at| *at <= self.stamp).map(|at| (at, session.id, client.clone()))
+            });
+            let Some((_, _, client)) = due.min() else { break };
+            let session = self.sessions.get_mut(&client).unwrap();
+            if session.ends_at.is_some_and(|at| at <= self.stamp) {
+                self.end(&client);
+            } else {
+                let (will, _) = session.will.take().unwrap();
+                self.fire(&will);
+            }
+        }
+        self.retained.retain(|_, message| message.expires_at.is_none_or(|at| at > self.stamp));
+    }
+}
