@@ -2,10 +2,25 @@
 
 use std::io;
 
+use openraft::error::ClientWriteError;
+
+use super::types::Types;
+
 /// The state machine met bytes that it does not understand. The group stops: to skip them would let the replicas differ.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Corrupt(pub String);
+
+/// Why a durable state did not take something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The disk has no space. Nothing was changed, and it is tried again until there is some.
+    #[error("the disk of the state is full")]
+    Full,
+    /// It never will. The group stops.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
 
 /// A request did not reach its node, or no answer came in time. Whether it took effect is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +57,18 @@ pub enum GroupError {
     /// What a snapshot file holds is not what was written.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The log was cut on the word of a state that has gone back since.
+    #[error(
+        "the state has entries up to {} only, but the log was cut up to entry {needed}: one of the two was put back or damaged. The \
+         node cannot go on: stop it, empty its data directory and let it join the cluster again as a new node",
+        .position.map_or_else(|| "none".to_owned(), |index| index.to_string())
+    )]
+    StateBehind {
+        /// The last entry that the state has.
+        position: Option<u64>,
+        /// The last entry that only the state has.
+        needed: u64,
+    },
     /// The disk, or what was read from it.
     #[error("the storage of the Raft group failed: {0}")]
     Storage(String),
@@ -74,9 +101,26 @@ pub enum ProposeError {
         /// The greatest length.
         limit: usize,
     },
+    /// Nothing was written: too many submitted commands have no answer yet.
+    #[error("too many commands have no answer yet")]
+    Full,
     /// The group has stopped. The command may have been committed.
     #[error("the Raft group has stopped: {0}")]
     Stopped(String),
+}
+
+impl ProposeError {
+    /// What openraft's refusal means.
+    pub(super) fn of(error: &ClientWriteError<Types>) -> Self {
+        match error {
+            ClientWriteError::ForwardToLeader(forward) => Self::NotLeader { leader: forward.leader_id },
+            ClientWriteError::LogEntryDiscarded(forward) => Self::Unknown { leader: forward.leader_id },
+            // Commands have neither; should they come to have, then nothing is known of their fate.
+            ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
+                Self::Unknown { leader: None }
+            }
+        }
+    }
 }
 
 /// Bytes of a peer, of the log or of a snapshot do not decode.
@@ -146,4 +190,12 @@ pub enum SnapshotError {
     /// Another node sent something else than a snapshot.
     #[error("a received snapshot is refused: {0}")]
     Received(String),
+}
+
+impl SnapshotError {
+    /// Whether only space is missing.
+    pub(super) fn is_full(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
 }

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use flotilla_wal::{Record, Wal};
@@ -43,12 +44,15 @@ struct Shared {
     /// What is committed and not noted in the log yet. It is written with whatever is written next, for a flush of its own would
     /// double the time of every command; after a crash, some of the last commands may so have to be committed again.
     committed: Mutex<Option<LogId>>,
+    /// The group has stopped for good; nothing is noted any more.
+    is_closed: AtomicBool,
 }
 
 impl LogStore {
     pub(super) fn open(wal: Wal, group: GroupId) -> Result<Self, DecodeError> {
         let vote = wal.group(group.0).vote.map(wire::load_vote).transpose()?;
-        let shared = Shared { vote: Mutex::new(vote), committed: Mutex::new(None) };
+        let shared =
+            Shared { vote: Mutex::new(vote), committed: Mutex::new(None), is_closed: AtomicBool::new(false) };
         Ok(Self { wal, group: group.0, shared: Arc::new(shared) })
     }
 
@@ -70,12 +74,24 @@ impl LogStore {
 
     /// Whether [`LogStore::note_committed`] has something to write.
     pub(super) fn has_unnoted_commit(&self) -> bool {
-        self.shared.committed.lock().is_some()
+        !self.shared.is_closed.load(Ordering::Relaxed) && self.shared.committed.lock().is_some()
     }
 
     /// Notes what is committed, for a group that has nothing else to write.
     pub(super) async fn note_committed(&self) -> io::Result<()> {
         if self.has_unnoted_commit() { self.submit(Vec::new()).await } else { Ok(()) }
+    }
+
+    /// Forgets all that the group has here. The group has stopped, and writes nothing any more.
+    pub(super) async fn forget(&self) -> io::Result<()> {
+        // What is committed is not to be noted after this: it would be of a log that is not there.
+        self.shared.is_closed.store(true, Ordering::Relaxed);
+        self.shared.committed.lock().take();
+        let (sender, receiver) = oneshot::channel();
+        self.wal.forget_group(self.group, move |result| {
+            let _ = sender.send(result);
+        });
+        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the write-ahead log was closed")))
     }
 
     /// Writes records and waits until they are on the disk.

@@ -5,7 +5,9 @@
 //!
 //! Invariants:
 //! - Nothing is answered before it is on the disk, and in the order in which it was asked for: votes, entries, truncations.
-//! - The log is cut only where a snapshot that is on the disk replaces it.
+//! - The log is cut only where something that is on the disk replaces it: a snapshot of a state in memory, or a state that is
+//!   durable by itself, up to the position that it has there.
+//! - What another member sends replaces the state only after all of it is here and was verified.
 //! - Bytes of the disk or of a peer that do not decode are an error. A group that meets such bytes of its own, or a command
 //!   that its state machine refuses, stops and says why in [`GroupStatus::failed`].
 //!
@@ -17,10 +19,13 @@ mod log;
 mod machine;
 mod monitor;
 mod network;
+pub(crate) mod offline;
 mod options;
 mod ports;
+mod rest;
 mod snapshot;
 mod status;
+mod submit;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -41,18 +46,21 @@ use openraft::error::{
 use openraft::{ChangeMembers, EmptyNode, Instant};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use log::LogStore;
-use machine::{Failure, Machine};
+use machine::{Durable, Failure, Machine, Memory, Outgoing};
 use monitor::{Monitor, SnapshotTrigger};
 use network::Peers;
-use snapshot::SnapshotStore;
+use rest::Rest;
+use snapshot::{SnapshotData, SnapshotStore};
+use submit::{Submissions, Submitter};
 pub(crate) use types::blocking;
 use types::{Command, Raft, Snapshot, Types};
 
-pub use error::{Corrupt, DecodeError, GroupError, ProposeError, SnapshotError, Unreachable};
+pub use error::{Corrupt, DecodeError, GroupError, ProposeError, Refused, SnapshotError, Unreachable};
 pub use options::GroupOptions;
-pub use ports::{GroupId, StateMachine, Transport};
+pub use ports::{Checkpoint, DurableState, GroupId, SnapshotChunks, State, StateMachine, Transport};
 pub use status::{GroupStatus, Role};
 
 /// The greatest chunk of a snapshot between nodes.
@@ -74,20 +82,31 @@ struct Inner {
     raft: Raft,
     log: LogStore,
     snapshots: Arc<SnapshotStore>,
+    /// The disk had a state at the start, or a snapshot of it.
+    has_state: bool,
     failure: Failure,
     status: watch::Receiver<GroupStatus>,
     monitor: JoinHandle<()>,
+    submissions: Arc<Submissions>,
+    submitter: JoinHandle<()>,
     /// Held while a snapshot is received: one at a time, so that the disk holds at most three.
     receiving: Mutex<()>,
+    /// Ends what openraft does not: its state machine, where that waits for the disk.
+    ended: CancellationToken,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.monitor.abort();
+        self.submitter.abort();
         // openraft goes on without its handle.
-        let raft = self.raft.clone();
+        let (raft, ended) = (self.raft.clone(), self.ended.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { raft.shutdown().await.is_ok() });
+            runtime.spawn(async move {
+                // Whatever it says.
+                let _ = raft.shutdown().await;
+                ended.cancel();
+            });
         }
     }
 }
@@ -103,9 +122,21 @@ impl Group {
         let log = LogStore::open(options.wal, options.id)?;
         let (dir, files) = (options.snapshot_dir, options.files);
         let snapshots = Arc::new(blocking(move || SnapshotStore::open(dir, files)).await?);
-        snapshots.require(log.purged())?;
-
-        let machine = Machine::new(options.state_machine, Arc::clone(&snapshots), failure.clone());
+        let outgoing = Outgoing::default();
+        let ended = CancellationToken::new();
+        let (machine, has_state) = match options.state {
+            State::InMemory(state) => {
+                snapshots.require(log.purged())?;
+                let has_state = snapshots.current().is_some();
+                (Machine::Memory(Memory::new(state, Arc::clone(&snapshots), failure.clone())), has_state)
+            }
+            State::Durable(state) => {
+                let (outgoing, ends) = (outgoing.clone(), (failure.clone(), ended.clone()));
+                let machine = Durable::open(options.id, state, log.purged(), outgoing, ends)?;
+                let has_state = !machine.is_pristine();
+                (Machine::Durable(machine), has_state)
+            }
+        };
         let peers = Peers {
             transport: options.transport,
             group: options.id,
@@ -115,6 +146,7 @@ impl Group {
         let raft = Raft::new(options.me, Arc::new(config), peers, log.clone(), machine)
             .await
             .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+        outgoing.allow();
         // Until its first turn the status would be that of an empty group.
         raft.with_raft_state(|_| ()).await.map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
 
@@ -136,8 +168,12 @@ impl Group {
             failure: failure.clone(),
             status: sender,
             snapshots: SnapshotTrigger::new(options.log_bytes_max),
+            rest: Rest::new(tokio::time::Instant::now()),
+            outgoing,
             handed_over_in: None,
         };
+        let submissions = Submissions::new(failure.clone());
+        let submitter = Submitter::new(raft.clone(), Arc::clone(&submissions));
         let inner = Inner {
             id: options.id,
             me: options.me,
@@ -145,10 +181,14 @@ impl Group {
             raft,
             log,
             snapshots,
+            has_state,
             failure,
             status,
             monitor: tokio::spawn(monitor.run()),
+            submissions,
+            submitter: tokio::spawn(submitter.run()),
             receiving: Mutex::new(()),
+            ended,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -165,7 +205,7 @@ impl Group {
 
     /// Whether this node has neither voted nor any part of the log, so that nothing is lost if it joins another group.
     pub fn is_pristine(&self) -> bool {
-        self.inner.log.is_pristine() && self.inner.snapshots.current().is_none()
+        self.inner.log.is_pristine() && !self.inner.has_state
     }
 
     /// Makes a group of a pristine node and others like it. Called on one or on all of them, with the same voters.
@@ -198,20 +238,27 @@ impl Group {
         }
         match self.inner.raft.client_write(Command(command)).await {
             Ok(response) => Ok((response.log_id.index(), response.data)),
-            Err(RaftError::APIError(error)) => Err(match error {
-                ClientWriteError::ForwardToLeader(forward) => {
-                    ProposeError::NotLeader { leader: forward.leader_id }
-                }
-                ClientWriteError::LogEntryDiscarded(forward) => {
-                    ProposeError::Unknown { leader: forward.leader_id }
-                }
-                // Commands have neither; should they come to have, then nothing is known of their fate.
-                ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
-                    ProposeError::Unknown { leader: None }
-                }
-            }),
+            Err(RaftError::APIError(error)) => Err(ProposeError::of(&error)),
             Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(reason(&self.inner.failure, &fatal))),
         }
+    }
+
+    /// Proposes a command, and does not wait. `done` is told what [`Group::propose`] would return, once, also when the group stops or
+    /// is dropped. It is called on a thread of the group, or before this returns where the command is not even queued: it must be
+    /// short.
+    ///
+    /// Commands that one caller submits one after the other are committed in that order. When one is not, those that were submitted
+    /// after it and before its `done` was told are not committed either, and are told [`ProposeError::NotLeader`]; their caller can
+    /// so submit them again, in order. The commands of [`Group::propose`] stand in no order to these.
+    ///
+    /// So many commands and bytes may be without an answer that a pipeline is never short of them; beyond, `done` is told
+    /// [`ProposeError::Full`].
+    pub fn submit(
+        &self,
+        command: Bytes,
+        done: impl FnOnce(Result<(u64, Bytes), ProposeError>) + Send + 'static,
+    ) {
+        self.inner.submissions.submit(command, done);
     }
 
     /// Adds a member without a vote; done when the change is committed, not when the member has caught up. Adding a member
@@ -304,8 +351,8 @@ impl Group {
         self.inner.status.clone()
     }
 
-    /// Makes a snapshot now, whatever the length of the log, and cuts the log. Returns before it is done:
-    /// [`GroupStatus::snapshot`] tells.
+    /// Makes a snapshot now, or brings a durable state to the disk, whatever the length of the log, and cuts the log. Returns before
+    /// it is done: [`GroupStatus::snapshot`] tells.
     ///
     /// # Errors
     /// The group has stopped.
@@ -381,7 +428,7 @@ impl Group {
         let meta = head.meta.clone();
         let snapshot = blocking(move || receiving.finish(&meta)).await?;
 
-        let snapshot = Snapshot { meta: head.meta, snapshot };
+        let snapshot = Snapshot { meta: head.meta, snapshot: SnapshotData::File(snapshot) };
         let reply = self
             .inner
             .raft
@@ -406,6 +453,20 @@ impl Group {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::error!(error = %error, group = %self.inner.id, "the Raft group did not stop as it should");
         }
+        self.inner.ended.cancel();
+    }
+
+    /// Stops the group, and forgets its log and its votes, durably: for a node that is no member of it any more. The state is the
+    /// caller's to remove, after this: a log that was cut does not start without it.
+    ///
+    /// Whether the node is a member is for the caller to know: one that was cut off when it was removed has not heard of it. One that
+    /// still counts as a voter must not do this, for it could vote twice in a term.
+    ///
+    /// # Errors
+    /// The log could not be written.
+    pub async fn forget(self) -> Result<(), GroupError> {
+        self.shutdown().await;
+        self.inner.log.forget().await.map_err(|error| GroupError::Storage(error.to_string()))
     }
 
     /// The status, on the leader.

@@ -8,12 +8,13 @@ use tokio::time::Instant;
 
 use super::current_status;
 use super::log::LogStore;
-use super::machine::Failure;
+use super::machine::{Failure, Outgoing};
 use super::ports::GroupId;
+use super::rest::{AtRest, Rest};
 use super::status::{GroupStatus, Role};
 use super::types::Raft;
 
-/// Keeps the status, and does what openraft leaves undone: makes snapshots when the log is long, has a leader without a vote
+/// Keeps the status, and does what openraft leaves undone: makes snapshots when the log is long or the group at rest, has a leader without a vote
 /// step down, and notes what is committed when the group is quiet.
 pub(super) struct Monitor {
     pub(super) group: GroupId,
@@ -23,6 +24,8 @@ pub(super) struct Monitor {
     pub(super) failure: Failure,
     pub(super) status: watch::Sender<GroupStatus>,
     pub(super) snapshots: SnapshotTrigger,
+    pub(super) rest: Rest,
+    pub(super) outgoing: Outgoing,
     /// The term in which the leadership was handed over.
     pub(super) handed_over_in: Option<u64>,
 }
@@ -66,14 +69,20 @@ impl Monitor {
                     // An error stops the group at its next write.
                     let _ = self.log.note_committed().await;
                 }
+                () = tokio::time::sleep_until(self.rest.next_look()) => {}
             }
         }
     }
 
     /// An error means that the group has stopped, which the status tells next.
     async fn act(&mut self, now: &GroupStatus) {
-        if self.snapshots.is_due(now) {
+        if self.snapshots.is_due(now, self.outgoing.is_any()) {
             let _ = self.raft.trigger().snapshot().await;
+        }
+        match self.rest.look(now, self.outgoing.is_any(), Instant::now()) {
+            AtRest::Snapshot => drop(self.raft.trigger().snapshot().await),
+            AtRest::Purge(upto) => drop(self.raft.trigger().purge_log(upto).await),
+            AtRest::Nothing => {}
         }
         // openraft lets a leader lead on that has become a learner.
         let leads_without_vote = now.role == Role::Leader
@@ -95,8 +104,15 @@ pub(super) struct SnapshotTrigger {
     log_bytes_max: u64,
     /// The length that the log cannot be cut below, as far as seen: entries are kept, and a follower may still need others.
     kept: u64,
-    /// A snapshot up to this entry, or beyond, was asked for.
-    asked: Option<u64>,
+    asked: Option<Asked>,
+}
+
+/// A snapshot that was asked for.
+struct Asked {
+    /// It is there when one up to this entry, or beyond, is.
+    index: u64,
+    /// Where the log becomes so long without it, it is asked for again: a checkpoint may have brought less than was hoped for.
+    again_at: u64,
 }
 
 impl SnapshotTrigger {
@@ -104,21 +120,35 @@ impl SnapshotTrigger {
         Self { log_bytes_max, kept: 0, asked: None }
     }
 
-    fn is_due(&mut self, status: &GroupStatus) -> bool {
-        if self.asked.is_some() && status.snapshot >= self.asked {
-            self.asked = None;
-            self.kept = status.log_bytes;
+    /// `is_sending`: a member is to have the log from the snapshot on that is on its way to it. To cut it meanwhile would have it need
+    /// another one, and so on for ever.
+    fn is_due(&mut self, status: &GroupStatus, is_sending: bool) -> bool {
+        match &self.asked {
+            Some(asked) if status.snapshot >= Some(asked.index) => {
+                self.asked = None;
+                self.kept = status.log_bytes;
+            }
+            Some(asked) if status.log_bytes > asked.again_at => self.asked = None,
+            _ => {}
         }
         self.kept = self.kept.min(status.log_bytes);
         // Without the second term, a log that cannot be cut would get a snapshot with every entry.
-        let limit = self.log_bytes_max.max(self.kept.saturating_add(self.log_bytes_max / 2));
+        let mut limit = self.log_bytes_max.max(self.kept.saturating_add(self.log_bytes_max / 2));
+        if is_sending {
+            limit = limit.saturating_mul(SENDING_FACTOR);
+        }
         let due = self.asked.is_none() && status.log_bytes > limit && status.applied > status.snapshot;
-        if due {
-            self.asked = status.applied;
+        if let Some(index) = status.applied.filter(|_| due) {
+            // openraft ignores it while it makes one.
+            let again_at = status.log_bytes.saturating_add(self.log_bytes_max);
+            self.asked = Some(Asked { index, again_at });
         }
         due
     }
 }
+
+/// While a snapshot of a durable state is sent, the log may become so many times as long.
+const SENDING_FACTOR: u64 = 16;
 
 async fn until(at: Option<Instant>) {
     match at {
@@ -137,30 +167,51 @@ mod tests {
     #[test]
     fn a_long_log_gets_one_snapshot_at_a_time() {
         let mut trigger = SnapshotTrigger::new(1_000);
-        assert!(!trigger.is_due(&status(1_000, 10, None)));
-        assert!(trigger.is_due(&status(1_001, 11, None)));
-        assert!(!trigger.is_due(&status(1_500, 15, None)));
-        assert!(!trigger.is_due(&status(100, 16, Some(11))));
-        assert!(trigger.is_due(&status(1_001, 30, Some(11))));
+        assert!(!trigger.is_due(&status(1_000, 10, None), false));
+        assert!(trigger.is_due(&status(1_001, 11, None), false));
+        assert!(!trigger.is_due(&status(1_500, 15, None), false));
+        assert!(!trigger.is_due(&status(100, 16, Some(11)), false));
+        assert!(trigger.is_due(&status(1_001, 30, Some(11)), false));
     }
 
     #[test]
     fn a_log_that_cannot_be_cut_gets_a_snapshot_now_and_then() {
         let mut trigger = SnapshotTrigger::new(1_000);
-        assert!(trigger.is_due(&status(1_100, 11, None)));
-        assert!(!trigger.is_due(&status(1_200, 12, Some(11))));
-        assert!(!trigger.is_due(&status(1_700, 17, Some(11))));
-        assert!(trigger.is_due(&status(1_701, 18, Some(11))));
+        assert!(trigger.is_due(&status(1_100, 11, None), false));
+        assert!(!trigger.is_due(&status(1_200, 12, Some(11)), false));
+        assert!(!trigger.is_due(&status(1_700, 17, Some(11)), false));
+        assert!(trigger.is_due(&status(1_701, 18, Some(11)), false));
         // It was cut after all.
-        assert!(!trigger.is_due(&status(100, 19, Some(18))));
-        assert!(trigger.is_due(&status(1_001, 29, Some(18))));
+        assert!(!trigger.is_due(&status(100, 19, Some(18)), false));
+        assert!(trigger.is_due(&status(1_001, 29, Some(18)), false));
+    }
+
+    #[test]
+    fn a_checkpoint_that_brought_less_is_asked_for_again() {
+        let mut trigger = SnapshotTrigger::new(1_000);
+        assert!(trigger.is_due(&status(1_100, 11, None), false));
+        assert!(!trigger.is_due(&status(1_500, 15, Some(9)), false));
+        assert!(!trigger.is_due(&status(2_100, 21, Some(9)), false));
+        assert!(trigger.is_due(&status(2_101, 22, Some(9)), false));
+        assert!(!trigger.is_due(&status(2_200, 23, Some(9)), false));
     }
 
     #[test]
     fn a_snapshot_that_would_hold_nothing_new_is_not_made() {
         let mut trigger = SnapshotTrigger::new(1_000);
-        assert!(!trigger.is_due(&status(5_000, 11, Some(11))));
-        assert!(trigger.is_due(&status(5_000, 12, Some(11))));
+        assert!(!trigger.is_due(&status(5_000, 11, Some(11)), false));
+        assert!(trigger.is_due(&status(5_000, 12, Some(11)), false));
+    }
+
+    #[test]
+    fn the_log_is_not_cut_while_a_snapshot_is_sent_unless_it_becomes_very_long() {
+        let mut trigger = SnapshotTrigger::new(1_000);
+        assert!(!trigger.is_due(&status(1_001, 11, None), true));
+        assert!(!trigger.is_due(&status(16_000, 160, None), true));
+        assert!(trigger.is_due(&status(16_001, 161, None), true));
+        let mut trigger = SnapshotTrigger::new(1_000);
+        assert!(!trigger.is_due(&status(1_001, 11, None), true));
+        assert!(trigger.is_due(&status(1_001, 11, None), false));
     }
 
     fn status(log_bytes: u64, applied: u64, snapshot: Option<u64>) -> GroupStatus {

@@ -22,7 +22,7 @@ use super::SNAPSHOT_CHUNK_BYTES_MAX;
 use super::error::{DecodeError, Unreachable};
 use super::machine::Failure;
 use super::ports::{GroupId, Transport};
-use super::snapshot::SnapshotFile;
+use super::snapshot::{LiveSnapshot, SnapshotData, SnapshotFile};
 use super::types::{Snapshot, Types, Vote, blocking};
 use super::wire::{self, SnapshotHead};
 
@@ -59,7 +59,7 @@ pub(super) struct Peer {
 }
 
 impl RaftNetworkV2<Types> for Peer {
-    type SnapshotData = SnapshotFile;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -100,19 +100,30 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let ttl = option.soft_ttl();
-        let signature = snapshot.meta.signature();
-        let file = snapshot.snapshot.clone();
-        let reply = self.transport.snapshot(self.to, self.group, send(vote, snapshot), ttl);
+        let Snapshot { meta, snapshot } = snapshot;
+        let signature = meta.signature();
+        let (chunks, file) = match snapshot {
+            SnapshotData::File(file) => {
+                let head = SnapshotHead { vote, meta, file_bytes: file.bytes() };
+                (send(&head, pieces_of(file.clone())), Some(file))
+            }
+            SnapshotData::Live(live) => {
+                (send(&SnapshotHead { vote, meta, file_bytes: 0 }, pieces_of_live(live)), None)
+            }
+            SnapshotData::OnDisk => {
+                let early = Unreachable("a snapshot was asked for before the group had started".to_owned());
+                return Err(unreachable(&early).into());
+            }
+        };
+        let reply = self.transport.snapshot(self.to, self.group, chunks, ttl);
         let reply = answer(reply, ttl, wire::decode_snapshot_reply);
         let result = match future::select(Box::pin(reply), Box::pin(cancel)).await {
             Either::Left((result, _)) => result,
             Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
         };
-        // Every peer refuses a damaged file, and so would the next start here: then it must be said, and here.
         if result.is_err()
-            && let Err(damage) = blocking(move || file.chunks().finish()).await
+            && let Some(error) = self.unreadable(file).await
         {
-            let error = self.failure.note(&damage);
             let error = ErrorSourceOf::<Types>::from_error(&error);
             return Err(StorageError::read_snapshot(Some(signature), error).into());
         }
@@ -128,6 +139,20 @@ impl RaftNetworkV2<Types> for Peer {
         let bytes = wire::encode_transfer_request(&request);
         let reply = self.transport.transfer(self.to, self.group, bytes, ttl);
         answer(reply, ttl, wire::decode_transfer_reply).await
+    }
+}
+
+impl Peer {
+    /// Why a snapshot could not be read here, after it did not arrive. Every peer refuses a damaged file, and so would the next start
+    /// here: then it must be said, and here. A state that cannot be read has said so already.
+    async fn unreadable(&self, file: Option<SnapshotFile>) -> Option<io::Error> {
+        match file {
+            Some(file) => {
+                let damage = blocking(move || file.chunks().finish()).await.err()?;
+                Some(self.failure.note(&damage))
+            }
+            None => self.failure.reason().map(io::Error::other),
+        }
     }
 }
 
@@ -149,19 +174,30 @@ fn unreachable(error: &Unreachable) -> RPCError<Types> {
     RPCError::Unreachable(openraft::error::Unreachable::new(error))
 }
 
+type Pieces = BoxStream<'static, io::Result<Bytes>>;
+
 /// The head and the file of a snapshot. The receiver verifies the file.
-fn send(vote: Vote, snapshot: Snapshot) -> BoxStream<'static, io::Result<Bytes>> {
-    let Snapshot { meta, snapshot: file } = snapshot;
-    let head = SnapshotHead { vote, meta, file_bytes: file.bytes() };
-    let head = stream::once(future::ready(Ok(wire::encode_snapshot_head(&head))));
-    let body = stream::try_unfold(0u64, move |offset| {
+fn send(head: &SnapshotHead, pieces: Pieces) -> Pieces {
+    stream::once(future::ready(Ok(wire::encode_snapshot_head(head)))).chain(pieces).boxed()
+}
+
+fn pieces_of(file: SnapshotFile) -> Pieces {
+    stream::try_unfold(0u64, move |offset| {
         let file = file.clone();
         async move {
-            let chunk = blocking(move || file.read_raw(offset, SNAPSHOT_CHUNK_BYTES_MAX)).await;
-            let chunk = chunk.map_err(|error| io::Error::other(error.to_string()))?;
-            let next = offset + chunk.len() as u64;
-            Ok((!chunk.is_empty()).then_some((chunk, next)))
+            let piece = blocking(move || file.read_raw(offset, SNAPSHOT_CHUNK_BYTES_MAX)).await;
+            let piece = piece.map_err(|error| io::Error::other(error.to_string()))?;
+            let next = offset + piece.len() as u64;
+            Ok((!piece.is_empty()).then_some((piece, next)))
         }
-    });
-    head.chain(body).boxed()
+    })
+    .boxed()
+}
+
+fn pieces_of_live(live: LiveSnapshot) -> Pieces {
+    stream::try_unfold(live, |mut live| async move {
+        let (piece, live) = blocking(move || (live.next(), live)).await;
+        Ok(piece.transpose()?.map(|piece| (piece, live)))
+    })
+    .boxed()
 }

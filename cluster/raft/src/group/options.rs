@@ -9,7 +9,7 @@ use flotilla_wal::{Files, Wal};
 use openraft::{Config, SnapshotPolicy};
 
 use super::error::GroupError;
-use super::ports::{GroupId, StateMachine, Transport};
+use super::ports::{GroupId, State, Transport};
 
 /// What a group is started with.
 pub struct GroupOptions {
@@ -21,20 +21,22 @@ pub struct GroupOptions {
     pub heartbeat: Duration,
     /// A follower that hears nothing from the leader stands for election after a time drawn from this range.
     pub election: Range<Duration>,
-    /// A snapshot is made, and the log cut, when the log exceeds this. See [`GroupOptions::LOG_BYTES_MAX`].
+    /// When the log exceeds this, a snapshot is made, or a durable state brought to the disk, and the log is cut. See
+    /// [`GroupOptions::LOG_BYTES_MAX`].
     pub log_bytes_max: u64,
-    /// Entries before the snapshot that are kept for followers that are a little behind.
+    /// Entries before the snapshot that are kept for followers that are a little behind, until the group has been at rest.
     pub log_entries_kept: u64,
     /// How long sending and installing a snapshot may take.
     pub snapshot_timeout: Duration,
-    /// The folder of the snapshot of this group, of nothing else. It is made where it is missing.
+    /// The folder of the snapshots of this group, of nothing else: the latest where the state is in memory, and those that are on
+    /// their way. It is made where it is missing.
     pub snapshot_dir: PathBuf,
     /// Where that folder is: the disk, or its twin of a test.
     pub files: Arc<dyn Files>,
     /// The write-ahead log of the node.
     pub wal: Wal,
     /// What is replicated.
-    pub state_machine: Box<dyn StateMachine>,
+    pub state: State,
     /// The way to the other nodes.
     pub transport: Arc<dyn Transport>,
 }

@@ -38,7 +38,7 @@ pub struct GroupStatus {
     pub committed: Option<u64>,
     /// The index of the last entry that the state machine has applied.
     pub applied: Option<u64>,
-    /// The index of the last entry that the snapshot covers.
+    /// The index of the last entry that the snapshot covers, or the checkpoint of a durable state.
     pub snapshot: Option<u64>,
     /// The index of the last entry that the log has given up.
     pub purged: Option<u64>,
@@ -62,6 +62,18 @@ pub struct GroupStatus {
 }
 
 impl GroupStatus {
+    /// Entries of the log that are not known to be committed.
+    #[must_use]
+    pub fn commit_lag(&self) -> u64 {
+        entries(self.last_log).saturating_sub(entries(self.committed))
+    }
+
+    /// Committed entries that the state machine has not applied.
+    #[must_use]
+    pub fn apply_lag(&self) -> u64 {
+        entries(self.committed).saturating_sub(entries(self.applied))
+    }
+
     pub(super) fn new(
         metrics: &RaftMetrics<Types>,
         log_bytes: u64,
@@ -102,5 +114,32 @@ impl GroupStatus {
                 Err(fatal) => Some(reason(fatal)),
             },
         }
+    }
+}
+
+/// So many entries there are up to an index.
+fn entries(index: Option<u64>) -> u64 {
+    index.map_or(0, |index| index.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_is_the_number_of_entries_between() {
+        let status = |last_log, committed, applied| GroupStatus {
+            last_log,
+            committed,
+            applied,
+            ..GroupStatus::default()
+        };
+        let lags = |status: GroupStatus| (status.commit_lag(), status.apply_lag());
+        assert_eq!(lags(status(None, None, None)), (0, 0));
+        assert_eq!(lags(status(Some(0), None, None)), (1, 0));
+        assert_eq!(lags(status(Some(9), Some(6), Some(2))), (3, 4));
+        assert_eq!(lags(status(Some(9), Some(6), None)), (3, 7));
+        // What is applied may be noted before what is committed.
+        assert_eq!(lags(status(Some(9), Some(6), Some(8))), (3, 0));
     }
 }

@@ -7,7 +7,7 @@ use openraft::EmptyNode;
 use openraft::alias::{EntryOf, LeaderIdOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
 
 use super::machine::Machine;
-use super::snapshot::SnapshotFile;
+use super::snapshot::SnapshotData;
 
 /// The runtime: in simulations, election timeouts come from a seed that the test sets.
 #[cfg(not(feature = "simulation"))]
@@ -33,7 +33,7 @@ pub(super) type Vote = VoteOf<Types>;
 pub(super) type Membership = openraft::Membership<u64, EmptyNode>;
 pub(super) type StoredMembership = StoredMembershipOf<Types>;
 pub(super) type SnapshotMeta = SnapshotMetaOf<Types>;
-pub(super) type Snapshot = SnapshotOf<Types, SnapshotFile>;
+pub(super) type Snapshot = SnapshotOf<Types, SnapshotData>;
 
 /// A command of the state machine. What it says is not for logs.
 #[derive(Clone, PartialEq, Eq)]

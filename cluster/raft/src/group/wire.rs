@@ -164,7 +164,7 @@ pub(super) fn decode_transfer_reply(bytes: Bytes) -> Result<TransferLeaderRespon
     })
 }
 
-/// What goes before a snapshot: whose it is, what it holds, and how long the file is.
+/// What goes before a snapshot: whose it is, what it holds, and how long the file is; 0 where it is made as it is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct SnapshotHead {
     pub(super) vote: Vote,
@@ -232,6 +232,17 @@ pub(super) fn store_log_id(id: &LogId) -> Bytes {
 
 pub(super) fn load_log_id(bytes: Bytes) -> Result<LogId> {
     to_log_id(load("stored log id", bytes)?)
+}
+
+// ---- what a durable state keeps ----
+
+/// How far a state is: the last entry that it has applied, and the members as of then.
+pub(super) fn store_position(position: &SnapshotMeta) -> Bytes {
+    store(&from_snapshot_meta(position))
+}
+
+pub(super) fn load_position(bytes: Bytes) -> Result<SnapshotMeta> {
+    to_snapshot_meta(load("stored position", bytes)?)
 }
 
 // ---- parts ----
@@ -433,6 +444,7 @@ mod tests {
                 last_membership: StoredMembership::new(at, membership),
             };
             prop_assert_eq!(&decode_snapshot_meta(encode_snapshot_meta(&meta)).expect("encoded"), &meta);
+            prop_assert_eq!(&load_position(store_position(&meta)).expect("stored"), &meta);
             let head = SnapshotHead { vote, meta, file_bytes };
             prop_assert_eq!(decode_snapshot_head(encode_snapshot_head(&head)).expect("encoded"), head);
         }
@@ -450,6 +462,7 @@ mod tests {
             let _ = decode_snapshot_reply(bytes.clone());
             let _ = load_entry(bytes.clone());
             let _ = load_vote(bytes.clone());
+            let _ = load_position(bytes.clone());
             let _ = load_log_id(bytes);
         }
     }
@@ -471,6 +484,7 @@ mod tests {
         refused(decode_snapshot_meta(Bytes::new()));
         refused(load_entry(Bytes::new()));
         refused(load_vote(Bytes::new()));
+        refused(load_position(Bytes::new()));
         refused(load_log_id(Bytes::new()));
     }
 

@@ -136,7 +136,8 @@ async fn lanes_of_another_life_are_refused() {
     assert_eq!(raw_open(&b, raw_hello(member(77), other, 1), &[]).await, Err(Code::FailedPrecondition));
     assert!(b.lanes.member_ended(a.me).is_empty());
     assert_eq!(raw_open(&b, raw_hello(a.me, other, 1), &[]).await, Err(Code::FailedPrecondition));
-    assert_eq!(b.lanes.counters().refused_stale, before + 2);
+    // a itself tries again, too, now that its lanes are closed.
+    assert!(b.lanes.counters().refused_stale >= before + 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

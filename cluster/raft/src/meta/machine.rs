@@ -63,9 +63,13 @@ impl Machine {
         }
     }
 
+    /// A node that knows which cluster it belongs to sticks to that: the log may begin with the identifier that the cluster had before
+    /// one node went on alone.
     fn learn_cluster(&self, state: &ClusterState) {
         if let Some(cluster) = state.cluster() {
-            self.peers.local().update(|bound| bound.cluster = Some(ClusterId(cluster.id)));
+            self.peers.local().update(|bound| {
+                bound.cluster.get_or_insert(ClusterId(cluster.id));
+            });
         }
     }
 }

@@ -20,6 +20,7 @@ mod machine;
 mod member;
 mod options;
 mod propose;
+mod recover;
 mod service;
 mod shared;
 mod status;
@@ -46,6 +47,7 @@ pub use lease::Lease;
 pub use machine::Observer;
 pub use options::{MetaError, MetaOptions, Storage};
 pub use propose::ProposeError;
+pub use recover::{RecoverError, Recovery};
 pub use status::{ChangeError, MetaStatus};
 
 use self::{
@@ -56,7 +58,7 @@ use self::{
 };
 use crate::{
     clock,
-    group::{Group, GroupId, GroupOptions},
+    group::{Group, GroupId, GroupOptions, State},
     peers::{
         Connector, Gate, Identity, Local, MESSAGE_BYTES_MAX, Peers, PeersOptions, RaftService, RaftTransport,
         Resolver,
@@ -258,6 +260,18 @@ impl Meta {
         self.0.remove(node, deadline).await
     }
 
+    /// Ends the life of this node at once, for what it cannot do any more without a restart; it asks for admission when it starts
+    /// again. The others are told, so that they need not wait for its silence.
+    pub async fn withdraw(&self, deadline: Instant) {
+        self.0.departure.send_replace(Departure::Done);
+        let member = *self.0.me.borrow();
+        self.0.fence();
+        let Some(member) = member else { return };
+        if let Err(error) = self.propose(Command::NodeDown { member }, deadline).await {
+            tracing::debug!(%error, "the others will notice by themselves that this node is gone");
+        }
+    }
+
     /// Gives the leadership to another voter, if this node leads and there is one. For a node that is about to stop.
     pub async fn hand_over_leadership(&self) -> bool {
         self.0.hand_over_leadership().await
@@ -310,7 +324,7 @@ fn group_options(
         files,
         wal,
         transport: Arc::new(RaftTransport::new(machine.peers.clone())),
-        state_machine: Box::new(machine),
+        state: State::InMemory(Box::new(machine)),
     }
 }
 

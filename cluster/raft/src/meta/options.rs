@@ -135,6 +135,12 @@ pub struct Storage {
 }
 
 impl Storage {
+    /// The disk, or its twin of a test.
+    #[must_use]
+    pub fn files(&self) -> &Arc<dyn Files> {
+        &self.files
+    }
+
     /// Opens the data directory of the node `name`, alone: another process that has it is an error. Blocks on the disk.
     ///
     /// # Errors

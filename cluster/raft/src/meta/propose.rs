@@ -121,6 +121,7 @@ impl Shared {
             group::ProposeError::NotLeader { .. } => ProposeError::NoLeader,
             group::ProposeError::Unknown { .. } => ProposeError::Unknown(error.to_string()),
             group::ProposeError::TooLarge { .. } => ProposeError::Refused(error.to_string()),
+            group::ProposeError::Full => ProposeError::Busy,
             group::ProposeError::Stopped(reason) => ProposeError::Stopped(reason),
         })
     }

@@ -154,7 +154,8 @@ impl Membership for MembershipService {
             Ok((index, reply)) => Outcome::Applied(rpc::Applied { index, reply }),
             Err(ProposeError::NoLeader) => Outcome::NotLeader(self.shared.not_leader()),
             Err(ProposeError::Busy) => Outcome::Busy(rpc::Busy {}),
-            Err(ProposeError::Unknown(reason)) => Outcome::Unknown(reason),
+            // The others may have it from a leader that has stopped since, and go on with it.
+            Err(ProposeError::Unknown(reason) | ProposeError::Stopped(reason)) => Outcome::Unknown(reason),
             Err(error) => Outcome::Refused(error.to_string()),
         };
         Ok(Response::new(rpc::ProposeReply { outcome: Some(outcome) }))

@@ -71,7 +71,7 @@ pub(super) enum Departure {
     /// It has asked to leave and has no answer yet. Its heartbeats may say earlier than the answer that its life has ended: it
     /// must not take that for a reason to ask for admission.
     Asked,
-    /// It belongs to the cluster no more, and asks for admission when it starts again.
+    /// It belongs to the cluster no more, or has withdrawn, and asks for admission when it starts again.
     Done,
 }
 
@@ -93,9 +93,11 @@ impl Shared {
         state.node(node).map_or_else(|| node.to_string(), |node| node.name.to_string())
     }
 
-    /// The cluster, once it has been created as far as this node knows.
+    /// The cluster, once it has been created as far as this node knows. What the node belongs to counts more than a log, which may
+    /// begin with the identifier that the cluster had before one node went on alone.
     pub(super) fn created(&self) -> Option<ClusterId> {
-        self.state.read().cluster().map(|cluster| ClusterId(cluster.id))
+        let created = self.state.read().cluster().map(|cluster| ClusterId(cluster.id))?;
+        Some(self.identity.cluster_id().unwrap_or(created))
     }
 
     /// Whether this node leads and a quorum has confirmed it so lately that its promises hold.

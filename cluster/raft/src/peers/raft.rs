@@ -190,6 +190,11 @@ impl RaftService {
         self.groups.write().insert(group.id(), group);
     }
 
+    /// The group takes part no more.
+    pub fn remove(&self, group: GroupId) {
+        self.groups.write().remove(&group);
+    }
+
     /// As a service of the cluster port.
     pub fn into_server(self) -> RaftServer<Self> {
         RaftServer::new(self)

@@ -7,9 +7,12 @@
 //! "FLOTSNAP" | format: u32 | record*        record: kind: u8 | length: u32 | CRC-32 of kind, length, payload: u32 | payload
 //! ```
 //!
-//! in little endian: one record for what the snapshot holds, one for each chunk of the state machine, and one with their number.
+//! in little endian: one record for what the snapshot holds, one for each chunk of the state machine, and one with their number. A state
+//! that is on the disk by itself has no snapshot file: what goes to another member has the same bytes, and is made as it is sent; what
+//! comes from another member is a file until the state has taken it in.
 
 mod file;
+mod live;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,18 @@ use super::wire;
 use record::{Kind, Writer};
 
 pub(super) use file::SnapshotFile;
+pub(super) use live::LiveSnapshot;
+
+/// What openraft hands around as a snapshot.
+#[derive(Debug)]
+pub(super) enum SnapshotData {
+    /// A file: the state is in memory, or it comes from another member.
+    File(SnapshotFile),
+    /// A durable state, on its way to another member.
+    Live(LiveSnapshot),
+    /// A durable state, where it is. There is nothing to send.
+    OnDisk,
+}
 
 const NAME: &str = "snapshot";
 const TEMPORARY: &str = ".tmp";
@@ -94,9 +109,14 @@ impl SnapshotStore {
         })
     }
 
-    /// Takes a snapshot file of `bytes` bytes that another node sends.
+    /// Takes a snapshot file that another node sends. It has `bytes` bytes; 0 where the sender makes it while it sends, and then the
+    /// file itself tells where it ends.
     pub(super) fn receive(&self, bytes: u64) -> Result<Receiving, SnapshotError> {
-        Ok(Receiving { target: self.create()?, expected: bytes, received: 0 })
+        Ok(Receiving {
+            target: self.create()?,
+            expected: Some(bytes).filter(|bytes| *bytes > 0),
+            received: 0,
+        })
     }
 
     /// Makes a file of [`SnapshotStore::write`] or [`Receiving::finish`] the latest snapshot, durably, and returns the latest: when
@@ -145,7 +165,7 @@ impl SnapshotStore {
 /// A snapshot that is being received.
 pub(super) struct Receiving {
     target: Temporary,
-    expected: u64,
+    expected: Option<u64>,
     received: u64,
 }
 
@@ -153,11 +173,8 @@ impl Receiving {
     /// Takes the next bytes of the file.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         let end = self.received + bytes.len() as u64;
-        if end > self.expected {
-            return Err(SnapshotError::Received(format!(
-                "more came than the announced {} bytes",
-                self.expected
-            )));
+        if let Some(expected) = self.expected.filter(|expected| end > *expected) {
+            return Err(SnapshotError::Received(format!("more came than the announced {expected} bytes")));
         }
         self.target.write(bytes, self.received)?;
         self.received = end;
@@ -166,10 +183,10 @@ impl Receiving {
 
     /// Brings the file to the disk and verifies all of it; it must hold `meta`.
     pub(super) fn finish(self, meta: &SnapshotMeta) -> Result<SnapshotFile, SnapshotError> {
-        if self.received != self.expected {
+        if let Some(expected) = self.expected.filter(|expected| self.received != *expected) {
             return Err(SnapshotError::Received(format!(
-                "{} of the announced {} bytes came",
-                self.received, self.expected
+                "{} of the announced {expected} bytes came",
+                self.received
             )));
         }
         self.target.sync()?;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use bytes::{BufMut, BytesMut};
+
 use super::Temporary;
 use crate::group::error::SnapshotError;
 
@@ -22,30 +24,25 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// Writes the records of a file.
 pub(super) struct Writer {
     target: Temporary,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Where the buffer goes in the file.
     offset: u64,
 }
 
 impl Writer {
     pub(super) fn new(target: Temporary) -> Self {
-        let mut buffer = Vec::with_capacity(WRITE_BYTES);
-        buffer.extend_from_slice(MAGIC);
-        buffer.extend_from_slice(&VERSION.to_le_bytes());
+        let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
+        begin(&mut buffer);
         Self { target, buffer, offset: 0 }
     }
 
     pub(super) fn record(&mut self, kind: Kind, payload: &[u8]) -> Result<(), SnapshotError> {
-        let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= RECORD_BYTES_MAX);
-        let Some(length) = length else {
+        if payload.len() > RECORD_BYTES_MAX {
             let reason =
                 format!("a chunk of {} bytes, at most {RECORD_BYTES_MAX} are allowed", payload.len());
             return Err(self.target.failed(io::Error::new(io::ErrorKind::InvalidInput, reason)));
-        };
-        self.buffer.push(kind as u8);
-        self.buffer.extend_from_slice(&length.to_le_bytes());
-        self.buffer.extend_from_slice(&checksum_of(kind as u8, payload).to_le_bytes());
-        self.buffer.extend_from_slice(payload);
+        }
+        put(&mut self.buffer, kind, payload);
         if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -64,6 +61,20 @@ impl Writer {
     }
 }
 
+/// Begins a file.
+pub(super) fn begin(buffer: &mut BytesMut) {
+    buffer.put_slice(MAGIC);
+    buffer.put_u32_le(VERSION);
+}
+
+/// Adds a record of at most [`RECORD_BYTES_MAX`] bytes.
+pub(super) fn put(buffer: &mut BytesMut, kind: Kind, payload: &[u8]) {
+    buffer.put_u8(kind as u8);
+    buffer.put_u32_le(length(payload));
+    buffer.put_u32_le(checksum_of(kind as u8, payload));
+    buffer.put_slice(payload);
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -79,10 +90,13 @@ impl Kind {
 }
 
 pub(super) fn checksum_of(kind: u8, payload: &[u8]) -> u32 {
-    let length = u32::try_from(payload.len()).expect("a record is at most RECORD_BYTES_MAX long");
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&[kind]);
-    hasher.update(&length.to_le_bytes());
+    hasher.update(&length(payload).to_le_bytes());
     hasher.update(payload);
     hasher.finalize()
+}
+
+fn length(payload: &[u8]) -> u32 {
+    u32::try_from(payload.len()).expect("a record is at most RECORD_BYTES_MAX long")
 }

@@ -4,6 +4,8 @@ use std::io;
 
 use flotilla_wal::MemoryFiles;
 
+use super::super::SNAPSHOT_CHUNK_BYTES_MAX;
+use super::super::machine::{Failure, Outgoing};
 use super::super::types::{LeaderId, LogId, Membership, StoredMembership};
 use super::record::RECORD_BYTES_MAX;
 use super::*;
@@ -152,5 +154,70 @@ fn meta(index: u64) -> SnapshotMeta {
     SnapshotMeta {
         last_log_id: Some(id(index)),
         last_membership: StoredMembership::new(Some(id(1)), membership),
+    }
+}
+
+/// What is sent is what would be in the file, in pieces, and the state is read only as far as the pieces need it.
+#[test]
+fn a_live_snapshot_is_read_as_it_is_sent() -> TestResult {
+    let chunks: Vec<Bytes> = [0, 100, SNAPSHOT_CHUNK_BYTES_MAX, 200_000, 7]
+        .iter()
+        .map(|length| Bytes::from(vec![7; *length]))
+        .collect();
+    let read = Arc::new(AtomicU64::new(0));
+    let counted = {
+        let read = Arc::clone(&read);
+        chunks.clone().into_iter().map(move |chunk| {
+            read.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            Ok(chunk)
+        })
+    };
+    let outgoing = Outgoing::default();
+    let failure = Failure::default();
+    let live = LiveSnapshot::new(&meta(3), Box::new(counted), outgoing.begin(), failure.clone());
+    assert!(outgoing.is_any());
+
+    let store = open(&MemoryFiles::new())?;
+    let mut receiving = store.receive(0)?;
+    let mut sent = 0;
+    for piece in live {
+        let piece = piece?;
+        assert!(piece.len() <= SNAPSHOT_CHUNK_BYTES_MAX);
+        sent += piece.len() as u64;
+        receiving.push(&piece)?;
+        assert!(read.load(Ordering::Relaxed) <= sent + 2 * SNAPSHOT_CHUNK_BYTES_MAX as u64);
+    }
+    let received = receiving.finish(&meta(3))?;
+    assert!(!outgoing.is_any());
+    assert_eq!(received.chunks().collect::<io::Result<Vec<_>>>()?, chunks);
+    let file = store.write(&meta(3), &mut chunks.clone().into_iter())?;
+    assert_eq!(file.read_raw(0, usize::MAX)?, received.read_raw(0, usize::MAX)?);
+
+    // Cut short, it is refused: its own end tells its length.
+    let live = LiveSnapshot::new(&meta(3), Box::new(chunks.into_iter().map(Ok)), outgoing.begin(), failure);
+    let bytes: Vec<u8> = live.collect::<io::Result<Vec<_>>>()?.concat();
+    for length in [0, 20, 100, bytes.len() - 1] {
+        let mut receiving = store.receive(0)?;
+        receiving.push(&bytes[..length])?;
+        assert!(matches!(receiving.finish(&meta(3)), Err(SnapshotError::Received(_))), "{length}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_live_snapshot_that_cannot_be_read_ends_with_an_error() {
+    for broken in [Err(io::Error::other("a damaged block")), Ok(vec![0; SNAPSHOT_CHUNK_BYTES_MAX + 1].into())]
+    {
+        let failure = Failure::default();
+        let chunks = [Ok(Bytes::from_static(b"good")), broken];
+        let live = LiveSnapshot::new(
+            &meta(3),
+            Box::new(chunks.into_iter()),
+            Outgoing::default().begin(),
+            failure.clone(),
+        );
+        let pieces: Vec<_> = live.collect();
+        assert!(pieces.len() == 1 && pieces[0].is_err(), "{pieces:?}");
+        assert!(failure.reason().is_some());
     }
 }

@@ -74,7 +74,7 @@ async fn start_three(cluster: &Cluster, dir: &Path) -> TestResult<Vec<Node>> {
             snapshot_dir: dir.join("groups/7"),
             files,
             wal: wal.clone(),
-            state_machine: Box::new(Machine { state: Arc::clone(&state) }),
+            state: crate::group::State::InMemory(Box::new(Machine { state: Arc::clone(&state) })),
             transport: Arc::new(Link { from: id, network: Arc::clone(&cluster.network) }),
         });
         let group = started(id, group).await?;

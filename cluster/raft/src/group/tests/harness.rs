@@ -16,6 +16,7 @@ use futures_util::future::{BoxFuture, select_all};
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 
+use super::durable_state::{Disk, OnDisk};
 use crate::group::{
     Corrupt, Group, GroupError, GroupId, GroupOptions, GroupStatus, ProposeError, Role, StateMachine,
     Transport, Unreachable,
@@ -34,12 +35,15 @@ pub(super) struct Cluster {
     pub(super) nodes: BTreeMap<u64, Node>,
     pub(super) log_bytes_max: u64,
     pub(super) log_entries_kept: u64,
+    /// The nodes keep their state on a disk of its own.
+    pub(super) is_durable: bool,
 }
 
 pub(super) struct Node {
     pub(super) files: MemoryFiles,
     pub(super) wal: Wal,
     pub(super) state: Arc<Mutex<State>>,
+    pub(super) disk: Arc<Mutex<Disk>>,
 }
 
 pub(super) type State = BTreeMap<String, String>;
@@ -52,7 +56,13 @@ impl Cluster {
             nodes: BTreeMap::new(),
             log_bytes_max: GroupOptions::LOG_BYTES_MAX,
             log_entries_kept: 4,
+            is_durable: false,
         }
+    }
+
+    /// Nodes whose state is durable.
+    pub(super) fn durable() -> Self {
+        Self { is_durable: true, ..Self::new() }
     }
 
     /// Three voters, and a leader among them.
@@ -79,6 +89,12 @@ impl Cluster {
     pub(super) async fn try_start(&mut self, id: u64) -> Result<Group, GroupError> {
         let node = self.nodes.entry(id).or_insert_with(Node::new);
         node.state = Arc::default();
+        let state = if self.is_durable {
+            node.disk.lock().restart();
+            crate::group::State::Durable(Box::new(OnDisk(Arc::clone(&node.disk))))
+        } else {
+            crate::group::State::InMemory(Box::new(Machine { state: Arc::clone(&node.state) }))
+        };
         let group = Group::start(GroupOptions {
             id: GROUP,
             me: id,
@@ -90,7 +106,7 @@ impl Cluster {
             snapshot_dir: snapshot_dir(),
             files: Arc::new(node.files.clone()),
             wal: node.wal.clone(),
-            state_machine: Box::new(Machine { state: Arc::clone(&node.state) }),
+            state,
             transport: Arc::new(Link { from: id, network: Arc::clone(&self.network) }),
         });
         started(id, group).await
@@ -118,7 +134,8 @@ impl Cluster {
     }
 
     pub(super) fn state(&self, id: u64) -> State {
-        self.nodes[&id].state.lock().clone()
+        let node = &self.nodes[&id];
+        if self.is_durable { node.disk.lock().live.entries.clone() } else { node.state.lock().clone() }
     }
 
     /// Waits until a node satisfies the condition, and tells its status then.
@@ -234,10 +251,10 @@ impl Node {
     fn new() -> Self {
         let files = MemoryFiles::new();
         let wal = open_wal(&files).expect("an empty disk");
-        Self { files, wal, state: Arc::default() }
+        Self { files, wal, state: Arc::default(), disk: Arc::default() }
     }
 
-    fn reopen(&mut self, files: MemoryFiles) -> TestResult {
+    pub(super) fn reopen(&mut self, files: MemoryFiles) -> TestResult {
         self.wal = open_wal(&files)?;
         self.files = files;
         Ok(())
@@ -257,7 +274,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    fn parse(bytes: &[u8]) -> Result<(String, String), Corrupt> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<(String, String), Corrupt> {
         let text = std::str::from_utf8(bytes).map_err(|error| Corrupt(error.to_string()))?;
         let (key, value) = text.split_once('=').ok_or_else(|| Corrupt("no = in it".to_owned()))?;
         Ok((key.to_owned(), value.to_owned()))

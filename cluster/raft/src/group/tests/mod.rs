@@ -1,12 +1,17 @@
 //! Whole groups in one process.
 
 mod disk;
+mod durable;
+mod durable_state;
 mod harness;
+mod offline;
+mod submit;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_wal::Files;
 
 use super::{GroupError, GroupStatus, ProposeError, Role};
 use harness::{Cluster, TestResult, snapshot_dir};
@@ -522,5 +527,28 @@ async fn a_run_is_repeated_by_its_seeds() -> TestResult {
         runs.push((leader, cluster.group(leader).status(), start.elapsed()));
     }
     assert_eq!(runs[0], runs[1]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_finds_no_space_is_made_later() -> TestResult {
+    let cluster = Cluster::of_three().await?;
+    cluster.set("a", "1").await?;
+    cluster.settled().await?;
+    let leader = cluster.leader().await?;
+    let id = (1..=3).find(|id| *id != leader).ok_or("no follower")?;
+    let files = &cluster.nodes[&id].files;
+    files.set_capacity(0);
+    cluster.group(id).make_snapshot().await?;
+    let mut status = cluster.group(id).watch();
+    let stopped =
+        tokio::time::timeout(Duration::from_secs(5), status.wait_for(|status| status.role == Role::Stopped));
+    assert!(stopped.await.is_err(), "it goes on");
+    assert!(files.list(&snapshot_dir())?.is_empty(), "nothing is left of it");
+    files.lift_capacity();
+    cluster.group(id).make_snapshot().await?;
+    cluster.wait(id, "a snapshot", |status| status.snapshot.is_some()).await?;
+    cluster.set("b", "1").await?;
+    assert_eq!(cluster.settled().await?.len(), 2);
     Ok(())
 }

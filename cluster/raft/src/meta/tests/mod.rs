@@ -8,7 +8,7 @@ use std::{
 };
 
 use flotilla_rpc::membership::change_reply::Outcome;
-use flotilla_state::{Command, Reply, Role, Status};
+use flotilla_state::{Command, Reply, Role, RouteChange, Status};
 
 use self::harness::{Cluster, Life, NODE_DOWN_AFTER, TestResult};
 use super::{ChangeError, MetaError, ProposeError, shared::Departure};
@@ -340,6 +340,28 @@ async fn a_follower_proposes_through_the_leader() -> TestResult {
     let (_, reply) = meta.propose(nobody, soon()).await?;
     assert_eq!(reply, Reply::UnknownNode);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_group_has_stopped_refuses_nothing() -> TestResult {
+    let cluster = Cluster::running(3).await?;
+    let leader = cluster.leader().ok_or("nobody leads")?;
+    let follower = (0..3).find(|node| *node != leader).ok_or("there is one")?;
+    let member = (*cluster.meta(follower).me().borrow()).ok_or("it is admitted")?;
+    // As after a failure of its disk: the node answers, and its group does not go on.
+    cluster.meta(leader).group().shutdown().await;
+    let command = Command::Routes { member, changes: vec![RouteChange::AddWildcard("a/#".into())] };
+    loop {
+        match cluster.meta(follower).propose(command.clone(), soon()).await {
+            Ok((_, reply)) => {
+                assert_eq!(reply, Reply::Done);
+                return Ok(());
+            }
+            Err(ProposeError::Refused(reason)) => return Err(reason.into()),
+            // Until the others have elected somebody.
+            Err(_) => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,36 +1,21 @@
-//! The state machine as openraft sees it: applies, and snapshots in files.
+//! A state in memory: durable are its snapshot files, and the log.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine};
-use openraft::{EntryPayload, RaftSnapshotBuilder};
+use openraft::EntryPayload;
+use openraft::storage::EntryResponder;
 use parking_lot::Mutex;
 
-use super::ports::StateMachine;
-use super::snapshot::{SnapshotFile, SnapshotStore};
-use super::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, Types, blocking};
+use super::Failure;
+use crate::group::ports::StateMachine;
+use crate::group::snapshot::{SnapshotData, SnapshotFile, SnapshotStore};
+use crate::group::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, Types, blocking};
 
-/// Why the group has failed, in words that say more than openraft's; the first reason counts.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Failure(Arc<OnceLock<String>>);
-
-impl Failure {
-    pub(super) fn reason(&self) -> Option<&str> {
-        self.0.get().map(String::as_str)
-    }
-
-    /// Notes the reason; returns the error to hand to openraft, which stops the group.
-    pub(super) fn note(&self, reason: &dyn ToString) -> io::Error {
-        let reason = self.0.get_or_init(|| reason.to_string());
-        io::Error::other(reason.clone())
-    }
-}
-
-/// The state machine of the group. The state is in memory; durable are the snapshots and the log.
-pub(super) struct Machine {
+/// A state machine in memory.
+pub(in crate::group) struct Memory {
     /// Absent only while a snapshot is being read into it. The mutex is never contended: it makes a `Send` state `Sync`.
     state: Mutex<Option<Box<dyn StateMachine>>>,
     applied: Option<LogId>,
@@ -39,8 +24,12 @@ pub(super) struct Machine {
     failure: Failure,
 }
 
-impl Machine {
-    pub(super) fn new(state: Box<dyn StateMachine>, store: Arc<SnapshotStore>, failure: Failure) -> Self {
+impl Memory {
+    pub(in crate::group) fn new(
+        state: Box<dyn StateMachine>,
+        store: Arc<SnapshotStore>,
+        failure: Failure,
+    ) -> Self {
         Self {
             state: Mutex::new(Some(state)),
             applied: None,
@@ -54,17 +43,12 @@ impl Machine {
         let failure = &self.failure;
         self.state.get_mut().as_mut().ok_or_else(|| failure.note(&LOST))
     }
-}
 
-impl RaftStateMachine<Types> for Machine {
-    type SnapshotData = SnapshotFile;
-    type SnapshotBuilder = Builder;
-
-    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok((self.applied, self.membership.clone()))
+    pub(super) fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
+        (self.applied, self.membership.clone())
     }
 
-    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    pub(super) async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
     where
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + Send,
     {
@@ -92,7 +76,7 @@ impl RaftStateMachine<Types> for Machine {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder {
+    pub(super) fn snapshot_builder(&mut self) -> Builder {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         let chunks = self.state().map(|state| state.snapshot());
         Builder {
@@ -103,7 +87,7 @@ impl RaftStateMachine<Types> for Machine {
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
+    pub(super) async fn install(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
         let Some(mut state) = self.state.get_mut().take() else {
             return Err(self.failure.note(&LOST));
         };
@@ -130,23 +114,22 @@ impl RaftStateMachine<Types> for Machine {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.store.current().map(|snapshot| Snapshot { meta: snapshot.meta.clone(), snapshot }))
+    pub(super) fn current_snapshot(&self) -> Option<Snapshot> {
+        let file = self.store.current()?;
+        Some(Snapshot { meta: file.meta.clone(), snapshot: SnapshotData::File(file) })
     }
 }
 
 /// Writes a copy of the state to a file, while the state machine goes on.
-pub(super) struct Builder {
+pub(in crate::group) struct Builder {
     meta: SnapshotMeta,
     chunks: Mutex<Option<io::Result<Box<dyn Iterator<Item = Bytes> + Send>>>>,
     store: Arc<SnapshotStore>,
     failure: Failure,
 }
 
-impl RaftSnapshotBuilder<Types> for Builder {
-    type SnapshotData = SnapshotFile;
-
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+impl Builder {
+    pub(super) async fn build(&mut self) -> io::Result<Snapshot> {
         let chunks = self.chunks.get_mut().take();
         let Some(chunks) = chunks else {
             return Err(self.failure.note(&"a snapshot was to be written twice"));
@@ -160,8 +143,20 @@ impl RaftSnapshotBuilder<Types> for Builder {
         })
         .await;
         match result {
-            Ok(snapshot) => Ok(Snapshot { meta: self.meta.clone(), snapshot }),
+            Ok(file) => Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData::File(file) }),
+            Err(error) if error.is_full() => {
+                tracing::error!(%error, "no space for a snapshot: the log grows until there is some; make room there");
+                Ok(self.last())
+            }
             Err(error) => Err(self.failure.note(&error)),
+        }
+    }
+
+    /// The snapshot before this one; without any, nothing is cut.
+    fn last(&self) -> Snapshot {
+        match self.store.current() {
+            Some(file) => Snapshot { meta: file.meta.clone(), snapshot: SnapshotData::File(file) },
+            None => Snapshot { meta: SnapshotMeta::default(), snapshot: SnapshotData::OnDisk },
         }
     }
 }
