@@ -15,13 +15,14 @@ use tokio::sync::Notify;
 use crate::{
     bans::Bans,
     clock::Clock,
-    cluster::{Alone, Candidate, Cluster, ClusterError, Seated},
+    cluster::{Candidate, Cluster, ClusterError, Seated},
     config::{Config, Listener},
     listener,
     metrics::Metrics,
     node::{Node, SocketCount, Stubs},
     registry::Registry,
-    retained::{MemoryRetained, Retained},
+    repetitions::Repetitions,
+    retained::OwnRetained,
     router::{RemoteRoutes, Router},
     worker::{self, Event, Mailbox},
 };
@@ -45,7 +46,6 @@ pub(crate) struct Seat {
     pub(crate) clock: Clock,
     pub(crate) cluster: Box<dyn Cluster>,
     pub(crate) routes: RemoteRoutes,
-    pub(crate) retained: Box<dyn Retained>,
 }
 
 /// Why a broker cannot start.
@@ -72,6 +72,8 @@ pub enum StartError {
     Thread(io::Error),
 }
 
+/// How long a node alone may take to come up before it says that it has started.
+const ALONE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a stopping broker looks whether its workers have ended.
 const STOP_POLL: Duration = Duration::from_millis(10);
 
@@ -82,13 +84,17 @@ impl Broker {
     /// # Errors
     /// A listener cannot be opened, or the system is out of threads.
     pub fn start(config: Config) -> Result<BrokerHandle, StartError> {
-        let Some(listen) = config.cluster.listen.clone() else {
-            let seat = Seat::alone(&config);
-            return Self::start_in(config, seat);
-        };
-        let (candidate, seat) = Candidate::open(&config, &listen)?;
+        let is_alone = config.cluster.listen.is_none();
+        let (candidate, seat) = Candidate::open(&config)?;
         let mut handle = Self::start_in(config, seat)?;
         handle.seated = Some(candidate.join(&handle.node));
+        if is_alone {
+            // There is nobody to wait for.
+            let deadline = Instant::now() + ALONE_TIMEOUT;
+            while !handle.is_ready() && Instant::now() < deadline {
+                thread::sleep(STOP_POLL);
+            }
+        }
         Ok(handle)
     }
 
@@ -115,13 +121,14 @@ impl Broker {
             router: Router::new(workers, config.mqtt.overlap, config.shared.strategy)
                 .with_remote(seat.routes),
             registry: Registry::new(),
-            retained: seat.retained,
+            own_retained: OwnRetained::default(),
             cluster: seat.cluster,
             bans: Bans::default(),
             mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
             metrics: (0..workers).map(|_| Metrics::default()).collect(),
             sockets,
             stubs: Stubs::default(),
+            repetitions: Repetitions::default(),
             admin: OnceLock::new(),
             decongested: Notify::new(),
             config,
@@ -142,14 +149,6 @@ impl Broker {
             }
         }
         Ok(handle)
-    }
-}
-
-impl Seat {
-    /// That of a node without a cluster.
-    fn alone(config: &Config) -> Self {
-        let retained = Box::new(MemoryRetained::new(&config.retained));
-        Self { clock: Clock::start(), cluster: Box::new(Alone), routes: RemoteRoutes::none(), retained }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The node's clock.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use flotilla_mqtt::Timestamp;
 
@@ -26,4 +26,10 @@ impl Clock {
     pub(crate) fn uptime(&self) -> std::time::Duration {
         self.origin.elapsed()
     }
+}
+
+/// What the wall clock says, in milliseconds since the epoch.
+pub(crate) fn millis_since_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -24,7 +24,8 @@ use crate::{
     config::Config,
     metrics::{Metrics, Totals},
     registry::Registry,
-    retained::Retained,
+    repetitions::Repetitions,
+    retained::OwnRetained,
     router::{GroupTarget, Router, SessionRef},
     worker::{Event, Mailbox},
 };
@@ -37,7 +38,8 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) router: Router,
     pub(crate) registry: Registry,
-    pub(crate) retained: Box<dyn Retained>,
+    /// Retained messages of the broker itself.
+    pub(crate) own_retained: OwnRetained,
     pub(crate) cluster: Box<dyn Cluster>,
     /// Clients that may not connect.
     pub(crate) bans: Bans,
@@ -49,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) sockets: Box<[SocketCount]>,
     /// What is left here of sessions that have gone to other nodes.
     pub(crate) stubs: Stubs,
+    /// Messages that publishers may send again.
+    pub(crate) repetitions: Repetitions,
     /// What operators ask; set once the node is a part of a cluster.
     pub(crate) admin: OnceLock<Arc<dyn AdminSource>>,
     /// Told when a worker that was congested is no longer.

@@ -1,122 +1,80 @@
-//! Retained messages.
+//! Retained messages of the broker itself: what `$SYS` says on this node. All others are in the shards.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use flotilla_mqtt::{Message, Timestamp};
-pub(crate) use flotilla_retained::Full as RetainedFull;
-use flotilla_retained::{Limits, Store};
+use flotilla_mqtt::{Message, topic::TopicMap};
 use parking_lot::RwLock;
 
-use crate::{
-    cluster::{Completion, Receipt},
-    config,
-};
+/// The last message of each topic below `$SYS`. They are few, and do not expire.
+#[derive(Debug, Default)]
+pub(crate) struct OwnRetained(RwLock<TopicMap<Arc<Message>>>);
 
-/// Where retained messages are kept: the interface where the shards of a cluster attach.
-pub(crate) trait Retained: Send + Sync + std::fmt::Debug {
-    /// Keeps `message` for its topic, on all nodes; one with an empty payload deletes instead [MQTT-3.3.1-6]. `done` tells
-    /// when, if that cannot be said at once.
-    ///
-    /// # Errors
-    /// There is no room: nothing has changed.
-    fn set(
-        &self,
-        message: &Arc<Message>,
-        now: Timestamp,
-        done: Option<Completion>,
-    ) -> Result<Receipt, RetainedFull>;
+/// Topics that are looked at for one page, whether they match or not.
+const STEPS_MAX: usize = 4_096;
 
-    /// Visits up to `count` messages that match `filter`, in the order of their topics, after the topic `after`. Returns
-    /// where to go on, or `None` at the end. Nothing is collected, and the store is locked for one page only.
-    fn page(
+impl OwnRetained {
+    /// Keeps a message for its topic; one with an empty payload deletes instead.
+    pub(crate) fn set(&self, message: &Arc<Message>) {
+        let mut topics = self.0.write();
+        if message.payload.is_empty() {
+            topics.remove(&message.topic);
+        } else {
+            topics.insert(&message.topic, Arc::clone(message));
+        }
+    }
+
+    /// Adds up to `count` messages to `found` that match `filter` and come behind the topic `after`, in order. Returns where to
+    /// go on; `None`: there is nothing more.
+    pub(crate) fn page(
         &self,
         filter: &str,
         after: Option<&str>,
         count: usize,
-        now: Timestamp,
-        visit: &mut dyn FnMut(&Arc<Message>),
-    ) -> Option<String>;
-
-    /// Removes what has expired, a bounded number of messages at a time; returns how many went.
-    fn expire(&self, now: Timestamp) -> usize;
+        found: &mut VecDeque<Arc<Message>>,
+    ) -> Option<String> {
+        let mut left = count;
+        self.0.read().page(filter, after, STEPS_MAX, |_, message| {
+            found.push_back(Arc::clone(message));
+            left -= 1;
+            left > 0
+        })
+    }
 
     /// How many messages are kept.
-    fn len(&self) -> usize;
-}
-
-/// Retained messages of a cluster of one, in memory.
-#[derive(Debug)]
-pub(crate) struct MemoryRetained(RwLock<Store>);
-
-impl MemoryRetained {
-    pub(crate) fn new(limits: &config::Retained) -> Self {
-        let bytes_max = limits.bytes_max.and_then(|bytes| usize::try_from(bytes).ok());
-        Self(RwLock::new(Store::new(Limits {
-            messages_max: limits.messages_max.unwrap_or(usize::MAX),
-            bytes_max: bytes_max.unwrap_or(usize::MAX),
-        })))
-    }
-}
-
-impl Retained for MemoryRetained {
-    fn set(
-        &self,
-        message: &Arc<Message>,
-        now: Timestamp,
-        _: Option<Completion>,
-    ) -> Result<Receipt, RetainedFull> {
-        self.0.write().set(message, now).map(|()| Receipt::Done)
-    }
-
-    fn page(
-        &self,
-        filter: &str,
-        after: Option<&str>,
-        count: usize,
-        now: Timestamp,
-        visit: &mut dyn FnMut(&Arc<Message>),
-    ) -> Option<String> {
-        self.0.read().page(filter, after, count, now, visit)
-    }
-
-    fn expire(&self, now: Timestamp) -> usize {
-        self.0.write().expire(now, |_| {})
-    }
-
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.read().len()
     }
 }
 
+/// Whether only the broker itself publishes to topics like this, or to what matches this filter.
+pub(crate) fn is_own(topic_or_filter: &str) -> bool {
+    topic_or_filter.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use flotilla_mqtt::{QoS, session::ClientId};
-
     use super::*;
 
     #[test]
-    fn the_configured_limits_hold() {
-        let now = Timestamp::from_millis(1_000);
-        let message = |topic: &str, payload: &'static [u8]| {
-            Arc::new(Message {
-                topic: topic.into(),
-                properties: Bytes::new(),
-                payload: Bytes::from_static(payload),
-                qos: QoS::AtLeastOnce,
-                retain: true,
-                expires_at: None,
-                publisher: ClientId::new("p"),
-            })
-        };
-        let messages = MemoryRetained::new(&config::Retained { messages_max: Some(1), bytes_max: None });
-        messages.set(&message("a", b"1"), now, None).expect("there is room");
-        assert_eq!(messages.set(&message("b", b"1"), now, None), Err(RetainedFull));
-        let bytes = MemoryRetained::new(&config::Retained { messages_max: None, bytes_max: Some(1_000) });
-        bytes.set(&message("a", b"1"), now, None).expect("there is room");
-        assert_eq!(bytes.set(&message("b", &[0; 1_000]), now, None), Err(RetainedFull));
-        let none = MemoryRetained::new(&config::Retained { messages_max: None, bytes_max: None });
-        none.set(&message("b", &[0; 1_000]), now, None).expect("there is room");
-        assert_eq!(none.len(), 1);
+    fn the_last_message_of_a_topic_is_kept_until_it_is_deleted() {
+        let own = OwnRetained::default();
+        for (topic, value) in
+            [("$SYS/a", "1"), ("$SYS/b", "1"), ("$SYS/a", "2"), ("$SYS/c", "1"), ("$SYS/b", "")]
+        {
+            own.set(&crate::sys::message(topic, value.into(), true));
+        }
+        assert_eq!(own.len(), 2);
+        let mut found = VecDeque::new();
+        let next = own.page("$SYS/+", None, 1, &mut found);
+        assert_eq!(next.as_deref(), Some("$SYS/a"));
+        assert_eq!(own.page("$SYS/+", next.as_deref(), 9, &mut found), None);
+        let found: Vec<_> = found.iter().map(|message| (&*message.topic, &message.payload[..])).collect();
+        assert_eq!(found, [("$SYS/a", &b"2"[..]), ("$SYS/c", b"1")]);
+    }
+
+    #[test]
+    fn only_the_tree_of_the_server_is_its_own() {
+        assert!(is_own("$SYS") && is_own("$SYS/#") && is_own("$SYS/a/b"));
+        assert!(!is_own("$SYSTEM/a") && !is_own("#") && !is_own("a/$SYS"));
     }
 }

@@ -26,10 +26,16 @@ pub fn init(log: &Log) {
     }
 }
 
-/// The directives in force. openraft tells of each step at the level at which we tell what an operator asks about, so it is
-/// heard only when it is named.
+/// The directives in force. Some libraries tell of each step at the level at which we tell what an operator asks about, so
+/// they are heard only when they are named, or something is wrong.
 fn filter_of(level: &str) -> String {
-    if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=off") }
+    let mut directives = level.to_owned();
+    for (library, heard) in [("openraft", "off"), ("fjall", "warn"), ("lsm_tree", "warn")] {
+        if !level.contains(library) {
+            directives.push_str(&format!(",{library}={heard}"));
+        }
+    }
+    directives
 }
 
 /// A panic is somebody's bug: it ends one connection or worker, and its line must be found where all others are.
@@ -50,10 +56,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openraft_is_heard_when_it_is_named() {
-        for (level, expected) in
-            [("info", "info,openraft=off"), ("debug,openraft=info", "debug,openraft=info")]
-        {
+    fn libraries_are_heard_when_they_are_named() {
+        for (level, expected) in [
+            ("info", "info,openraft=off,fjall=warn,lsm_tree=warn"),
+            ("debug,openraft=info,fjall=info", "debug,openraft=info,fjall=info,lsm_tree=warn"),
+        ] {
             assert_eq!(filter_of(level), expected);
             EnvFilter::builder().parse(filter_of(level)).expect("it parses");
         }

@@ -10,13 +10,17 @@ mod service;
 
 use std::{future::Future, pin::Pin};
 
-use flotilla_rpc::admin::{Ban, Client, ClusterStatusReply, Route, Shard, admin_server::AdminServer};
-use flotilla_state::Banned;
+use bytes::Bytes;
+use flotilla_rpc::admin::{
+    Ban, Client, ClusterStatusReply, ImportProgress, Route, Shard, admin_server::AdminServer,
+};
+use flotilla_state::{Banned, ShardId};
 use futures_util::Stream;
 
 pub use service::{AdminService, server};
 
-/// What a node tells about itself and its cluster, and does on request. Nothing here blocks.
+/// What a node tells about itself and its cluster, and does on request. Nothing here blocks, but for a moment where the disk of a
+/// shard is slow.
 pub trait AdminSource: Send + Sync + std::fmt::Debug + 'static {
     /// The cluster and its nodes as this node knows them; their order is that of their identifiers.
     fn status(&self) -> ClusterStatusReply;
@@ -53,6 +57,12 @@ pub trait AdminSource: Send + Sync + std::fmt::Debug + 'static {
 
     /// Lifts a ban in the whole cluster, likewise.
     fn lift_ban(&self, banned: Banned) -> BoxFuture<'_, Result<(), AdminError>>;
+
+    /// The records of a backup of a shard that this node leads. A stream that nobody reads on keeps room on the disk.
+    fn export_shard(&self, shard: ShardId) -> BoxFuture<'_, Result<Chunks, AdminError>>;
+
+    /// Takes the file of a backup, and tells how far it is. It ends when nobody reads on.
+    fn import(&self, file: Chunks) -> BoxStream<Result<ImportProgress, AdminError>>;
 }
 
 /// A future of a rare operation.
@@ -60,6 +70,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Many of something, one after the other.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
+
+/// Bytes of a backup, cut anywhere.
+pub type Chunks = BoxStream<Result<Bytes, AdminError>>;
 
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

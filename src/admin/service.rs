@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use flotilla_mqtt::topic::check_name;
 use flotilla_rpc::admin::{
-    AddBanReply, AddBanRequest, BanPage, ClientPage, ClusterStatusReply, ClusterStatusRequest, DrainReply,
-    DrainRequest, KickClientReply, KickClientRequest, LeaveReply, LeaveRequest, ListBansRequest,
-    ListClientsRequest, ListNodesReply, ListNodesRequest, ListRoutesRequest, ListShardsReply,
-    ListShardsRequest, RemoveBanReply, RemoveBanRequest, RemoveNodeReply, RemoveNodeRequest, RoutePage,
+    AddBanReply, AddBanRequest, BackupChunk, BanPage, ClientPage, ClusterStatusReply, ClusterStatusRequest,
+    DrainReply, DrainRequest, ExportShardRequest, ImportProgress, KickClientReply, KickClientRequest,
+    LeaveReply, LeaveRequest, ListBansRequest, ListClientsRequest, ListNodesReply, ListNodesRequest,
+    ListRoutesRequest, ListShardsReply, ListShardsRequest, RemoveBanReply, RemoveBanRequest, RemoveNodeReply,
+    RemoveNodeRequest, RoutePage,
     admin_server::{Admin, AdminServer},
 };
-use flotilla_state::{BanKind, Banned};
+use flotilla_state::{BanKind, Banned, ShardId};
 use futures_util::StreamExt;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{AdminError, AdminSource, BoxStream, Server};
 
@@ -106,6 +108,30 @@ impl Admin for AdminService {
     async fn list_bans(&self, _: Request<ListBansRequest>) -> Answer<Self::ListBansStream> {
         let bans = self.source.bans().ready_chunks(PAGE_MAX);
         Ok(Response::new(Box::pin(bans.map(|bans| Ok(BanPage { bans })))))
+    }
+
+    type ExportShardStream = BoxStream<Result<BackupChunk, Status>>;
+
+    async fn export_shard(&self, request: Request<ExportShardRequest>) -> Answer<Self::ExportShardStream> {
+        let shard = u16::try_from(request.into_inner().shard)
+            .map_err(|_| Status::invalid_argument("there is no such shard"))?;
+        let chunks = self.source.export_shard(ShardId(shard)).await.map_err(|error| error.status())?;
+        let chunk = |chunk: Result<Bytes, AdminError>| match chunk {
+            Ok(data) => Ok(BackupChunk { data }),
+            Err(error) => Err(error.status()),
+        };
+        Ok(Response::new(Box::pin(chunks.map(chunk))))
+    }
+
+    type ImportStream = BoxStream<Result<ImportProgress, Status>>;
+
+    async fn import(&self, request: Request<Streaming<BackupChunk>>) -> Answer<Self::ImportStream> {
+        let chunks = request.into_inner().map(|chunk| match chunk {
+            Ok(BackupChunk { data }) => Ok(data),
+            Err(status) => Err(AdminError::Unknown(status.message().to_owned())),
+        });
+        let progress = self.source.import(Box::pin(chunks));
+        Ok(Response::new(Box::pin(progress.map(|told| told.map_err(|error| error.status())))))
     }
 }
 

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use flotilla_rpc::admin::{
-    AddBanRequest, ClusterStatusRequest, DrainRequest, KickClientRequest, LeaveRequest, ListBansRequest,
-    ListClientsRequest, ListNodesRequest, ListRoutesRequest, ListShardsRequest, Node, RemoveBanRequest,
-    RemoveNodeRequest, RouteTarget, admin_client::AdminClient,
+    AddBanRequest, BackupChunk, ClusterStatusRequest, DrainRequest, ExportShardRequest, KickClientRequest,
+    LeaveRequest, ListBansRequest, ListClientsRequest, ListNodesRequest, ListRoutesRequest,
+    ListShardsRequest, Node, RemoveBanRequest, RemoveNodeRequest, RouteTarget, admin_client::AdminClient,
 };
 use futures_util::{StreamExt, stream};
 use tokio::net::TcpListener;
@@ -36,7 +36,7 @@ impl AdminSource for Fake {
     }
 
     fn shards(&self) -> Vec<Shard> {
-        vec![Shard { shard: 0, epoch: 12, nodes: vec![7, 8] }]
+        vec![Shard { shard: 0, epoch: 12, nodes: vec![7, 8], ..Shard::default() }]
     }
 
     fn clients(&self, prefix: String) -> BoxStream<Client> {
@@ -85,6 +85,19 @@ impl AdminSource for Fake {
     fn lift_ban(&self, banned: Banned) -> BoxFuture<'_, Result<(), AdminError>> {
         Box::pin(std::future::ready(Err(AdminError::NotFound(banned.key()))))
     }
+
+    fn export_shard(&self, shard: ShardId) -> BoxFuture<'_, Result<Chunks, AdminError>> {
+        let chunks =
+            [Ok(vec![7_u8; usize::from(shard.0)].into()), Err(AdminError::Unavailable("gone".to_owned()))];
+        Box::pin(std::future::ready(Ok(Box::pin(stream::iter(chunks)) as Chunks)))
+    }
+
+    fn import(&self, file: Chunks) -> BoxStream<Result<ImportProgress, AdminError>> {
+        Box::pin(file.map(|chunk| {
+            let messages = chunk?.len() as u64;
+            Ok(ImportProgress { messages, ..ImportProgress::default() })
+        }))
+    }
 }
 
 async fn serve(fake: Fake) -> AdminClient<Channel> {
@@ -103,7 +116,7 @@ async fn a_node_tells_what_it_knows() {
     let nodes = client.list_nodes(ListNodesRequest {}).await.unwrap().into_inner().nodes;
     assert_eq!(nodes, status.nodes);
     let shards = client.list_shards(ListShardsRequest {}).await.unwrap().into_inner().shards;
-    assert_eq!(shards, [Shard { shard: 0, epoch: 12, nodes: vec![7, 8] }]);
+    assert_eq!(shards, [Shard { shard: 0, epoch: 12, nodes: vec![7, 8], ..Shard::default() }]);
 }
 
 #[tokio::test]
@@ -188,4 +201,19 @@ async fn bans_are_checked_and_passed_on() {
     assert_eq!((status.code(), status.message()), (Code::NotFound, "there is no ban/username/u"));
     let pages = client.list_bans(ListBansRequest {}).await.unwrap().into_inner();
     assert_eq!(pages.map(|page| page.unwrap().bans.len()).fold(0, async |a, b| a + b).await, 100);
+}
+
+#[tokio::test]
+async fn a_backup_goes_both_ways_in_chunks() {
+    let mut client = serve(Fake { clients: 0, id_len: 4 }).await;
+    let request = ExportShardRequest { shard: 5 };
+    let chunks = client.export_shard(request).await.unwrap().into_inner();
+    let chunks: Vec<_> = chunks.map(|chunk| chunk.map(|chunk| chunk.data.len())).collect().await;
+    assert_eq!(chunks[0].as_ref().unwrap(), &5);
+    assert_eq!(chunks[1].as_ref().unwrap_err().code(), Code::Unavailable);
+    let refused = client.export_shard(ExportShardRequest { shard: 1 << 16 }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let chunks = [vec![1_u8; 3], vec![2; 70_000]].map(|data| BackupChunk { data: data.into() });
+    let progress = client.import(stream::iter(chunks)).await.unwrap().into_inner();
+    assert_eq!(progress.map(|told| told.unwrap().messages).collect::<Vec<_>>().await, [3, 70_000]);
 }

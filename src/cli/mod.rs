@@ -7,6 +7,7 @@
 mod check_config;
 mod ctl;
 mod dev;
+mod recover;
 mod signals;
 mod start;
 
@@ -30,6 +31,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Ctl(args) => ctl::run(*args),
         Command::Dev(args) => dev::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Pub(args) => client::run_pub(*args),
         Command::Sub(args) => client::run_sub(*args),
         Command::Version => match say(format_args!("flotilla {VERSION}")) {
@@ -57,6 +59,8 @@ enum Command {
     Dev(dev::DevArgs),
     /// Check a configuration: tell everything that is wrong with it, or "ok".
     CheckConfig(check_config::CheckConfigArgs),
+    /// The last resort when the majority of the nodes is lost for good: have one that is left, and stopped, go on alone.
+    Recover(recover::RecoverArgs),
     /// Publish messages, and say in the exit code whether the broker took them.
     Pub(Box<client::PubArgs>),
     /// Subscribe to topics and print the messages that arrive.

@@ -7,14 +7,17 @@ use std::{
 
 use flotilla_mqtt::session::ClientId;
 use flotilla_raft::meta::{ChangeError, MetaStatus, ProposeError};
-use flotilla_rpc::admin::{Ban, Client, ClusterStatusReply, Node as NodeReply, Route, RouteTarget, Shard};
-use flotilla_state::{Banned, ClusterState, GroupRoute, Node, NodeId, Role, Status};
+use flotilla_rpc::admin::{
+    Ban, Client, ClusterStatusReply, ImportProgress, Node as NodeReply, Route, RouteTarget, Shard,
+};
+use flotilla_shard::SessionInfo;
+use flotilla_state::{Banned, ClusterState, Command, GroupRoute, Node, NodeId, Role, ShardId, Status};
 use futures_util::stream;
 use tokio::sync::oneshot;
 
 use super::{member::Member, reports::Report};
 use crate::{
-    admin::{AdminError, AdminSource, BoxFuture, BoxStream},
+    admin::{AdminError, AdminSource, BoxFuture, BoxStream, Chunks},
     config,
     worker::{ClientsPage, ClientsQuery, Event, Order},
 };
@@ -24,9 +27,13 @@ use crate::{
 pub(super) struct Overview(pub(super) Arc<Member>);
 
 impl Overview {
-    fn node(&self, node: &Node, state: &ClusterState, meta: &MetaStatus) -> NodeReply {
+    /// `own` is what this node reports.
+    fn node(&self, node: &Node, state: &ClusterState, meta: &MetaStatus, own: Option<&Report>) -> NodeReply {
         let routes = state.routes().count(node.id);
-        let report = node.member().and_then(|member| self.report(member));
+        let report = node.member().and_then(|member| match member.node == self.0.me {
+            true => own.cloned(),
+            false => self.0.reports.of(member),
+        });
         let registrar_of =
             state.placements().iter().filter(|placement| placement.registrar() == Some(node.id)).count();
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
@@ -46,9 +53,36 @@ impl Overview {
             wildcard_routes: count(routes.wildcard),
             shared_groups: count(routes.groups),
             registrar_of: u32::try_from(registrar_of).unwrap_or(u32::MAX),
-            sessions: report.map(|report| report.sessions),
+            sessions: report.as_ref().map(|report| report.sessions),
             connections: report.map(|report| report.connections),
         }
+    }
+
+    /// The clients that are not connected, of the shards that this node leads.
+    fn away(&self, prefix: Arc<str>) -> BoxStream<Client> {
+        let member = Arc::clone(&self.0);
+        let shards = member.shards.ids().into_iter();
+        let pages = stream::unfold((shards, None), move |(mut rest, place)| {
+            let (member, prefix) = (Arc::clone(&member), Arc::clone(&prefix));
+            async move {
+                let (shard, after) = match place {
+                    Some(place) => place,
+                    None => (rest.next()?, None),
+                };
+                let sessions = member.shards.sessions_led(shard, after.as_ref(), SESSIONS_PAGE);
+                let is_last = sessions.len() < SESSIONS_PAGE;
+                let next =
+                    sessions.last().filter(|_| !is_last).map(|last| (shard, Some(last.client.clone())));
+                let me = member.me;
+                let clients = sessions.into_iter().filter(|session| session.owner.is_none());
+                let clients: Vec<Client> = clients
+                    .filter(|session| session.client.as_str().starts_with(&*prefix))
+                    .map(|session| away(&session, me))
+                    .collect();
+                Some((stream::iter(clients), (rest, next)))
+            }
+        });
+        Box::pin(futures_util::StreamExt::flatten(pages))
     }
 
     /// This node while the cluster has never heard of it: what its configuration says.
@@ -70,14 +104,6 @@ impl Overview {
         })
     }
 
-    fn report(&self, member: flotilla_state::Member) -> Option<Report> {
-        if member.node != self.0.me {
-            return self.0.reports.of(member);
-        }
-        let totals = self.0.node.get()?.totals();
-        Some(Report { sessions: totals.sessions, connections: totals.connections })
-    }
-
     /// Whether there is a member that this node cannot reach. The leader hears of all of them, so that they stay members.
     fn misses_a_member(&self) -> bool {
         let Some(node) = self.0.node.get() else { return false };
@@ -90,6 +116,7 @@ impl Overview {
             return if self.0.is_draining() { "it takes no new clients (nodes drain)" } else { "" };
         }
         match (meta.leader, *self.0.meta.me().borrow()) {
+            _ if self.0.shards.has_failed() => "a replica of a shard has failed: see its log",
             _ if state.cluster().is_none() => "it has not found its cluster yet",
             (None, _) => "no leader is known",
             (_, None) if !meta.quorum => "it does not reach a majority of the nodes that vote",
@@ -102,6 +129,8 @@ impl Overview {
 impl AdminSource for Overview {
     fn status(&self) -> ClusterStatusReply {
         let meta = self.0.meta.status();
+        // It asks shards, whose locks come before that of the state.
+        let own = self.0.own_report();
         let state = self.0.state.read();
         let cluster = state.cluster();
         let not_ready_because = self.not_ready_because(&meta, &state);
@@ -123,7 +152,7 @@ impl AdminSource for Overview {
             replicas: cluster.map_or(0, |cluster| cluster.replicas.into()),
             nodes: state
                 .nodes()
-                .map(|node| self.node(node, &state, &meta))
+                .map(|node| self.node(node, &state, &meta, own.as_ref()))
                 .chain(self.stranger(&state))
                 .collect(),
         }
@@ -131,18 +160,45 @@ impl AdminSource for Overview {
 
     fn shards(&self) -> Vec<Shard> {
         let state = self.0.state.read();
-        let shard = |(number, placement): (u32, &flotilla_state::Placement)| Shard {
-            shard: number,
-            epoch: placement.epoch.0,
-            nodes: placement.nodes.iter().map(|node| node.0).collect(),
+        let numbers =
+            |nodes: &[flotilla_state::NodeId]| nodes.iter().map(|node| node.0).collect::<Vec<u64>>();
+        let shard = |(placement, (id, shard)): (
+            &flotilla_state::Placement,
+            (flotilla_state::ShardId, &flotilla_state::Shard),
+        )| {
+            let (leader, term) = self.0.shards.leader(id).unwrap_or_default();
+            Shard {
+                shard: id.0.into(),
+                epoch: placement.epoch.0,
+                nodes: numbers(&placement.nodes),
+                replicas: numbers(&shard.replicas.nodes),
+                members: numbers(&shard.members),
+                leader,
+                term,
+                replica: None,
+                at_leader: None,
+            }
         };
-        (0..).zip(state.placements()).map(shard).collect()
+        let ids: Vec<_> = state.shards().iter().map(|(id, _)| id).collect();
+        let mut shards: Vec<Shard> =
+            state.placements().iter().zip(state.shards().iter()).map(shard).collect();
+        drop(state);
+        for (shard, id) in shards.iter_mut().zip(ids) {
+            shard.replica = self.0.shards.replica_status(id);
+            let leader = NodeId(shard.leader);
+            shard.at_leader = match self.0.links.member_of(leader) {
+                Some(leader) => self.0.reports.shard(leader, id),
+                None => shard.replica.filter(|_| leader == self.0.me),
+            };
+        }
+        shards
     }
 
     fn clients(&self, prefix: String) -> BoxStream<Client> {
         let (member, prefix) = (Arc::clone(&self.0), Arc::<str>::from(prefix));
+        let connected = Arc::clone(&prefix);
         let pages = stream::unfold(Some((0, 0)), move |place| {
-            let (member, prefix) = (Arc::clone(&member), Arc::clone(&prefix));
+            let (member, prefix) = (Arc::clone(&member), Arc::clone(&connected));
             async move {
                 let (worker, from_slot) = place?;
                 let node = member.node.get()?;
@@ -157,7 +213,8 @@ impl AdminSource for Overview {
                 Some((stream::iter(clients), Some(next)))
             }
         });
-        Box::pin(futures_util::StreamExt::flatten(pages))
+        let away = self.away(prefix);
+        Box::pin(futures_util::StreamExt::chain(futures_util::StreamExt::flatten(pages), away))
     }
 
     fn kick(&self, client_id: String) -> BoxFuture<'_, Result<bool, AdminError>> {
@@ -215,9 +272,13 @@ impl AdminSource for Overview {
                 return Ok(());
             }
             member.is_going.store(true, Ordering::Release);
-            if let Err(error) = member.meta.leave(deadline()).await {
+            let left = async {
+                evacuate(&member).await?;
+                member.meta.leave(deadline()).await.map_err(refused)
+            };
+            if let Err(error) = left.await {
                 member.is_going.store(false, Ordering::Release);
-                return Err(refused(error));
+                return Err(error);
             }
             member.has_left.store(true, Ordering::Release);
             Ok(())
@@ -255,17 +316,55 @@ impl AdminSource for Overview {
     fn lift_ban(&self, banned: Banned) -> BoxFuture<'_, Result<(), AdminError>> {
         Box::pin(async move { self.0.lift_ban(&banned, deadline()).await })
     }
+
+    fn export_shard(&self, shard: ShardId) -> BoxFuture<'_, Result<Chunks, AdminError>> {
+        Box::pin(self.0.export_shard(shard))
+    }
+
+    fn import(&self, file: Chunks) -> BoxStream<Result<ImportProgress, AdminError>> {
+        self.0.import(file)
+    }
+}
+
+/// Has other nodes take over what shards have here: with the last replica, what it keeps would be lost.
+async fn evacuate(member: &Member) -> Result<(), AdminError> {
+    let Some(me) = *member.meta.me().borrow() else { return Ok(()) };
+    let is_last = {
+        let state = member.state.read();
+        !state.nodes().any(|node| node.id != me.node && state.shards().is_holder(node.id))
+    };
+    if is_last {
+        return Ok(());
+    }
+    member.change(Command::Evacuate { member: me }, deadline()).await?;
+    let (mut before, mut since) = (usize::MAX, Instant::now());
+    loop {
+        let here = member.shards.memberships();
+        if here == 0 {
+            return Ok(());
+        }
+        if here < before {
+            tracing::info!(shards = here, "other nodes take over the shards of this node, which leaves");
+            (before, since) = (here, Instant::now());
+        }
+        if since.elapsed() > EVACUATION_STALLED {
+            let reason =
+                format!("{here} shards are still here, and nobody takes them: see flotilla ctl shards list");
+            return Err(AdminError::Unavailable(reason));
+        }
+        tokio::time::sleep(EVACUATION_LOOK).await;
+    }
 }
 
 fn targets(nodes: impl IntoIterator<Item = NodeId>) -> Vec<RouteTarget> {
-    nodes.into_iter().map(|node| RouteTarget { node: node.0, online: 0, away: 0 }).collect()
+    nodes.into_iter().map(|node| RouteTarget { node: node.0, online: 0, kept: 0 }).collect()
 }
 
 fn group_route(group: &Arc<GroupRoute>) -> Route {
     let target = |members: &flotilla_state::GroupMembers| RouteTarget {
         node: members.node.0,
-        online: members.online,
-        away: members.away,
+        online: members.online.saturating_add(members.kept),
+        kept: members.kept,
     };
     Route { filter: group.filter.to_string(), targets: group.members.iter().map(target).collect() }
 }
@@ -279,7 +378,7 @@ fn refused(error: ChangeError) -> AdminError {
 }
 
 /// How long an operator waits for a change of the cluster.
-fn deadline() -> Instant {
+pub(super) fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
@@ -298,3 +397,25 @@ fn status_name(status: Status) -> &'static str {
         Status::Down => "down",
     }
 }
+
+/// A session whose client is not connected, as the node tells of it that leads its shard.
+fn away(session: &SessionInfo, leader: NodeId) -> Client {
+    let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    Client {
+        client_id: session.client.as_str().to_owned(),
+        node: leader.0,
+        connected: false,
+        peer: String::new(),
+        protocol_level: 0,
+        subscriptions: u32::try_from(session.subscriptions).unwrap_or(u32::MAX),
+        queued_messages: count(session.messages),
+        inflight_messages: 0,
+    }
+}
+
+const EVACUATION_LOOK: Duration = Duration::from_millis(100);
+/// For so long no shard has gone: nobody can take one, or it is very large. What was begun goes on.
+const EVACUATION_STALLED: Duration = Duration::from_secs(600);
+
+/// Sessions that one look at a shard takes: it waits in between.
+const SESSIONS_PAGE: usize = 1_000;

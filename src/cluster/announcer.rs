@@ -240,8 +240,8 @@ impl Queue {
                 Want::Wildcard(filter, false) => Some(Change::RemoveWildcard(filter)),
                 Want::Group(filter) => {
                     self.groups.remove(&filter);
-                    let Members { online, away } = wants.members(&filter);
-                    Some(Change::SetGroup { filter: (*filter).into(), online, away })
+                    let Members { online, kept } = wants.members(&filter);
+                    Some(Change::SetGroup { filter: (*filter).into(), online, kept })
                 }
             });
         }
@@ -286,7 +286,7 @@ mod tests {
         }
 
         fn members(&self, _: &str) -> Members {
-            Members { online: 2, away: 1 }
+            Members { online: 2, kept: 1 }
         }
 
         fn for_each(&self, visit: &mut dyn FnMut(&TopicFilter, RouteChange)) {
@@ -356,7 +356,7 @@ mod tests {
             announcer.announce(&node, &filter("$share/g/t"), RouteChange::Group, None);
         }
         let changes = node.commit(&announcer);
-        let [Change::SetGroup { filter, online: 2, away: 1 }] = &changes[..] else { panic!("{changes:?}") };
+        let [Change::SetGroup { filter, online: 2, kept: 1 }] = &changes[..] else { panic!("{changes:?}") };
         assert_eq!(&**filter, "$share/g/t");
     }
 

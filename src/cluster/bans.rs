@@ -107,8 +107,8 @@ impl Member {
         })
     }
 
-    /// Proposes a change of the settings, and waits until this node has applied it.
-    async fn change(&self, command: Command, deadline: Instant) -> Result<(), AdminError> {
+    /// Proposes a change, and waits until this node has applied it.
+    pub(super) async fn change(&self, command: Command, deadline: Instant) -> Result<(), AdminError> {
         match self.meta.propose(command, deadline).await {
             Ok((index, Reply::Done)) => {
                 // It is committed, also where this node does not apply it in time.
@@ -190,7 +190,7 @@ mod tests {
     fn start() -> BrokerHandle {
         let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s", "node.workers=2"].map(str::to_owned);
         let config = Config::load(None, [], &set).expect("it is valid");
-        let seat = seat_beside("x/#", &config, Box::new(Alone));
+        let seat = seat_beside("x/#", Box::new(Alone));
         Broker::start_in(config, seat).expect("it starts")
     }
 

@@ -293,7 +293,7 @@ impl Driver {
         let was_here = source == Source::Here;
         let import = matches!(source, Source::Elsewhere { .. }).then_some(source);
         let answer = self.waiting.remove(&request);
-        if answer.is_some_and(|answer| answer.send(Ok(Claimed { tenure, origin })).is_ok()) {
+        if answer.is_some_and(|answer| answer.send(Ok(Claimed { tenure, origin, kept: None })).is_ok()) {
             self.unattached.insert(client, Unattached { tenure, import, later: VecDeque::new() });
         } else {
             // The client has gone while it waited.

@@ -7,10 +7,10 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use flotilla_lane::{Batch as LaneBatch, CONTROL, Forwarded, Frame, LANES, LaneId, LastPublisher};
+use flotilla_lane::{Batch as LaneBatch, CONTROL, Forwarded, Frame, KeptFor, LANES, LaneId, LastPublisher};
 use flotilla_mqtt::{
-    Timestamp,
-    session::{ClientId, DeliveryOptions},
+    QoS, Timestamp, Transit,
+    session::{ClientId, DeliveryOptions, Sequence},
     topic::TopicFilter,
 };
 use flotilla_raft::{
@@ -21,18 +21,18 @@ use flotilla_state::{LogIndex, Member};
 use parking_lot::Mutex;
 
 use super::{
-    Completion,
+    Carrier, Completion,
     barriers::Barriers,
     claims::{Claims, Input},
     early::{Early, EarlyMessages},
     links::{Control, Links},
-    reports::Reports,
-    retained::Replicated,
+    reports::{Report, Reports},
 };
 use crate::{
     node::Node,
     router::{MatchCache, NodeChoice, PickHint, Picked, SessionRef},
-    worker::{Batch, Event, Order, Receivers, Source, TRIES_MAX},
+    shards::Shards,
+    worker::{Batch, Event, KeptDelivery, Order, Receivers, Source, TRIES_MAX},
 };
 
 /// Takes what the lanes bring.
@@ -42,9 +42,9 @@ pub(super) struct Inbox {
     pub(super) links: Arc<Links>,
     pub(super) claims: Arc<Claims>,
     pub(super) barriers: Arc<Barriers>,
-    pub(super) retained: Arc<Replicated>,
     pub(super) early: Arc<EarlyMessages>,
     pub(super) reports: Arc<Reports>,
+    pub(super) shards: OnceLock<Arc<Shards>>,
     pub(super) lease: Lease,
     pub(super) desks: [Mutex<Desk>; LANES as usize],
 }
@@ -91,8 +91,20 @@ impl Inbox {
                     self.barriers.handle_mark(from, lane, id);
                 }
                 Frame::Control { kind, bytes } if lane == CONTROL => self.control(node, from, kind, bytes),
+                Frame::Control { kind, bytes } if Control::from_u8(kind) == Some(Control::Shard) => {
+                    desk.hand_over(node);
+                    self.shards().handle_bytes(from, bytes.to_vec().into());
+                }
                 Frame::Control { kind, .. } => {
                     tracing::warn!(%from, kind, "control frame outside of the control lane ignored");
+                }
+                Frame::Kept { to, options, message } => {
+                    let publisher = desk.publisher.of(message.publisher).cloned();
+                    desk.kept(node, &to, Some(options), &message.transit(now, publisher.as_ref()));
+                }
+                Frame::KeptRelease { to } => desk.kept(node, &to, None, &nothing()),
+                Frame::Store { .. } => {
+                    tracing::warn!(%from, "frame of a shard's log in a lane ignored");
                 }
             }
         }
@@ -100,11 +112,20 @@ impl Inbox {
         desk.lie_in(&Bytes::new());
     }
 
+    fn shards(&self) -> &Shards {
+        self.shards.get().expect("they are there before anything is received")
+    }
+
     fn control(&self, node: &Arc<Node>, from: Member, kind: u8, bytes: &[u8]) {
         match Control::from_u8(kind) {
             Some(Control::Registry) => self.claims.put(Input::Message(from, bytes.to_vec().into())),
-            Some(Control::Retained) => self.retained.handle_message(from, bytes),
-            Some(Control::Report) => self.reports.handle(from, bytes),
+            Some(Control::Report) => match Report::from_bytes(bytes) {
+                Ok(report) => {
+                    self.shards().note_space(from.node, report.is_short_of_space);
+                    self.reports.put(from, report);
+                }
+                Err(error) => tracing::warn!(%from, %error, "report of a node does not decode"),
+            },
             Some(Control::Barrier) => {
                 let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
                 if let (Some(id), Some(index)) = (number(0), number(8)) {
@@ -116,6 +137,7 @@ impl Inbox {
                     );
                 }
             }
+            Some(Control::Shard) => tracing::warn!(%from, "frame about a shard in the control lane ignored"),
             // Of a later version: a node may be asked for what it does not know only when all have it.
             None => tracing::warn!(%from, kind, "unknown control frame ignored"),
         }
@@ -146,7 +168,45 @@ impl Inbox {
     }
 }
 
+/// A message that is none: only its place counts.
+fn nothing() -> Transit<'static> {
+    Transit::new("", &[], &[], QoS::AtLeastOnce, false, None, None, None)
+}
+
+impl Carrier for Inbox {
+    fn say(&self, to: Member, lane: LaneId, bytes: &Bytes) {
+        self.links.send_frame(to, lane, &Frame::Control { kind: Control::Shard as u8, bytes });
+    }
+
+    fn deliver(&self, to: Member, lane: LaneId, batch: LaneBatch) {
+        let Some(node) = self.node.get() else { return };
+        if to.node == node.router.remote().me() {
+            self.handle(node, to, lane, &batch);
+        } else {
+            self.links.send(to, lane, batch, Vec::new());
+        }
+    }
+}
+
 impl Desk {
+    /// A message of a shard for one session, or the PUBREL of one.
+    fn kept(
+        &mut self,
+        node: &Node,
+        to: &KeptFor<'_>,
+        options: Option<DeliveryOptions>,
+        message: &Transit<'_>,
+    ) {
+        let Some(client_id) = ClientId::new(to.client_id) else { return };
+        // Where it is not, its connection has ended, and the shard will hear of that.
+        let Some(session) = node.registry.find(&client_id) else { return };
+        let Some(sequence) = Sequence::new(to.sequence) else { return };
+        let delivery = KeptDelivery { term: to.term, epoch: to.epoch, turn: to.turn, sequence, options };
+        let source = Source { publisher: None, stamp: LogIndex::default() };
+        let receivers = Receivers::Kept(session, Box::new(delivery));
+        self.batches[usize::from(session.worker)].push(message, source, receivers);
+    }
+
     fn publish(&mut self, node: &Node, now: Timestamp, stamp: LogIndex, message: &Forwarded<'_>) {
         let matches = self.cache.matches(message.topic, &node.router);
         let transit = message.transit(now, self.publisher.of(message.publisher));
@@ -173,22 +233,28 @@ impl Desk {
         self.picks = self.picks.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let random = self.picks;
         let transit = message.transit(now, self.publisher.of(message.publisher));
-        let hint = PickHint { topic: message.topic, publisher: transit.publisher, random, exclude: None };
+        let hint = PickHint::of(&transit, random);
         if let Some(picked) = node.router.group(&filter).and_then(|group| group.pick(&hint)) {
             let source = Source { publisher: None, stamp: LogIndex::default() };
             let SessionRef { worker, .. } = picked.subscriber.session;
             let picked = Picked { tried, ..picked };
             return self.batches[usize::from(worker)].push(&transit, source, Receivers::One(picked));
         }
-        // The last member here has gone since the sender looked.
+        // The last member here that may have it has gone since the sender looked.
         let me = node.router.remote().me();
-        let choice = node.group_target(&filter).choose(node.router.strategy(), &hint, Some(me));
-        if let (true, Some(NodeChoice::Node(to))) = (tried < TRIES_MAX, choice)
-            && let Some(member) = links.member_of(to)
-        {
-            let lane = flotilla_lane::lane_of(message.publisher.unwrap_or(message.topic).as_bytes());
-            let frame = Frame::Group { filter: filter.as_str(), tried: tried + 1, message: *message };
-            links.send_frame(member, lane, &frame);
+        let choice = node.group_target(&filter).choose_member(node.router.strategy(), &hint, Some(me));
+        match choice {
+            Some(NodeChoice::Node(to)) if tried < TRIES_MAX => {
+                let Some(member) = links.member_of(to) else { return };
+                let lane = flotilla_lane::lane_of(message.publisher.unwrap_or(message.topic).as_bytes());
+                let frame = Frame::Group { filter: filter.as_str(), tried: tried + 1, message: *message };
+                links.send_frame(member, lane, &frame);
+            }
+            // No node has a member that may have it: the shard of the group may.
+            None if message.qos > QoS::AtMostOnce => {
+                node.mailboxes[0].send(Event::Redispatch(filter.as_str().into(), transit.keep()));
+            }
+            Some(_) | None => {}
         }
     }
 

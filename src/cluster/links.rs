@@ -41,17 +41,17 @@ pub(super) struct Links {
 pub(super) enum Control {
     /// For the registry.
     Registry = 1,
-    /// For the retained messages.
-    Retained = 2,
     /// Asks for a barrier: its number and an entry of the log, each as a `u64` in little endian.
     Barrier = 3,
-    /// What a node counts, for operators.
+    /// What a node says of itself.
     Report = 4,
+    /// About a shard; in one of the lanes of messages.
+    Shard = 5,
 }
 
 impl Control {
     pub(super) fn from_u8(kind: u8) -> Option<Self> {
-        [Self::Registry, Self::Retained, Self::Barrier, Self::Report]
+        [Self::Registry, Self::Barrier, Self::Report, Self::Shard]
             .into_iter()
             .find(|control| *control as u8 == kind)
     }
@@ -209,7 +209,7 @@ impl Links {
         writer.take().is_some_and(|batch| self.send(to, lane, batch, Vec::new()))
     }
 
-    fn send(&self, to: Member, lane: LaneId, batch: Batch, completions: Vec<Completion>) -> bool {
+    pub(super) fn send(&self, to: Member, lane: LaneId, batch: Batch, completions: Vec<Completion>) -> bool {
         let Some(lanes) = self.lanes.get() else { return false };
         match lanes.send(to, lane, batch, completions) {
             Ok(Sent::Queued) => true,

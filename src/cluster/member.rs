@@ -16,37 +16,45 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_lane::{Batch, LaneId};
-use flotilla_mqtt::{ReasonCode, session::ClientId, topic::TopicFilter};
+use flotilla_mqtt::{
+    ReasonCode,
+    session::{ClientId, SessionExpiry},
+    topic::TopicFilter,
+};
 use flotilla_raft::meta::{Lease, Meta, Observer, ProposeError};
 use flotilla_registry::{Limits, Registry, Tenure, View, WillId};
+use flotilla_shard::{Answer, Connection, Op, Open, Opened};
 use flotilla_state::{
     ClusterState, Command, ConnectionEpoch, Effects, Event as StateEvent, Fingerprint, LogIndex,
-    Member as Life, NodeId, Reply, ShardRing, Status, Why,
+    Member as Life, NodeId, Reply, ShardId, ShardRing, Status, Why,
 };
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use super::{
-    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Origin, Receipt,
+    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Kept, Opening, Origin, Receipt,
     announcer::{Announcement, Announcer, Done, Wants},
     bans,
     barriers::Barriers,
     claims::{Claims, Input},
+    close_unused,
     early::EarlyMessages,
     links::{Control, Links},
     reports::{Report, Reports},
-    retained::Replicated,
 };
 use crate::{
     node::Node,
     router::{Members, RouteChange},
-    worker::Event,
+    shards::{self, Shards},
+    worker::{Event, Order},
 };
 
 /// This node as a member of a cluster.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(super) me: NodeId,
+    /// Whether it is a cluster of one that no other node can join.
+    pub(super) is_alone: bool,
     pub(super) state: Arc<RwLock<ClusterState>>,
     pub(super) lease: Lease,
     pub(super) meta: Meta,
@@ -54,9 +62,9 @@ pub(crate) struct Member {
     pub(super) claims: Arc<Claims>,
     pub(super) barriers: Arc<Barriers>,
     pub(super) announcer: Announcer,
-    pub(super) retained: Arc<Replicated>,
     pub(super) early: Arc<EarlyMessages>,
     pub(super) reports: Arc<Reports>,
+    pub(super) shards: Arc<Shards>,
     pub(super) node: OnceLock<Arc<Node>>,
     /// The incarnation of this node's present life; 0: it leads none.
     pub(super) life: AtomicU64,
@@ -71,6 +79,8 @@ pub(crate) struct Member {
     pub(super) has_left: AtomicBool,
     /// Held while the node leaves: of several orders one is carried out at a time.
     pub(super) leaving: tokio::sync::Mutex<()>,
+    /// Held while this node imports a backup.
+    pub(super) importing: tokio::sync::Mutex<()>,
 }
 
 /// How long one try of a proposal may take; it is tried again as long as this node is a member.
@@ -198,12 +208,11 @@ impl Member {
 
     async fn begin(&self, me: Life) {
         let wants = NodeWants { member: self };
-        let committed: oneshot::Receiver<LogIndex> = self.announcer.announce_all(&wants);
-        if committed.await.is_err() {
-            return;
-        }
-        while !self.retained.is_synced() {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        if !self.is_alone {
+            let committed: oneshot::Receiver<LogIndex> = self.announcer.announce_all(&wants);
+            if committed.await.is_err() {
+                return;
+            }
         }
         while let Err(error) = self.meta.set_up(Instant::now() + PROPOSE_TIMEOUT).await {
             tracing::debug!(%error, "this node is not up yet");
@@ -214,28 +223,43 @@ impl Member {
         tracing::info!(member = %me, "this node is up, and serves clients");
     }
 
-    /// Tells the others what this node counts.
+    /// What this node says of itself.
+    pub(super) fn own_report(&self) -> Option<Report> {
+        let totals = self.node.get()?.totals();
+        let shards = self.shards.led();
+        Some(Report {
+            sessions: totals.sessions + shards::away(&shards),
+            connections: totals.connections,
+            is_short_of_space: *self.shards.is_short_of_space().borrow(),
+            shards,
+        })
+    }
+
+    /// Tells the others what this node says of itself.
     async fn report(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(REPORT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut space = self.shards.is_short_of_space();
         let mut last = None;
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = space.changed() => {}
+            }
             // What is said before the others take it is lost.
-            let Some(node) = self.node.get().filter(|_| self.is_ready()) else {
+            let Some(report) = self.own_report().filter(|_| self.is_ready()) else {
                 last = None;
                 continue;
             };
-            let totals = node.totals();
-            let report = Report { sessions: totals.sessions, connections: totals.connections };
             let members = self.links.members();
             // Nothing is said twice, so that an idle cluster is quiet.
+            let bytes = report.to_bytes();
             let said = Some((*self.meta.me().borrow(), report, members.clone()));
             if said == last {
                 continue;
             }
             for member in members {
-                self.links.send_control(member, Control::Report, &report.encode());
+                self.links.send_control(member, Control::Report, &bytes);
             }
             last = said;
         }
@@ -268,16 +292,17 @@ impl Member {
                 tracing::info!(%member, name = name_of(*member, state), "a node has joined");
                 let _life = self.links.begin_life();
                 self.links.joined(*member);
-                self.retained.joined(*member);
+                self.shards.member_joined(*member);
             }
             StateEvent::MemberEnded(member, why) if member.node != self.me => {
                 tracing::info!(%member, name = name_of(*member, state), "{}", ending(*why));
                 self.links.ended(*member);
-                self.retained.ended(*member);
                 self.barriers.handle_ended(*member);
                 self.reports.ended(*member);
+                self.shards.member_ended(*member);
             }
-            StateEvent::Placed(shard) => self.retained.placed(*shard, state),
+            StateEvent::MemberEnded(member, _) => self.shards.member_ended(*member),
+            StateEvent::ShardChanged(_) => self.shards.note_changed(),
             StateEvent::StatusChanged(member, status) => {
                 let name = name_of(*member, state);
                 match status {
@@ -335,7 +360,14 @@ impl Observer for Watcher {
                 bans::note_setting(node, key, state);
                 continue;
             }
-            is_view_new |= !matches!(event, StateEvent::RoutesChanged { .. } | StateEvent::RoutesReset(_));
+            let is_of_routes = matches!(
+                event,
+                StateEvent::RoutesChanged { .. }
+                    | StateEvent::RoutesReset(_)
+                    | StateEvent::ShardRoutesChanged { .. }
+                    | StateEvent::ShardChanged(_)
+            );
+            is_view_new |= !is_of_routes;
         }
         if is_view_new {
             member.claims.put(Input::View(Member::view(state)));
@@ -351,17 +383,14 @@ impl Observer for Watcher {
         let others = state.nodes().filter_map(flotilla_state::Node::member);
         let others: Vec<Life> = others.filter(|other| other.node != member.me).collect();
         for gone in member.links.members().into_iter().filter(|known| !others.contains(known)) {
-            member.retained.ended(gone);
             member.barriers.handle_ended(gone);
             member.reports.ended(gone);
+            member.shards.member_ended(gone);
         }
         let life = member.links.begin_life();
         member.links.replace(others.clone());
-        others.into_iter().for_each(|other| member.retained.joined(other));
+        others.into_iter().for_each(|other| member.shards.member_joined(other));
         drop(life);
-        (0..state.placements().len()).filter_map(|shard| u16::try_from(shard).ok()).for_each(|shard| {
-            member.retained.placed(flotilla_state::ShardId(shard), state);
-        });
         member.claims.put(Input::View(Member::view(state)));
     }
 
@@ -384,8 +413,8 @@ impl Observer for Watcher {
         member.links.fenced();
         member.announcer.clear();
         member.barriers.clear();
-        member.retained.fenced();
         member.claims.put(Input::Fenced);
+        member.shards.begin_life(None);
     }
 
     fn admitted(&self, me: Life) {
@@ -395,9 +424,10 @@ impl Observer for Watcher {
         let state = member.state.read();
         member.life.store(me.incarnation.0, Ordering::Release);
         member.links.admitted(me);
-        member.retained.admitted(me, &state);
         member.claims.put(Input::Admitted(me));
         member.claims.put(Input::View(Member::view(&state)));
+        drop(state);
+        member.shards.begin_life(Some(me));
     }
 }
 
@@ -414,11 +444,19 @@ impl Cluster for Arc<Member> {
             return Box::pin(std::future::ready(Err(ReasonCode::UseAnotherServer)));
         }
         let (sender, answer) = oneshot::channel();
-        let client_id = claim.client_id.clone();
+        let Claim { client_id, clean_start, open, .. } = claim.clone();
         self.early.expect(&client_id);
+        // The shard has the will of the connection.
+        let claim = Claim { will: None, open: None, ..claim };
         self.claims.put(Input::Claim(claim, sender));
-        let mut pending = PendingClaim { member: self, client_id, answer: Some(answer) };
-        Box::pin(async move { pending.wait().await })
+        let mut pending = PendingClaim { member: self, client_id: client_id.clone(), answer: Some(answer) };
+        Box::pin(async move {
+            let claimed = pending.wait().await?;
+            match open {
+                Some(open) => self.open(&client_id, clean_start, *open, claimed).await,
+                None => Ok(claimed),
+            }
+        })
     }
 
     fn attached(&self, client_id: &ClientId, tenure: Tenure) {
@@ -439,6 +477,9 @@ impl Cluster for Arc<Member> {
     }
 
     fn abandon(&self, client_id: &ClientId, claimed: &Claimed) {
+        if let Some(kept) = &claimed.kept {
+            self.shards.tell(kept.shard, close_unused(kept.connection.clone(), kept.expiry));
+        }
         self.early.done(client_id);
         let was_here = matches!(claimed.origin, Origin::Here);
         self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure, was_here));
@@ -465,6 +506,9 @@ impl Cluster for Arc<Member> {
     }
 
     fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
+        if self.is_alone {
+            return Receipt::Done; // Nobody else publishes.
+        }
         self.announcer.announce(&NodeWants { member: self }, filter, change, done)
     }
 
@@ -474,6 +518,107 @@ impl Cluster for Arc<Member> {
 
     fn is_congested(&self, to: NodeId) -> bool {
         self.links.is_congested(to)
+    }
+
+    fn shards(&self) -> Option<&Shards> {
+        Some(&self.shards)
+    }
+}
+
+impl Member {
+    /// Tells the shard of a client that it connects; a claim that it has no answer for comes to nothing.
+    async fn open(
+        self: &Arc<Self>,
+        client_id: &ClientId,
+        clean_start: bool,
+        opening: Opening,
+        claimed: Claimed,
+    ) -> Result<Claimed, ReasonCode> {
+        let Tenure { epoch, turn } = claimed.tenure;
+        let connection = Connection { client: client_id.clone(), epoch, turn };
+        let mut given_up = GivenUp { member: self, client_id, claimed: Some(claimed), opening: None };
+        let Some(shard) = self.shards.shard_of(client_id.as_str().as_bytes()) else {
+            return Err(ReasonCode::ServerUnavailable);
+        };
+        if self.shards.is_busy(shard) {
+            // Perhaps nobody leads it: who waits there, and comes again and again, takes room.
+            return Err(ReasonCode::ServerBusy);
+        }
+        self.displace(client_id, given_up.tenure()).await;
+        let has_will = opening.will.is_some();
+        let expiry = opening.expiry;
+        let open = Open {
+            connection: connection.clone(),
+            clean_start,
+            only_present: self.shards.is_short(shard),
+            expiry,
+            window: opening.window,
+            queue: opening.queue,
+            awaiting_rel_max: opening.awaiting_rel_max,
+            queue_qos0: opening.queue_qos0,
+            overlap: opening.overlap,
+            group_strategy: opening.group_strategy,
+            will: opening.will,
+        };
+        given_up.opening = Some((shard, close_unused(connection.clone(), expiry)));
+        let answer = self.shards.request(shard, Op::Open(Box::new(open)));
+        let opened = match answer.await {
+            Ok(Answer::Opened(opened)) => *opened,
+            // The disks are nearly full.
+            Ok(Answer::Full) => return Err(ReasonCode::QuotaExceeded),
+            // A later connection of the client has come before.
+            Ok(_) => return Err(ReasonCode::ServerBusy),
+            Err(_) => return Err(ReasonCode::ServerUnavailable),
+        };
+        given_up.opening = None;
+        let mut claimed = given_up.claimed.take().unwrap_or_default();
+        let Opened { present, session } = opened;
+        if let Some(session) = session {
+            // A will alone needs no session there: what the client gets ends with its connection.
+            let is_will_alone = has_will && !present && expiry == SessionExpiry::AtDisconnect;
+            let session = (!is_will_alone).then_some(session);
+            claimed.kept = Some(Box::new(Kept { shard, connection, present, expiry, session }));
+        }
+        Ok(claimed)
+    }
+}
+
+impl Member {
+    /// Closes the connection that the client has on this node, if it has one.
+    async fn displace(&self, client_id: &ClientId, tenure: Tenure) {
+        let Some(node) = self.node.get() else { return };
+        let Some(session) = node.registry.find(client_id) else { return };
+        let (done, displaced) = oneshot::channel();
+        let order = Order::Displace { client_id: client_id.clone(), tenure, done };
+        node.mailboxes[usize::from(session.worker)].send(Event::Transfer(order));
+        // An error: the worker ends.
+        let _ = displaced.await;
+    }
+}
+
+/// A claim that was granted, and is given back unless the shard of the client answers.
+struct GivenUp<'a> {
+    member: &'a Arc<Member>,
+    client_id: &'a ClientId,
+    claimed: Option<Claimed>,
+    /// What the shard is told behind the opening that it has not answered: that may be committed at any time.
+    opening: Option<(ShardId, Op)>,
+}
+
+impl GivenUp<'_> {
+    fn tenure(&self) -> Tenure {
+        self.claimed.as_ref().map(|claimed| claimed.tenure).unwrap_or_default()
+    }
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some(claimed) = self.claimed.take() {
+            self.member.abandon(self.client_id, &claimed);
+        }
+        if let Some((shard, close)) = self.opening.take() {
+            self.member.shards.tell(shard, close);
+        }
     }
 }
 

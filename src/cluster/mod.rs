@@ -1,10 +1,11 @@
 //! The rest of the cluster, as the workers see it.
 //!
 //! A worker never waits for other nodes: what may take time is answered at once or later, through the [`Completion`] that
-//! went with it. [`Alone`] is a node without a cluster; `member` is one in it.
+//! went with it. `member` is a node in its cluster; a node alone is a cluster of one.
 
 mod admin;
 mod announcer;
+mod backup;
 mod bans;
 mod barriers;
 mod claims;
@@ -12,8 +13,8 @@ mod early;
 mod inbox;
 mod links;
 mod member;
+mod recover;
 mod reports;
-mod retained;
 mod seat;
 
 use std::{
@@ -29,18 +30,26 @@ use bytes::Bytes;
 use flotilla_lane::{Batch, LaneId};
 use flotilla_mqtt::{
     ReasonCode,
-    session::{Accepted, ClientId, Ticket},
+    session::{Accepted, ClientId, SessionExpiry, Ticket},
     topic::TopicFilter,
 };
 use flotilla_registry::{KeptWill, Tenure, WillId};
-use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
+use flotilla_shard::{
+    Connection, GroupStrategy, Op, OpenedSession, Overlap, QueueLimits, Seq, Will, WillFate,
+};
+use flotilla_state::{ConnectionEpoch, LogIndex, Member, NodeId, ShardId};
 use tokio::sync::Notify;
 
 pub(crate) use early::Early;
+pub use recover::{RecoverError, recover};
 pub use seat::ClusterError;
 pub(crate) use seat::{Candidate, Seated};
 
-use crate::router::{RouteChange, SessionRef};
+use crate::{
+    config::{self, Config},
+    router::{RouteChange, SessionRef},
+    shards::Shards,
+};
 
 /// What a worker needs of the rest of the cluster.
 pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
@@ -96,6 +105,20 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
 
     /// Whether so much waits for a node that its publishers should wait too.
     fn is_congested(&self, to: NodeId) -> bool;
+
+    /// The shards, which keep what must survive this node; `None`: nobody keeps anything.
+    fn shards(&self) -> Option<&Shards> {
+        None
+    }
+}
+
+/// Carries what nodes say to each other about shards.
+pub(crate) trait Carrier: Send + Sync {
+    /// Says something to another node.
+    fn say(&self, to: Member, lane: LaneId, bytes: &Bytes);
+
+    /// Hands messages for sessions out to the node where their clients are, which may be this one.
+    fn deliver(&self, to: Member, lane: LaneId, batch: Batch);
 }
 
 /// A future of a rare operation.
@@ -109,18 +132,74 @@ pub(crate) struct Claim {
     pub(crate) clean_start: bool,
     /// To be published by others if this node dies (P5).
     pub(crate) will: Option<KeptWill>,
+    /// What the shard of the client is to be told; `None`: nobody else can have this client identifier.
+    pub(crate) open: Option<Box<Opening>>,
+}
+
+/// A CONNECT, as the shard of the client is told of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Opening {
+    pub(crate) expiry: SessionExpiry,
+    pub(crate) window: u16,
+    pub(crate) queue: QueueLimits,
+    pub(crate) awaiting_rel_max: u16,
+    pub(crate) queue_qos0: bool,
+    pub(crate) overlap: Overlap,
+    pub(crate) group_strategy: GroupStrategy,
+    pub(crate) will: Option<Will>,
 }
 
 impl Claim {
-    pub(crate) fn of(accepted: &Accepted) -> Self {
+    pub(crate) fn of(accepted: &Accepted, config: &Config) -> Self {
         let Accepted { client_id, clean_start, will, expiry, .. } = accepted;
+        let open = Opening::of(accepted, config).map(Box::new);
         let will = will.as_ref().map(|will| KeptWill {
             message: Arc::clone(&will.message),
             delay: will.delay,
             expiry: will.expiry,
             session_expiry: *expiry,
         });
-        Self { client_id: client_id.clone(), clean_start: *clean_start, will }
+        Self { client_id: client_id.clone(), clean_start: *clean_start, will, open }
+    }
+}
+
+impl Opening {
+    /// `None`: the client identifier was made for this connection, and nothing of it outlives it.
+    fn of(accepted: &Accepted, config: &Config) -> Option<Self> {
+        let Accepted { will, expiry, receive_maximum, .. } = accepted;
+        if accepted.client_id_assigned && *expiry == SessionExpiry::AtDisconnect && will.is_none() {
+            return None;
+        }
+        let session = &config.session;
+        let will = will.as_ref().map(|will| Will {
+            message: Arc::clone(&will.message),
+            delay: will.delay,
+            expiry: will.expiry,
+        });
+        Some(Self {
+            expiry: *expiry,
+            window: receive_maximum.get(),
+            queue: QueueLimits {
+                messages_max: u32::try_from(session.queue_messages_max).unwrap_or(u32::MAX),
+                bytes_max: session.queue_bytes_max as u64,
+                full: session.queue_full,
+            },
+            awaiting_rel_max: session.awaiting_rel_max,
+            queue_qos0: session.queue_qos0,
+            overlap: match config.mqtt.overlap {
+                config::Overlap::Merge => Overlap::Merge,
+                config::Overlap::Each => Overlap::Each,
+            },
+            group_strategy: match config.shared.strategy {
+                config::SharedStrategy::RoundRobin => GroupStrategy::RoundRobin,
+                config::SharedStrategy::Random => GroupStrategy::Random,
+                config::SharedStrategy::Sticky => GroupStrategy::Sticky,
+                config::SharedStrategy::HashClientid => GroupStrategy::HashClientid,
+                config::SharedStrategy::HashTopic => GroupStrategy::HashTopic,
+                config::SharedStrategy::LeastInflight => GroupStrategy::LeastInflight,
+            },
+            will,
+        })
     }
 }
 
@@ -130,6 +209,26 @@ pub(crate) struct Claimed {
     /// Later claims of the same client have a higher one.
     pub(crate) tenure: Tenure,
     pub(crate) origin: Origin,
+    /// What the shard of the client has of it.
+    pub(crate) kept: Option<Box<Kept>>,
+}
+
+/// What the shard of a client has of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) shard: ShardId,
+    pub(crate) connection: Connection,
+    /// Session Present.
+    pub(crate) present: bool,
+    /// How long the session stays after the connection.
+    pub(crate) expiry: SessionExpiry,
+    /// `None`: it has the will alone.
+    pub(crate) session: Option<OpenedSession>,
+}
+
+/// What a shard is told of a connection that it was told of before and that has come to nothing: its client has heard of neither.
+pub(crate) fn close_unused(connection: Connection, expiry: SessionExpiry) -> Op {
+    Op::Close { connection, expiry, will: WillFate::Drop, sent_until: Seq(1), stored: Vec::new() }
 }
 
 /// Where the session of a client is that has been granted to a connection.
@@ -151,15 +250,38 @@ pub(crate) struct Completion {
     pub(crate) what: Awaited,
 }
 
+impl Completion {
+    /// The same, where nobody subscribes to the message.
+    pub(crate) fn for_nobody(self) -> Self {
+        let what = match self.what {
+            Awaited::Publish(ticket) => Awaited::Retained(ticket),
+            what => what,
+        };
+        Self { what, ..self }
+    }
+}
+
 /// What a session waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Awaited {
     /// A PUBLISH.
     Publish(Ticket),
+    /// A PUBLISH that nobody subscribes to, and that is retained.
+    Retained(Ticket),
     /// The routes of a SUBSCRIBE.
     Routes(flotilla_mqtt::PacketId),
     /// The routes of a session that has come from another node.
     Adoption,
+    /// A shard has noted PUBRECs.
+    Released,
+    /// A QoS 2 PUBLISH gets its number from a shard.
+    Received(Ticket),
+    /// A shard has forgotten the identifier of a QoS 2 message from the client.
+    Forgotten(flotilla_mqtt::PacketId),
+    /// A shard has forgotten the subscriptions of an UNSUBSCRIBE.
+    Unsubscribed(flotilla_mqtt::PacketId),
+    /// The will that a shard has asked for is kept by all who keep it.
+    Will(ShardId, flotilla_shard::WillId),
 }
 
 /// Whether something is done.
@@ -201,10 +323,12 @@ impl FlushRound {
     }
 }
 
-/// A node without a cluster: nobody else has to be asked.
+/// A node that nobody else has to be asked for, for tests.
+#[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct Alone;
 
+#[cfg(test)]
 impl Cluster for Alone {
     fn is_serving(&self) -> bool {
         true
@@ -264,8 +388,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
-        Broker, BrokerHandle, broker::Seat, clock::Clock, config::Config, retained::MemoryRetained,
-        router::RemoteRoutes, worker::Event,
+        Broker, BrokerHandle, broker::Seat, clock::Clock, config::Config, router::RemoteRoutes, worker::Event,
     };
 
     /// A cluster that never answers at once: the test says when something is done.
@@ -337,7 +460,7 @@ pub(crate) mod tests {
     }
 
     /// A seat next to another node that wants messages of `filter`.
-    pub(crate) fn seat_beside(filter: &str, config: &Config, cluster: Box<dyn Cluster>) -> Seat {
+    pub(crate) fn seat_beside(filter: &str, cluster: Box<dyn Cluster>) -> Seat {
         let mut state = ClusterState::new();
         let other = Member { node: NodeId(2), incarnation: Incarnation(2) };
         let commands = [
@@ -357,8 +480,7 @@ pub(crate) mod tests {
             state.apply(LogIndex(index), command);
         }
         let routes = RemoteRoutes::of(Arc::new(RwLock::new(state)), NodeId(1));
-        let retained = Box::new(MemoryRetained::new(&config.retained));
-        Seat { clock: Clock::start(), cluster, routes, retained }
+        Seat { clock: Clock::start(), cluster, routes }
     }
 
     fn start(refuses: bool) -> (BrokerHandle, Receiver<Completion>, TcpStream) {
@@ -372,11 +494,8 @@ pub(crate) mod tests {
         let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s"].map(str::to_owned);
         let config = Config::load(None, [], &set).expect("it is valid");
         let (asked, asks) = channel();
-        let seat = seat_beside(
-            "x/#",
-            &config,
-            Box::new(Slow { asked: Mutex::new(asked), refuses, held: Mutex::new(held) }),
-        );
+        let seat =
+            seat_beside("x/#", Box::new(Slow { asked: Mutex::new(asked), refuses, held: Mutex::new(held) }));
         let broker = Broker::start_in(config, seat).expect("it starts");
         let client = TcpStream::connect(broker.listeners()[0].1).expect("it listens");
         client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");

@@ -11,9 +11,11 @@ use std::{
 use flotilla_raft::{
     lanes::{LaneOptions, Lanes, lane_channel},
     meta::{Meta, MetaError, MetaOptions, Services, Storage},
-    peers::{Class, Discovery, Peers, Secret, ServeOptions, TcpConnector, serve},
+    peers::{Class, Discovery, Peers, RaftTransport, Secret, ServeOptions, TcpConnector, serve},
 };
 use flotilla_state::{Command, NodeId, Role};
+use flotilla_store::{FjallStore, StoreError, StoreOptions};
+use flotilla_wal::{Files, Sync, Wal, WalOptions};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, runtime::Runtime};
 
@@ -27,7 +29,6 @@ use super::{
     links::Links,
     member::{Member, Watcher},
     reports::Reports,
-    retained::Replicated,
 };
 use crate::{
     admin,
@@ -36,6 +37,7 @@ use crate::{
     config::{self, Config},
     node::Node,
     router::RemoteRoutes,
+    shards::{Ground, Shards},
 };
 
 /// A node that has opened what it needs for its cluster and is not connected to its broker yet.
@@ -47,7 +49,8 @@ pub(crate) struct Candidate {
     inbox: Arc<Inbox>,
     lanes: Lanes<Events>,
     services: Services,
-    listener: TcpListener,
+    /// The port for other nodes; a node alone has none.
+    listener: Option<TcpListener>,
 }
 
 /// A node in its cluster. Dropping it ends its part in the cluster at once.
@@ -74,6 +77,14 @@ pub enum ClusterError {
     /// The settings do not fit together.
     #[error(transparent)]
     Settings(MetaError),
+    /// The state of the shards.
+    #[error("node.data_dir {}: {source}", dir.display())]
+    Store {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        source: StoreError,
+    },
     /// The node's own data.
     #[error("node.data_dir {}: {source}", dir.display())]
     Data {
@@ -97,46 +108,66 @@ impl Candidate {
     ///
     /// # Errors
     /// See [`ClusterError`].
-    pub(crate) fn open(config: &Config, listen: &config::NodeAddress) -> Result<(Self, Seat), ClusterError> {
+    pub(crate) fn open(config: &Config) -> Result<(Self, Seat), ClusterError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("cluster")
             .enable_all()
             .build()
             .map_err(ClusterError::Runtime)?;
-        let listener = runtime
-            .block_on(bind(listen))
-            .map_err(|source| ClusterError::Listen { address: listen.to_string(), source })?;
+        let listen = config.cluster.listen.as_ref();
+        let listener = listen.map(|listen| {
+            let bound = runtime.block_on(bind(listen));
+            bound.map_err(|source| ClusterError::Listen { address: listen.to_string(), source })
+        });
+        let listener = listener.transpose()?;
         let watcher = Arc::new(Watcher::default());
         let failed = |error| match error {
             MetaError::Options(_) | MetaError::Discovery(_) => ClusterError::Settings(error),
             source => ClusterError::Data { dir: config.node.data_dir.clone(), source },
         };
-        let (meta, services) =
-            runtime.block_on(open_meta(config, listen, &listener, &watcher)).map_err(failed)?;
+        let Opened { meta, services, wal, files } =
+            runtime.block_on(open_meta(config, listener.as_ref(), &watcher)).map_err(failed)?;
+        let data_dir = &config.node.data_dir;
+        let store = FjallStore::open(&data_dir.join("store"), &StoreOptions::default())
+            .map_err(|source| ClusterError::Store { dir: data_dir.clone(), source })?;
         let (me, state, lease) = (meta.node(), meta.state(), meta.lease().clone());
         let links = Arc::new(Links::new(lease.clone()));
         let (claims, barriers): (Arc<Claims>, Arc<Barriers>) = Default::default();
         let (early, reports): (Arc<EarlyMessages>, Arc<Reports>) = Default::default();
         let clock = Clock::start();
-        let retained = Arc::new(Replicated::new(&config.retained, Arc::clone(&links), clock));
         let inbox = Arc::new(Inbox {
             node: OnceLock::new(),
             links: Arc::clone(&links),
             claims: Arc::clone(&claims),
             barriers: Arc::clone(&barriers),
-            retained: Arc::clone(&retained),
             early: Arc::clone(&early),
             reports: Arc::clone(&reports),
+            shards: OnceLock::new(),
             lease: lease.clone(),
             desks: std::array::from_fn(|_| Mutex::default()),
         });
+        let ground = Ground {
+            store: Arc::new(store),
+            wal,
+            files,
+            dir: data_dir.join("shards"),
+            raft: services.raft.clone(),
+            transport: Arc::new(RaftTransport::new(meta.peers().clone())),
+            founders_min: match listen {
+                Some(_) => config.cluster.bootstrap_expect.into(),
+                None => 1,
+            },
+        };
+        let shards = Arc::new(Shards::new(meta.clone(), ground, Arc::clone(&inbox) as _));
+        inbox.shards.set(Arc::clone(&shards)).expect("they are made once");
         let channels = Arc::new(Channels(meta.peers().clone()));
         let events = Arc::new(Events(Arc::clone(&inbox)));
         let lanes = Lanes::new(LaneOptions::default(), channels, events, runtime.handle().clone());
         let routes = RemoteRoutes::of(Arc::clone(&state), me);
         let member = Arc::new(Member {
             me,
+            is_alone: listen.is_none(),
             state,
             lease,
             meta,
@@ -144,9 +175,9 @@ impl Candidate {
             claims,
             barriers,
             announcer: Announcer::default(),
-            retained: Arc::clone(&retained),
             early,
             reports,
+            shards,
             node: OnceLock::new(),
             life: 0.into(),
             up_in: 0.into(),
@@ -154,9 +185,9 @@ impl Candidate {
             is_going: false.into(),
             has_left: false.into(),
             leaving: tokio::sync::Mutex::default(),
+            importing: tokio::sync::Mutex::default(),
         });
-        let seat =
-            Seat { clock, cluster: Box::new(Arc::clone(&member)), routes, retained: Box::new(retained) };
+        let seat = Seat { clock, cluster: Box::new(Arc::clone(&member)), routes };
         Ok((Self { runtime, member, watcher, inbox, lanes, services, listener }, seat))
     }
 
@@ -165,7 +196,6 @@ impl Candidate {
         let Self { runtime, member, watcher, inbox, lanes, services, listener } = self;
         let connected = "a broker takes its seat once";
         member.links.connect(lanes.clone(), Arc::clone(node));
-        member.retained.connect(Arc::clone(node));
         inbox.node.set(Arc::clone(node)).expect(connected);
         member.node.set(Arc::clone(node)).expect(connected);
         watcher.0.set(Arc::clone(&member)).expect(connected);
@@ -173,13 +203,18 @@ impl Candidate {
         node.admin.set(Arc::clone(&overview)).expect(connected);
         watcher.catch_up(&member);
         let routes = services.routes().add_service(lanes.service()).add_service(admin::server(overview));
-        runtime.spawn(async move {
-            let served =
-                serve(listener, routes, services.gate, ServeOptions::default(), std::future::pending());
-            if let Err(error) = served.await {
-                tracing::error!(%error, "the port for other nodes is closed");
-            }
-        });
+        if let Some(listener) = listener {
+            runtime.spawn(async move {
+                let served =
+                    serve(listener, routes, services.gate, ServeOptions::default(), std::future::pending());
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "the port for other nodes is closed");
+                }
+            });
+        }
+        let _entered = runtime.enter();
+        member.shards.run(Arc::clone(node));
+        drop(_entered);
         let started = Arc::clone(&member);
         runtime.spawn(async move { started.run().await });
         Seated { runtime, member }
@@ -203,11 +238,11 @@ impl Seated {
                     if let Err(error) = member.meta.drain(deadline).await {
                         tracing::info!(%error, "the cluster could not be told that this node stops");
                     }
-                    member.meta.hand_over_leadership().await;
+                    tokio::join!(member.shards.hand_over(), member.meta.hand_over_leadership());
                 }
             };
             if tokio::time::timeout(HAND_OVER, handed_over).await.is_err() {
-                tracing::warn!("the leadership was not handed over in time");
+                tracing::warn!("what this node leads was not handed over in time");
             }
         });
     }
@@ -219,7 +254,9 @@ impl Seated {
             let me = *member.meta.me().borrow();
             let sent = async {
                 // First what clients have left behind, such as a will that has been published here and must not be again.
-                while me.is_some() && !member.claims.is_idle() || !member.links.is_all_sent() {
+                while me.is_some() && !(member.claims.is_idle() && member.shards.is_idle())
+                    || !member.links.is_all_sent()
+                {
                     tokio::time::sleep(LOOK).await;
                 }
             };
@@ -234,7 +271,10 @@ impl Seated {
                     tracing::debug!(%error, "the others will notice by themselves that this node is gone");
                 }
             }
-            member.meta.shutdown().await;
+            let stopped = async { tokio::join!(member.shards.shutdown(), member.meta.shutdown()) };
+            if tokio::time::timeout(HAND_OVER, stopped).await.is_err() {
+                tracing::warn!("the Raft groups of this node did not stop in time");
+            }
         });
         runtime.shutdown_timeout(HAND_OVER);
     }
@@ -245,15 +285,22 @@ async fn bind(listen: &config::NodeAddress) -> io::Result<TcpListener> {
     TcpListener::bind(socket_addr.ok_or(io::ErrorKind::AddrNotAvailable)?).await
 }
 
+/// The meta group, and what other groups of the node use too.
+struct Opened {
+    meta: Meta,
+    services: Services,
+    wal: Wal,
+    files: Arc<dyn Files>,
+}
+
 async fn open_meta(
     config: &Config,
-    listen: &config::NodeAddress,
-    listener: &TcpListener,
+    listener: Option<&TcpListener>,
     watcher: &Arc<Watcher>,
-) -> Result<(Meta, Services), MetaError> {
+) -> Result<Opened, MetaError> {
     let Config { node, cluster, .. } = config;
-    let advertise = cluster.advertise.as_ref().unwrap_or(listen);
-    let mut options = MetaOptions::new(&node.name, &advertise.to_string());
+    let advertise = cluster.advertise.as_ref().or(cluster.listen.as_ref()).map(ToString::to_string);
+    let mut options = MetaOptions::new(&node.name, advertise.as_deref().unwrap_or(NOWHERE));
     options.cluster_name.clone_from(&cluster.name);
     options.secret = cluster.secret.as_ref().map(|secret| Secret::new(secret.reveal().as_bytes()));
     options.role = match node.role {
@@ -276,19 +323,33 @@ async fn open_meta(
         }
         config::Discovery::Srv(name) => Discovery::Dns { name: name.clone(), port: None },
     };
-    options.bootstrap_expect = cluster.bootstrap_expect;
+    if listener.is_none() {
+        // A node alone is a cluster of one, whatever else is said of clusters.
+        options.discovery = Discovery::None;
+        options.role = Role::Core;
+    }
+    options.bootstrap_expect = if listener.is_some() { cluster.bootstrap_expect } else { 1 };
     options.node_down_after = cluster.node_down_after;
     options.edge_forget_after = cluster.edge_forget_after;
     options.shards = cluster.shards;
     options.replicas = cluster.replicas;
     let (dir, name, cluster_name) = (node.data_dir.clone(), node.name.clone(), cluster.name.clone());
-    let opened =
-        tokio::task::spawn_blocking(move || Storage::open(&dir, &name, &cluster_name, Default::default()))
-            .await;
+    let sync = match config.durability.sync {
+        config::Sync::Always => Sync::Always,
+        config::Sync::Interval => Sync::Interval(config.durability.interval),
+    };
+    let wal = WalOptions { sync, ..WalOptions::default() };
+    let opened = tokio::task::spawn_blocking(move || Storage::open(&dir, &name, &cluster_name, wal)).await;
     let storage = opened.map_err(|error| MetaError::Io(io::Error::other(error)))??;
-    let connector = Arc::new(TcpConnector::new(source_of(listener)?));
-    Meta::open(options, storage, connector, Arc::clone(watcher) as _).await
+    let (wal, files) = (storage.wal().clone(), Arc::clone(storage.files()));
+    let source = listener.map(source_of).transpose()?.flatten();
+    let connector = Arc::new(TcpConnector::new(source));
+    let (meta, services) = Meta::open(options, storage, connector, Arc::clone(watcher) as _).await?;
+    Ok(Opened { meta, services, wal, files })
 }
+
+/// The address of a node that no other node reaches.
+const NOWHERE: &str = "nowhere:0";
 
 /// Connections to other nodes come from the address that this node listens at, so that rules for addresses hold both ways.
 fn source_of(listener: &TcpListener) -> io::Result<Option<IpAddr>> {

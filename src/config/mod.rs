@@ -34,6 +34,8 @@ pub struct Config {
     pub node: Node,
     /// `[cluster]`
     pub cluster: Cluster,
+    /// `[durability]`
+    pub durability: Durability,
     /// `[listeners.<name>]`; at least one of them is enabled.
     pub listeners: BTreeMap<String, Listener>,
     /// `[mqtt]`
@@ -101,6 +103,24 @@ pub struct Cluster {
     pub discovery: Discovery,
 }
 
+/// When what is kept is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durability {
+    /// What an acknowledgement waits for.
+    pub sync: Sync,
+    /// With [`Sync::Interval`]: how long the disk may be behind.
+    pub interval: Duration,
+}
+
+/// What an acknowledgement waits for, on a majority of the nodes that keep a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// The disk.
+    Always,
+    /// The memory of the system; the disk follows.
+    Interval,
+}
+
 /// How a node finds the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Discovery {
@@ -155,7 +175,7 @@ pub struct Mqtt {
     pub max_topic_levels: u16,
     /// Bytes of a client identifier.
     pub max_client_id_len: u16,
-    /// From the connection's start to its whole CONNECT.
+    /// From the connection's start to its whole CONNECT, and from there to its answer.
     pub connect_timeout: Duration,
     /// From the first byte of a packet to its last.
     pub packet_timeout: Duration,
@@ -229,7 +249,7 @@ pub enum SharedStrategy {
     LeastInflight,
 }
 
-/// Retained messages.
+/// Retained messages, in the whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retained {
     /// How many there may be.
@@ -340,7 +360,7 @@ impl Config {
             awaiting_rel_max: session.awaiting_rel_max,
             subscriptions_max: session.subscriptions_max,
             // Whoever would answer is declared down within the first of these, unless only this node cannot reach it.
-            answer_timeout: self.cluster.listen.as_ref().map(|_| self.cluster.node_down_after * 3),
+            answer_timeout: Some(self.cluster.node_down_after * 3),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClientEvent, LogFormat, Overlap, Protocol, Role, SharedStrategy,
+    ClientEvent, LogFormat, Overlap, Protocol, Role, SharedStrategy, Sync,
     value::{
         BindAddress, ClusterName, Count, Factor, LogFilter, MemoryShare, NodeAddress, NodeName, OrNone,
         PlainFilter, Secret, ServiceName, Size, SpanOf, Text, WholeSeconds,
@@ -23,6 +23,7 @@ use super::{
 pub(super) struct RawConfig {
     pub(super) node: RawNode,
     pub(super) cluster: RawCluster,
+    pub(super) durability: RawDurability,
     pub(super) listeners: BTreeMap<String, RawListener>,
     pub(super) mqtt: RawMqtt,
     pub(super) session: RawSession,
@@ -45,6 +46,7 @@ impl Default for RawConfig {
         Self {
             node: RawNode::default(),
             cluster: RawCluster::default(),
+            durability: RawDurability::default(),
             listeners: BTreeMap::from([(BUILT_IN_LISTENER.to_owned(), RawListener::default())]),
             mqtt: RawMqtt::default(),
             session: RawSession::default(),
@@ -111,6 +113,19 @@ impl Default for RawCluster {
             replicas: Count::of(3),
             discovery: RawDiscovery::default(),
         }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawDurability {
+    pub(super) sync: Sync,
+    pub(super) interval: SpanOf<1, { 10 * SECOND }>,
+}
+
+impl Default for RawDurability {
+    fn default() -> Self {
+        Self { sync: Sync::Always, interval: SpanOf::of_secs(1) }
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Auth, Cluster, Config, Discovery, Listener, Log, Mqtt, Node, QueueFull, Retained, Session, Shared, Sys,
-    host, memory,
+    Auth, Cluster, Config, Discovery, Durability, Listener, Log, Mqtt, Node, QueueFull, Retained, Session,
+    Shared, Sys, host, memory,
     raw::{RawCluster, RawConfig, RawDiscovery, RawListener, RawMqtt, RawNode, RawQueueFull, RawSession},
     value::NodeAddress,
 };
@@ -25,6 +25,10 @@ impl RawConfig {
             listeners: self.listeners.into_iter().map(|(name, raw)| (name, listener(raw))).collect(),
             mqtt: mqtt(self.mqtt, max_packet_size),
             session: session(&self.session, max_packet_size),
+            durability: Durability {
+                sync: self.durability.sync,
+                interval: self.durability.interval.duration(),
+            },
             shared: Shared { strategy: self.shared.strategy },
             retained: Retained {
                 messages_max: self.retained.messages_max.into_option().map(|count| count.narrow()),

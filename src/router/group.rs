@@ -8,13 +8,13 @@ use std::{
     },
 };
 
-use flotilla_mqtt::topic::TopicFilter;
+use flotilla_mqtt::{QoS, topic::TopicFilter};
 use parking_lot::RwLock;
 
 use super::{PickHint, SessionRef, Subscriber};
 use crate::config::SharedStrategy;
 
-/// The sessions that share one subscription, `$share/<group>/<filter>`.
+/// The sessions that share one subscription, `$share/<group>/<filter>`, and are connected.
 #[derive(Debug)]
 pub(crate) struct Group {
     filter: Arc<TopicFilter>,
@@ -27,32 +27,29 @@ pub(crate) struct Group {
 #[derive(Debug)]
 struct Member {
     subscriber: Subscriber,
+    /// As [`Load::is_kept`].
+    is_kept: bool,
     load: Arc<Load>,
 }
 
-/// How busy a session is; shared by the worker that owns it and the groups that it is a member of.
+/// What the groups that a session is a member of must know of it; shared by them and the worker that owns it.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    /// Messages in flight and queued; [`Load::AWAY`] while the client is not connected.
+    /// Whether a shard keeps the session.
+    is_kept: bool,
+    /// Messages in flight and queued.
     pending: AtomicU32,
 }
 
 impl Load {
-    const AWAY: u32 = u32::MAX;
+    /// That of a session that has nothing yet.
+    pub(crate) fn new(is_kept: bool) -> Self {
+        Self { is_kept, pending: AtomicU32::new(0) }
+    }
 
-    /// A connected client with this many messages in flight and queued.
+    /// So many messages are in flight and queued.
     pub(crate) fn set_pending(&self, pending: usize) {
-        let pending = u32::try_from(pending).map_or(Self::AWAY - 1, |pending| pending.min(Self::AWAY - 1));
-        self.pending.store(pending, Ordering::Relaxed);
-    }
-
-    /// The client is away.
-    pub(crate) fn set_away(&self) {
-        self.pending.store(Self::AWAY, Ordering::Relaxed);
-    }
-
-    fn is_away(&self) -> bool {
-        self.pending.load(Ordering::Relaxed) == Self::AWAY
+        self.pending.store(u32::try_from(pending).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 
@@ -65,13 +62,13 @@ pub(crate) struct Picked {
     pub(crate) tried: u8,
 }
 
-/// How many members a group has.
+/// How many connected members a group has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Members {
-    /// Those whose client is connected.
+    /// Those whose session ends with the connection.
     pub(crate) online: u32,
-    /// Those whose session waits for its client.
-    pub(crate) away: u32,
+    /// Those whose session is kept by a shard.
+    pub(crate) kept: u32,
 }
 
 impl Group {
@@ -85,7 +82,7 @@ impl Group {
 
     pub(super) fn join(&self, subscriber: Subscriber, load: &Arc<Load>) {
         let mut members = self.members.write();
-        let member = Member { subscriber, load: Arc::clone(load) };
+        let member = Member { subscriber, is_kept: load.is_kept, load: Arc::clone(load) };
         match members.iter_mut().find(|old| old.subscriber.session == subscriber.session) {
             Some(old) => *old = member,
             None => members.push(member),
@@ -100,23 +97,24 @@ impl Group {
         members.is_empty()
     }
 
-    /// Picks the member for one message: one that is connected, or else one whose session keeps it for later.
+    /// Picks the member for one message: of QoS 0 any, else one whose session ends with the connection, for the others get it
+    /// from the group's shard.
     pub(crate) fn pick(&self, hint: &PickHint<'_>) -> Option<Picked> {
         let members = self.members.read();
-        let connected = |member: &&Member| !member.load.is_away();
-        let allowed = |member: &&Member| Some(member.subscriber.session) != hint.exclude;
-        let present = || members.iter().filter(connected).filter(allowed);
-        let chosen =
-            self.choose(hint, present).or_else(|| self.choose(hint, || members.iter().filter(allowed)))?;
+        let may_have = |member: &&Member| {
+            Some(member.subscriber.session) != hint.exclude
+                && (hint.qos == QoS::AtMostOnce || !member.is_kept)
+        };
+        let chosen = self.choose(hint, || members.iter().filter(may_have))?;
         Some(Picked { subscriber: chosen.subscriber, filter: Arc::clone(&self.filter), tried: 0 })
     }
 
     /// How many members there are.
     pub(crate) fn members(&self) -> Members {
         let members = self.members.read();
-        let away = members.iter().filter(|member| member.load.is_away()).count();
+        let kept = members.iter().filter(|member| member.is_kept).count();
         let count = |members: usize| u32::try_from(members).unwrap_or(u32::MAX);
-        Members { online: count(members.len() - away), away: count(away) }
+        Members { online: count(members.len() - kept), kept: count(kept) }
     }
 
     fn choose<'m, I: Iterator<Item = &'m Member>>(
@@ -128,11 +126,8 @@ impl Group {
         if count == 0 {
             return None;
         }
-        let nth = |number: u64| {
-            let position = usize::try_from(number % count as u64).expect("less than count");
-            // A client may go while this looks: then there are fewer than were counted.
-            candidates().nth(position).or_else(|| candidates().next())
-        };
+        let nth =
+            |number: u64| candidates().nth(usize::try_from(number % count as u64).expect("less than count"));
         match self.strategy {
             SharedStrategy::RoundRobin => nth(self.cursor.fetch_add(1, Ordering::Relaxed)),
             SharedStrategy::Random => nth(hint.random),

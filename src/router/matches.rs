@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use flotilla_state::NodeId;
+use flotilla_state::{NodeId, ShardId};
 
 use flotilla_mqtt::{QoS, SubscriptionIds};
 
@@ -19,6 +19,8 @@ pub(crate) struct MatchSet {
     pub(crate) groups: Box<[GroupTarget]>,
     /// Other nodes with subscribers.
     pub(crate) nodes: Box<[NodeId]>,
+    /// Shards that keep it for their sessions, if it is of QoS 1 or 2.
+    pub(crate) shards: Box<[ShardId]>,
 }
 
 /// How a message goes to one session.
@@ -59,6 +61,7 @@ impl MatchSet {
             + targets * size_of::<Target>()
             + self.groups.len() * size_of::<GroupTarget>()
             + self.nodes.len() * size_of::<NodeId>()
+            + self.shards.len() * size_of::<ShardId>()
     }
 
     pub(crate) fn of_worker(&self, worker: usize) -> &[Target] {
@@ -67,12 +70,14 @@ impl MatchSet {
 
     /// How many deliveries a message on the topic causes.
     pub(crate) fn deliveries(&self) -> usize {
-        self.nodes.len() + self.groups.len() + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
+        let others = self.nodes.len() + self.groups.len() + self.shards.len();
+        others + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.nodes.is_empty()
             && self.groups.is_empty()
+            && self.shards.is_empty()
             && self.workers.iter().all(|targets| targets.is_empty())
     }
 }
@@ -100,7 +105,7 @@ impl Builder {
         let overlap = self.overlap;
         let workers = self.workers.into_iter().map(|matching| targets(matching, overlap)).collect();
         let groups = GroupTarget::join(self.groups, remote.groups, me);
-        MatchSet { generations, workers, groups, nodes: remote.nodes }
+        MatchSet { generations, workers, groups, nodes: remote.nodes, shards: remote.shards }
     }
 }
 

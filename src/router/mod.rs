@@ -28,6 +28,7 @@ use std::{
 };
 
 use flotilla_mqtt::{
+    QoS, Transit,
     session::ClientId,
     topic::{FilterTree, TopicFilter},
 };
@@ -224,10 +225,20 @@ impl Router {
 pub(crate) struct PickHint<'a> {
     pub(crate) topic: &'a str,
     pub(crate) publisher: Option<&'a ClientId>,
+    /// The QoS of the message: from 1 on the group's shard keeps it for members whose sessions are kept.
+    pub(crate) qos: QoS,
     /// A random number for this pick.
     pub(crate) random: u64,
     /// A member that must not get it: it had it and went, or could not take it.
     pub(crate) exclude: Option<SessionRef>,
+}
+
+impl<'a> PickHint<'a> {
+    /// That of a message that anybody may get.
+    pub(crate) fn of(message: &Transit<'a>, random: u64) -> Self {
+        let Transit { topic, publisher, qos, .. } = *message;
+        Self { topic, publisher, qos, random, exclude: None }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use flotilla_state::{ClusterState, Effects, Event, Fingerprint, GroupRoute, LogIndex, NodeId};
+use flotilla_state::{ClusterState, Effects, Event, Fingerprint, GroupRoute, LogIndex, NodeId, ShardId};
 use parking_lot::RwLock;
 
 /// The routes of the cluster's state, with what a cached match needs to know that it is still right.
@@ -39,6 +39,8 @@ pub(crate) struct RemoteMatches {
     pub(crate) nodes: Box<[NodeId]>,
     /// Groups with members on other nodes.
     pub(super) groups: Vec<Arc<GroupRoute>>,
+    /// Shards with sessions that want it at QoS 1 or 2, in order.
+    pub(super) shards: Box<[ShardId]>,
 }
 
 const PARTS: usize = 64;
@@ -76,18 +78,23 @@ impl RemoteRoutes {
                 Event::RoutesChanged { member, .. } | Event::RoutesReset(member)
                     if member.node == self.me => {}
                 Event::RoutesChanged { exact, wildcard, groups, .. } => {
-                    for fingerprint in exact {
-                        self.exact[part(*fingerprint)].fetch_add(1, Ordering::Release);
-                    }
-                    if *wildcard || *groups {
-                        self.wildcard.fetch_add(1, Ordering::Release);
-                    }
+                    self.note_changed(exact, *wildcard || *groups);
                 }
+                Event::ShardRoutesChanged { exact, wildcard, .. } => self.note_changed(exact, *wildcard),
                 Event::RoutesReset(_) => self.invalidate(),
                 _ => {}
             }
         }
         self.applied.fetch_max(index.0, Ordering::Release);
+    }
+
+    fn note_changed(&self, exact: &[Fingerprint], is_any_affected: bool) {
+        for fingerprint in exact {
+            self.exact[part(*fingerprint)].fetch_add(1, Ordering::Release);
+        }
+        if is_any_affected {
+            self.invalidate();
+        }
     }
 
     /// The state was replaced as a whole.
@@ -127,7 +134,9 @@ impl RemoteRoutes {
                 }
             },
         );
-        (RemoteMatches { nodes: nodes.into(), groups }, generations)
+        let mut shards = Vec::new();
+        state.shards().matches(topic, |shard| shards.push(shard));
+        (RemoteMatches { nodes: nodes.into(), groups, shards: shards.into() }, generations)
     }
 
     /// Whether what was read from these generations is still right.

@@ -128,73 +128,128 @@ fn a_filter_with_many_subscribers_loses_none() {
     assert!(subscribers.is_empty());
 }
 
-/// Picks `count` times from a group of three, slots 0 to 2, of which slot 1 is away if `away`.
-fn picks(strategy: SharedStrategy, count: u64, away: bool) -> Vec<u32> {
+const ALL: [SharedStrategy; 6] = [
+    SharedStrategy::RoundRobin,
+    SharedStrategy::Random,
+    SharedStrategy::LeastInflight,
+    SharedStrategy::Sticky,
+    SharedStrategy::HashClientid,
+    SharedStrategy::HashTopic,
+];
+
+/// A group of three, slots 0 to 2, each busier than the one before; those in `kept` have sessions that are kept.
+fn group(strategy: SharedStrategy, kept: &[u32]) -> Group {
     let group = Group::new(filter("$share/g/t"), strategy);
     for slot in 0..3 {
-        let load = Arc::new(Load::default());
-        if away && slot == 1 {
-            load.set_away();
-        } else {
-            load.set_pending(slot as usize + 1);
-        }
+        let load = Arc::new(Load::new(kept.contains(&slot)));
+        load.set_pending(slot as usize + 1);
         group.join(subscriber(slot, QoS::AtLeastOnce, 0, false), &load);
     }
+    group
+}
+
+/// The members that get this many messages.
+fn picks(group: &Group, count: u64, qos: QoS) -> Vec<u32> {
     let publisher = ClientId::new("p");
-    (0..count)
-        .map(|random| {
-            let hint = PickHint { topic: "t", publisher: publisher.as_ref(), random, exclude: None };
-            group.pick(&hint).expect("somebody").subscriber.session.slot
-        })
-        .collect()
+    let picked = (0..count).filter_map(|random| {
+        let hint = PickHint { topic: "t", publisher: publisher.as_ref(), qos, random, exclude: None };
+        Some(group.pick(&hint)?.subscriber.session.slot)
+    });
+    picked.collect()
 }
 
 #[test]
 fn each_strategy_picks_as_its_name_says() {
-    assert_eq!(picks(SharedStrategy::RoundRobin, 6, false), [0, 1, 2, 0, 1, 2]);
-    assert_eq!(picks(SharedStrategy::RoundRobin, 4, true), [0, 2, 0, 2]);
-    assert_eq!(picks(SharedStrategy::Random, 4, false), [0, 1, 2, 0]);
-    assert_eq!(picks(SharedStrategy::LeastInflight, 3, false), [0, 0, 0]);
+    let picks = |strategy, kept, count, qos| picks(&group(strategy, kept), count, qos);
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        assert_eq!(picks(SharedStrategy::RoundRobin, &[], 6, qos), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(picks(SharedStrategy::Random, &[], 4, qos), [0, 1, 2, 0]);
+        assert_eq!(picks(SharedStrategy::LeastInflight, &[], 3, qos), [0, 0, 0]);
+    }
+    assert_eq!(picks(SharedStrategy::RoundRobin, &[1], 6, QoS::AtMostOnce), [0, 1, 2, 0, 1, 2]);
+    assert_eq!(picks(SharedStrategy::RoundRobin, &[1], 4, QoS::AtLeastOnce), [0, 2, 0, 2]);
+    assert_eq!(picks(SharedStrategy::Random, &[1], 4, QoS::ExactlyOnce), [0, 2, 0, 2]);
+    assert_eq!(picks(SharedStrategy::LeastInflight, &[0], 3, QoS::AtMostOnce), [0, 0, 0]);
+    assert_eq!(picks(SharedStrategy::LeastInflight, &[0], 3, QoS::AtLeastOnce), [1, 1, 1]);
     for strategy in [SharedStrategy::Sticky, SharedStrategy::HashClientid, SharedStrategy::HashTopic] {
-        let picked = picks(strategy, 5, false);
-        assert!(picked.iter().all(|slot| *slot == picked[0]), "{strategy:?} {picked:?}");
+        for (kept, qos) in [(&[][..], QoS::AtLeastOnce), (&[2], QoS::AtMostOnce), (&[2], QoS::AtLeastOnce)] {
+            let picked = picks(strategy, kept, 5, qos);
+            assert!(picked.iter().all(|slot| *slot == picked[0]), "{strategy:?} {picked:?}");
+        }
     }
 }
 
 #[test]
-fn a_member_that_is_away_keeps_messages_only_when_nobody_is_there() {
-    let group = Group::new(filter("$share/g/t"), SharedStrategy::RoundRobin);
-    let load = Arc::new(Load::default());
-    load.set_away();
-    group.join(subscriber(9, QoS::AtLeastOnce, 0, false), &load);
-    let hint = PickHint { topic: "t", publisher: None, random: 0, exclude: None };
-    assert_eq!(group.pick(&hint).expect("the one that is away").subscriber.session.slot, 9);
-    assert!(group.pick(&PickHint { exclude: Some(session(9)), ..hint }).is_none());
+fn members_whose_sessions_are_kept_get_only_qos_0_from_here() {
+    for strategy in ALL {
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            assert!(picks(&group(strategy, &[0, 1, 2]), 9, qos).is_empty(), "{strategy:?}");
+            let picked = picks(&group(strategy, &[0, 2]), 9, qos);
+            assert_eq!(picked, [1; 9], "{strategy:?}");
+        }
+        assert_eq!(picks(&group(strategy, &[0, 1, 2]), 9, QoS::AtMostOnce).len(), 9, "{strategy:?}");
+    }
 }
 
 #[test]
-fn a_pick_finds_somebody_while_clients_come_and_go() {
-    let group = Arc::new(Group::new(filter("$share/g/t"), SharedStrategy::RoundRobin));
-    let loads: Vec<Arc<Load>> = (0..4).map(|_| Arc::default()).collect();
-    for (slot, load) in (0..).zip(&loads) {
-        group.join(subscriber(slot, QoS::AtLeastOnce, 0, false), load);
+fn a_member_that_could_not_take_a_message_is_passed_over() {
+    for strategy in ALL {
+        let group = group(strategy, &[2]);
+        let hint = |random, qos, exclude| PickHint { topic: "t", publisher: None, qos, random, exclude };
+        for random in 0..9 {
+            let pick = |qos, slot| group.pick(&hint(random, qos, Some(session(slot))));
+            let slot = |picked: Option<Picked>| picked.map(|picked| picked.subscriber.session.slot);
+            assert_eq!(slot(pick(QoS::AtLeastOnce, 0)), Some(1), "{strategy:?}");
+            assert_ne!(slot(pick(QoS::AtMostOnce, 0)), Some(0), "{strategy:?}");
+        }
     }
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in (0..4).cycle() {
-                loads[round].set_away();
-                loads[(round + 1) % 4].set_pending(0);
-                if done.load(Ordering::Relaxed) {
-                    break;
-                }
-            }
-        });
-        let lost = (0..200_000_u64).filter(|&random| {
-            group.pick(&PickHint { topic: "t", publisher: None, random, exclude: None }).is_none()
-        });
-        let lost = lost.count();
-        done.store(true, Ordering::Relaxed);
-        assert_eq!(lost, 0);
-    });
+    let alone = Group::new(filter("$share/g/t"), SharedStrategy::Random);
+    alone.join(subscriber(9, QoS::AtLeastOnce, 0, false), &Arc::default());
+    assert_eq!(picks(&alone, 1, QoS::AtLeastOnce), [9]);
+    let hint =
+        PickHint { topic: "t", publisher: None, qos: QoS::AtLeastOnce, random: 0, exclude: Some(session(9)) };
+    assert!(alone.pick(&hint).is_none());
+}
+
+#[test]
+fn a_group_counts_its_members() {
+    let group = group(SharedStrategy::RoundRobin, &[1, 2]);
+    assert_eq!(group.members(), Members { online: 1, kept: 2 });
+    // The client has come back with a session that is not kept.
+    group.join(subscriber(1, QoS::AtMostOnce, 0, false), &Arc::default());
+    assert_eq!(group.members(), Members { online: 2, kept: 1 });
+    assert!(!group.leave(session(0)) && !group.leave(session(1)));
+    assert_eq!(group.members(), Members { online: 0, kept: 1 });
+    assert!(group.leave(session(2)));
+}
+
+#[test]
+fn a_node_alone_chooses_between_its_members_and_the_shard_of_the_group() {
+    let choices = |strategy, kept: &[u32], qos| -> Vec<Option<NodeChoice>> {
+        let router = Router::new(2, Overlap::Merge, strategy);
+        for slot in 0..3 {
+            let load = Arc::new(Load::new(kept.contains(&slot)));
+            router.subscribe(&filter("$share/g/t"), subscriber(slot, QoS::AtLeastOnce, 0, false), &load);
+        }
+        let set = router.matches("t");
+        let [target] = &*set.groups else { panic!("one group") };
+        let hint = |random| PickHint { topic: "t", publisher: None, qos, random, exclude: None };
+        (0..6).map(|random| target.choose(strategy, &hint(random))).collect()
+    };
+    let (here, shard) = (Some(NodeChoice::Here), Some(NodeChoice::Shard));
+    for strategy in ALL {
+        assert_eq!(choices(strategy, &[], QoS::AtLeastOnce), [here; 6], "{strategy:?}");
+        assert_eq!(choices(strategy, &[0, 1, 2], QoS::ExactlyOnce), [shard; 6], "{strategy:?}");
+        assert_eq!(choices(strategy, &[0, 1, 2], QoS::AtMostOnce), [here; 6], "{strategy:?}");
+        assert_eq!(choices(strategy, &[1], QoS::AtMostOnce), [here; 6], "{strategy:?}");
+    }
+    for strategy in [SharedStrategy::RoundRobin, SharedStrategy::Random, SharedStrategy::LeastInflight] {
+        let mixed = choices(strategy, &[1], QoS::AtLeastOnce);
+        let count = |choice| mixed.iter().filter(|one| **one == choice).count();
+        assert_eq!((count(here), count(shard)), (4, 2), "{strategy:?}");
+    }
+    for strategy in [SharedStrategy::Sticky, SharedStrategy::HashClientid, SharedStrategy::HashTopic] {
+        let mixed = choices(strategy, &[1], QoS::AtLeastOnce);
+        assert!(mixed.iter().all(|choice| *choice == mixed[0]), "{strategy:?}");
+    }
 }

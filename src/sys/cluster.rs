@@ -1,12 +1,13 @@
 //! `$SYS/cluster`: the cluster as this node knows it, retained, told as it changes.
 //!
-//! Each node tells of all; what only the leader knows (how far each log is) is there when this node leads. A topic whose
-//! node is gone is deleted.
+//! Each node tells of all; what only the leader knows (how far each log is) is there when this node leads, and what the leader of a
+//! shard knows of it is as that has told last. A topic whose node is gone is deleted.
 
 use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_rpc::admin::{ClusterStatusReply, Node};
+use flotilla_rpc::admin::{ClusterStatusReply, Node, Shard, ShardReplica};
+use tokio::task::spawn_blocking;
 
 use super::message;
 use crate::worker::WorkerCell;
@@ -21,7 +22,11 @@ pub(crate) async fn publish_changes(cell: Rc<WorkerCell>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(source) = node.admin.get() else { continue };
-        let now = values(&source.status());
+        // Not here, where clients wait: it may wait for the disk.
+        let source = Arc::clone(source);
+        let Ok(now) = spawn_blocking(move || values(&source.status(), &source.shards())).await else {
+            continue;
+        };
         for (topic, value) in &now {
             if told.get(topic) != Some(value) {
                 let payload = Bytes::from(value.clone());
@@ -36,7 +41,7 @@ pub(crate) async fn publish_changes(cell: Rc<WorkerCell>) {
 }
 
 /// Every topic with its value.
-fn values(status: &ClusterStatusReply) -> BTreeMap<String, String> {
+fn values(status: &ClusterStatusReply, shards: &[Shard]) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
     let mut put = |topic: &str, value: String| values.insert(format!("$SYS/cluster/{topic}"), value);
     let name_of = |id: u64| {
@@ -60,7 +65,26 @@ fn values(status: &ClusterStatusReply) -> BTreeMap<String, String> {
             put(what, value);
         }
     }
+    for shard in shards {
+        let mut put = |what: &str, value: String| put(&format!("shards/{}/{what}", shard.shard), value);
+        put("leader", name_of(shard.leader));
+        put("term", shard.term.to_string());
+        for (what, value) in shard.at_leader.iter().flat_map(shard_values) {
+            put(what, value.to_string());
+        }
+    }
     values
+}
+
+fn shard_values(leader: &ShardReplica) -> [(&'static str, u64); 6] {
+    [
+        ("commit_lag", leader.commit_lag),
+        ("apply_lag", leader.apply_lag),
+        ("sessions", leader.sessions),
+        ("sessions/connected", leader.attached),
+        ("queued/messages", leader.queued_messages),
+        ("queued/bytes", leader.queued_bytes),
+    ]
 }
 
 fn node_values(node: &Node) -> Vec<(&'static str, String)> {
@@ -97,11 +121,22 @@ mod tests {
             ..Node::default()
         };
         let status = ClusterStatusReply { leader: 7, nodes: vec![node], ..ClusterStatusReply::default() };
-        let values = values(&status);
+        let replica = ShardReplica { queued_messages: 9, apply_lag: 1, ..ShardReplica::default() };
+        let shards = [
+            Shard { shard: 0, leader: 7, term: 4, at_leader: Some(replica), ..Shard::default() },
+            Shard { shard: 1, replica: Some(replica), ..Shard::default() },
+        ];
+        let values = values(&status, &shards);
         let value = |topic: &str| values.get(topic).map(String::as_str);
         assert_eq!(value("$SYS/cluster/leader"), Some("a"));
         assert_eq!(value("$SYS/cluster/members/a/status"), Some("up"));
         assert_eq!(value("$SYS/cluster/members/a/sessions"), Some("3"));
         assert_eq!(value("$SYS/cluster/members/a/lag"), None);
+        assert_eq!(value("$SYS/cluster/shards/0/leader"), Some("a"));
+        assert_eq!(value("$SYS/cluster/shards/0/term"), Some("4"));
+        assert_eq!(value("$SYS/cluster/shards/0/queued/messages"), Some("9"));
+        assert_eq!(value("$SYS/cluster/shards/0/apply_lag"), Some("1"));
+        assert_eq!(value("$SYS/cluster/shards/1/leader"), Some(""));
+        assert_eq!(value("$SYS/cluster/shards/1/queued/messages"), None, "nobody leads it");
     }
 }

@@ -16,10 +16,17 @@ use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_mqtt::{Message, QoS};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
 
 use self::{load::Load, tree::Tree};
-use crate::worker::WorkerCell;
+use crate::{
+    node::Node,
+    shards::{self, DiskUse},
+    worker::WorkerCell,
+};
 
 /// Publishes the trees every `sys.interval`, for ever.
 pub(crate) async fn publish_regularly(cell: Rc<WorkerCell>) {
@@ -34,7 +41,8 @@ pub(crate) async fn publish_regularly(cell: Rc<WorkerCell>) {
         let totals = node.totals();
         load.update(&totals, node.clock.uptime());
         let mut values = Vec::new();
-        tree.values(&node, &totals, &load, &mut values);
+        let kept = kept(&node).await;
+        tree.values(&node, &totals, kept, &load, &mut values);
         for chunk in values.chunks(CHUNK) {
             cell.with(|worker| {
                 for (topic, value) in chunk {
@@ -45,6 +53,17 @@ pub(crate) async fn publish_regularly(cell: Rc<WorkerCell>) {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// What shards have here: sessions of clients that are away, and what is on the disk.
+async fn kept(node: &Arc<Node>) -> Option<(u64, DiskUse)> {
+    let node = Arc::clone(node);
+    // Not here, where clients wait.
+    let kept = spawn_blocking(move || {
+        let shards = node.cluster.shards()?;
+        Some((shards::away(&shards.led()), shards.disk_use()))
+    });
+    kept.await.ok().flatten()
 }
 
 /// Values that are published in one go.

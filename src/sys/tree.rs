@@ -5,7 +5,11 @@ use std::time::SystemTime;
 use flotilla_mqtt::packet::PacketType;
 
 use super::load::Load;
-use crate::{metrics::Totals, node::Node};
+use crate::{
+    metrics::Totals,
+    node::Node,
+    shards::{DiskUse, Shards},
+};
 
 /// Remembers the greatest value that each gauge has had.
 #[derive(Debug, Default)]
@@ -37,19 +41,28 @@ impl Tree {
         &mut self,
         node: &Node,
         totals: &Totals,
+        kept: Option<(u64, DiskUse)>,
         load: &Load,
         values: &mut Vec<(String, String)>,
     ) {
-        self.brokers(node, totals, values);
+        let (away, disk) = kept.unwrap_or_default();
+        let sessions = totals.sessions + away;
+        self.brokers(node, totals, sessions, values);
+        let name = &node.config.node.name;
+        let mut put =
+            |topic: &str, value: String| values.push((format!("$SYS/brokers/{name}/{topic}"), value));
+        put("stats/disk/log/bytes", disk.log_bytes.to_string());
+        put("stats/disk/store/bytes", disk.store_bytes.to_string());
+        put("stats/disk/nearly_full", disk.is_nearly_full.to_string());
         let mut put = |topic: &str, value: String| values.push((format!("$SYS/broker/{topic}"), value));
-        mosquitto(node, totals, self.maxima[0], &mut put);
+        mosquitto(node, totals, sessions, self.maxima[0], &mut put);
         for (topic, value) in load.values() {
             put(&format!("load/{topic}"), value);
         }
     }
 
     /// `$SYS/brokers`, as EMQX has it.
-    fn brokers(&mut self, node: &Node, totals: &Totals, values: &mut Vec<(String, String)>) {
+    fn brokers(&mut self, node: &Node, totals: &Totals, sessions: u64, values: &mut Vec<(String, String)>) {
         let name = &node.config.node.name;
         values.push(("$SYS/brokers".to_owned(), name.clone()));
         let mut put =
@@ -60,11 +73,11 @@ impl Tree {
         put("datetime", humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
         let gauges = [
             ("connections", totals.connections),
-            ("sessions", totals.sessions),
+            ("sessions", sessions),
             ("subscriptions", totals.subscriptions),
             ("subscriptions/shared", totals.shared_subscriptions),
             ("topics", node.router.len() as u64),
-            ("retained", node.retained.len() as u64),
+            ("retained", retained(node)),
         ];
         for ((gauge, count), max) in gauges.into_iter().zip(&mut self.maxima) {
             *max = count.max(*max);
@@ -99,13 +112,19 @@ impl Tree {
 }
 
 /// `$SYS/broker`, as Mosquitto has it.
-fn mosquitto(node: &Node, totals: &Totals, most_connected: u64, put: &mut impl FnMut(&str, String)) {
-    let away = totals.sessions.saturating_sub(totals.connections);
+fn mosquitto(
+    node: &Node,
+    totals: &Totals,
+    sessions: u64,
+    most_connected: u64,
+    put: &mut impl FnMut(&str, String),
+) {
+    let away = sessions.saturating_sub(totals.connections);
     let publish = PacketType::Publish as usize;
     put("version", format!("flotilla version {}", env!("CARGO_PKG_VERSION")));
     put("uptime", format!("{} seconds", node.clock.uptime().as_secs()));
     let numbers = [
-        ("clients/total", totals.sessions),
+        ("clients/total", sessions),
         ("clients/connected", totals.connections),
         ("clients/active", totals.connections),
         ("clients/disconnected", away),
@@ -123,11 +142,16 @@ fn mosquitto(node: &Node, totals: &Totals, most_connected: u64, put: &mut impl F
         ("publish/bytes/sent", totals.publish_bytes_sent),
         ("subscriptions/count", totals.subscriptions),
         ("shared_subscriptions/count", totals.shared_subscriptions),
-        ("retained messages/count", node.retained.len() as u64),
+        ("retained messages/count", retained(node)),
     ];
     for (topic, number) in numbers {
         put(topic, number.to_string());
     }
+}
+
+/// Retained messages of the shards that this node leads, so that all nodes together count each once, and its own.
+fn retained(node: &Node) -> u64 {
+    node.cluster.shards().map_or(0, Shards::retained_led) + node.own_retained.len() as u64
 }
 
 fn message_dropped(totals: &Totals) -> u64 {

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use flotilla_mqtt::{ReasonCode, session::Cause};
 
 use super::{
-    Worker, WorkerCell,
+    Slow, Worker, WorkerCell,
     link::{Link, Partial},
 };
 
@@ -81,14 +81,14 @@ impl Worker {
     /// Reads and handles what a connection has sent. Ready when the connection is over.
     fn poll_link(&mut self, at: LinkRef, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<()> {
         self.deliveries = 0;
-        self.slow_node = None;
+        self.slow = None;
         for _ in 0..READS_PER_TURN {
             let Some(link) = self.link(at) else { return Poll::Ready(()) };
             if link.waker.is_none() {
                 link.waker = Some(cx.waker().clone());
             }
             self.write_on(at, cx);
-            self.note_slow_node(at);
+            self.note_slow(at);
             if self.must_pause(at) {
                 return Poll::Pending;
             }
@@ -112,7 +112,7 @@ impl Worker {
                 break;
             }
         }
-        self.note_slow_node(at);
+        self.note_slow(at);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -137,14 +137,18 @@ impl Worker {
     fn must_pause(&mut self, at: LinkRef) -> bool {
         let now = self.now;
         let output_max = self.node.limits.output_buffer_max;
-        let slow_node = self.link(at).and_then(|link| link.slow_node);
-        let waits_for_node = slow_node.is_some_and(|node| self.node.cluster.is_congested(node));
+        let slow = self.link(at).and_then(|link| link.slow);
+        let cluster = &self.node.cluster;
+        let waits_for_node = slow.is_some_and(|slow| match slow {
+            Slow::Node(node) => cluster.is_congested(node),
+            Slow::Shard(shard) => cluster.shards().is_some_and(|shards| shards.is_congested(shard)),
+        });
         let is_congested = waits_for_node || self.node.mailboxes.iter().any(super::Mailbox::is_congested);
         let Some(entry) = self.sessions.entry(at.slot) else { return false };
-        let is_saturated = entry.session.is_saturated() || entry.is_subscribing_much();
+        let is_saturated = entry.session.is_saturated() || entry.is_subscribing_much() || entry.is_looking();
         let Some(link) = entry.link.as_deref_mut().filter(|link| link.id == at.link) else { return false };
         // The client does not read, so neither do we; or too many of its publishes wait to be stored, or of its SUBSCRIBEs to
-        // be known everywhere, or it waits for others.
+        // be known everywhere, or one for retained messages, or it waits for others.
         let pause = link.out.len() >= output_max || is_saturated || is_congested;
         if link.is_paused
             && !pause
@@ -154,7 +158,7 @@ impl Worker {
         }
         link.is_paused = pause;
         if !waits_for_node {
-            link.slow_node = None;
+            link.slow = None;
         }
         if is_congested && !link.is_throttled {
             link.is_throttled = true;
@@ -164,11 +168,11 @@ impl Worker {
     }
 
     /// A connection that has just sent to a node that does not keep up waits for it.
-    fn note_slow_node(&mut self, at: LinkRef) {
-        if let Some(node) = self.slow_node.take()
+    fn note_slow(&mut self, at: LinkRef) {
+        if let Some(slow) = self.slow.take()
             && let Some(link) = self.link(at)
         {
-            link.slow_node = Some(node);
+            link.slow = Some(slow);
         }
     }
 
@@ -213,7 +217,7 @@ impl Worker {
             self.handle_bytes(at, &packet, backing);
         }
         let rest = self.handle_bytes(at, bytes, None);
-        if !self.is_turn_over() {
+        if !self.is_turn_over() && !self.is_looking(at) {
             self.keep_partial(at, rest);
         } else if let Some(link) = self.link(at)
             && !rest.is_empty()
@@ -227,11 +231,16 @@ impl Worker {
         self.deliveries >= DELIVERIES_PER_TURN
     }
 
-    /// Handles the whole packets at the start of `bytes` until the turn is over; returns what is left.
+    /// Whether what comes next from a client has to wait for retained messages.
+    fn is_looking(&mut self, at: LinkRef) -> bool {
+        self.sessions.entry(at.slot).is_some_and(|entry| entry.is_looking())
+    }
+
+    /// Handles the whole packets at the start of `bytes` until the turn is over, or they have to wait; returns what is left.
     fn handle_bytes<'a>(&mut self, at: LinkRef, mut bytes: &'a [u8], backing: Option<&Bytes>) -> &'a [u8] {
         let Some(entry) = self.sessions.entry(at.slot) else { return &[] };
         let publisher = entry.session.client_id().clone();
-        while !bytes.is_empty() && !self.is_turn_over() {
+        while !bytes.is_empty() && !self.is_turn_over() && !self.is_looking(at) {
             let Some(link) = self.link(at) else { return &[] };
             match link.decoder.decode(bytes) {
                 Ok(Some((packet, len))) => {

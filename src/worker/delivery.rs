@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use flotilla_lane::{Origin, TextsWriter};
 use flotilla_mqtt::{
-    Message, QoS, Transit,
+    Message, QoS, ReasonCode, Transit,
     codec::SendBuffer,
     packet::PacketType,
     session::{Delivered, DeliveryOptions, DropReason},
     topic::TopicFilter,
 };
-use flotilla_state::LogIndex;
+use flotilla_state::{LogIndex, ShardId};
 
 use super::{
     Source, Worker,
@@ -18,7 +19,9 @@ use super::{
 };
 use crate::{
     cluster::Completion,
-    router::{Grant, Group, GroupTarget, NodeChoice, OwnMessage, PickHint, Picked, SessionRef, Target},
+    router::{
+        Grant, Group, GroupTarget, MatchSet, NodeChoice, OwnMessage, PickHint, Picked, SessionRef, Target,
+    },
 };
 
 /// Members of a group that are tried for one message, on all nodes together.
@@ -29,8 +32,10 @@ pub(crate) const TRIES_MAX: u8 = 8;
 pub(super) struct Routed {
     /// Whether anybody subscribes to its topic, here or on another node.
     pub(super) anybody: bool,
-    /// How many other nodes will say that they have it.
+    /// How many other nodes and shards will say that they have it.
     pub(super) awaited: u32,
+    /// Why a shard that should keep it does not even get it.
+    pub(super) refused: Option<ReasonCode>,
 }
 
 /// How far a message goes.
@@ -43,24 +48,62 @@ pub(super) enum Reach {
 }
 
 impl Worker {
-    /// Gives a message to everybody who subscribes to its topic. `done` is what other nodes complete when they have it.
+    /// Gives a message to everybody who subscribes to its topic, and to the shard that `retains` it. `done` is what other nodes and
+    /// shards complete when they have it.
     pub(super) fn route(
         &mut self,
         message: &Transit<'_>,
         publisher: Option<SessionRef>,
         reach: Reach,
         done: Option<Completion>,
+        (retains, origin): (Option<ShardId>, Option<Origin>),
     ) -> Routed {
         // Before the match, so that the stamp never claims routes that the match has not seen.
         let source = Source { publisher, stamp: self.node.router.remote().applied() };
         let matches = Arc::clone(self.cache.matches(message.topic, &self.node.router));
+        let (mut awaited, mut refused, mut served) = (0, None, Vec::new());
+        if origin.is_none_or(|origin| self.node.repetitions.admit(origin)) {
+            awaited += self.route_unkept(message, &matches, source, reach, done);
+            let (count, groups) = self.route_to_groups(message, &matches, reach, done, retains);
+            (awaited, served) = (awaited + count, groups);
+        }
+        let is_kept =
+            reach == Reach::Cluster && (message.qos > QoS::AtMostOnce || self.node.limits.queue_qos0);
+        let shards = if is_kept { &*matches.shards } else { &[] };
+        let anybody = !matches.is_empty();
+        let mut keep = |shard, retains, done| {
+            let mut without = TextsWriter::default();
+            served.iter().filter(|(of, _)| *of == shard).for_each(|(_, group)| without.push(group));
+            match self.store(shard, message, origin, retains, without.texts(), done) {
+                Ok(count) => awaited += count,
+                Err(reason) => refused = Some(reason),
+            }
+        };
+        for &shard in shards {
+            keep(shard, retains == Some(shard), done);
+        }
+        if let Some(shard) = retains.filter(|shard| !shards.contains(shard)) {
+            keep(shard, true, if anybody { done } else { done.map(Completion::for_nobody) });
+        }
+        Routed { anybody, awaited, refused }
+    }
+
+    /// Gives a message to those who do not get it from a shard, but for groups; returns how many will say that they have it.
+    fn route_unkept(
+        &mut self,
+        message: &Transit<'_>,
+        matches: &Arc<MatchSet>,
+        source: Source,
+        reach: Reach,
+        done: Option<Completion>,
+    ) -> u32 {
         for target in matches.of_worker(usize::from(self.id)) {
             self.deliver_to_target(target, message, source);
         }
         self.deliveries += matches.deliveries();
         for worker in 0..self.outbound.len() {
             if worker != usize::from(self.id) && !matches.of_worker(worker).is_empty() {
-                self.outbound[worker].push_matched(message, source, &matches);
+                self.outbound[worker].push_matched(message, source, matches);
                 self.wake_flusher();
             }
         }
@@ -70,10 +113,43 @@ impl Worker {
                 awaited += self.forward(node, message, source.stamp, done);
             }
         }
+        awaited
+    }
+
+    /// Gives a message to one member of each group; returns how many nodes will say that they have it. Those groups are returned,
+    /// too, whose shards get the message and must not give it to a second member.
+    fn route_to_groups<'m>(
+        &mut self,
+        message: &Transit<'_>,
+        matches: &'m MatchSet,
+        reach: Reach,
+        done: Option<Completion>,
+        retains: Option<ShardId>,
+    ) -> (u32, Vec<(ShardId, &'m str)>) {
+        let (mut awaited, mut served) = (0, Vec::new());
+        let strategy = self.node.router.strategy();
+        let is_kept = reach == Reach::Cluster && message.qos > QoS::AtMostOnce;
         for group in &matches.groups {
-            awaited += self.deliver_to_group(group, message, None, reach, done);
+            let hint = PickHint::of(message, self.random.next());
+            let shards = self.node.cluster.shards().filter(|_| is_kept);
+            let shard = shards.and_then(|shards| group.shard(|name| shards.shard_of(name)));
+            let keeps = shard.is_some_and(|shard| matches.shards.contains(&shard));
+            let choice = match reach {
+                Reach::Node => Some(NodeChoice::Here),
+                Reach::Cluster if keeps => group.choose(strategy, &hint),
+                Reach::Cluster => group.choose_member(strategy, &hint, None),
+            };
+            if let Some(count) = self.deliver_to_chosen(group, choice, message, &hint, done) {
+                awaited += count;
+                let shard = shard.filter(|shard| keeps || retains == Some(*shard));
+                served.extend(shard.map(|shard| (shard, group.filter())));
+            }
         }
-        Routed { anybody: !matches.is_empty(), awaited }
+        (awaited, served)
+    }
+
+    fn is_kept_at(&mut self, session: SessionRef) -> bool {
+        self.sessions.entry_of(session.slot, session.epoch).is_some_and(|entry| entry.session.is_kept())
     }
 
     /// Delivers what another worker handed over.
@@ -97,6 +173,7 @@ impl Worker {
             }
             Receivers::Again => debug_assert!(false, "a batch says who that is"),
             Receivers::One(picked) => self.deliver_to_picked(picked, message),
+            Receivers::Kept(session, delivery) => self.deliver_kept(*session, delivery, message),
             Receivers::Moved(session, options) => {
                 self.deliver_moved(*session, message, options, source.stamp);
             }
@@ -118,46 +195,47 @@ impl Worker {
         if self.is_transferring(here) {
             return self.deliver_in_transfer(here, message, &options, source.stamp);
         }
+        if message.qos.min(options.qos) > QoS::AtMostOnce && self.is_kept_at(here) {
+            return; // It comes from the shard that keeps it for the session.
+        }
+        self.pass(here, message);
         self.deliver(here, message, &options);
     }
 
-    /// Gives a message to one member of a group, here or on another node. Returns how many nodes will say that they have
-    /// it.
-    fn deliver_to_group(
+    /// Gives a message to a member of a group where it was chosen to go; returns how many nodes will say that they have it. `None`:
+    /// nobody gets it from here.
+    fn deliver_to_chosen(
         &mut self,
         target: &GroupTarget,
+        choice: Option<NodeChoice>,
         message: &Transit<'_>,
-        exclude: Option<SessionRef>,
-        reach: Reach,
+        hint: &PickHint<'_>,
         done: Option<Completion>,
-    ) -> u32 {
-        let random = self.random.next();
-        let hint = PickHint { topic: message.topic, publisher: message.publisher, random, exclude };
-        let choice = match reach {
-            Reach::Node => Some(NodeChoice::Here),
-            Reach::Cluster => target.choose(self.node.router.strategy(), &hint, None),
-        };
-        match choice {
-            Some(NodeChoice::Node(node)) => self.forward_to_group(node, target.filter(), message, 0, done),
-            Some(NodeChoice::Here) => {
-                if let Some(group) = &target.local {
-                    self.deliver_to_local_group(group, message, &hint);
-                }
-                0
+    ) -> Option<u32> {
+        match choice? {
+            NodeChoice::Here => {
+                self.deliver_to_local_group(target.local.as_ref()?, message, hint).then_some(0)
             }
-            None => 0,
+            NodeChoice::Node(node) => Some(self.forward_to_group(node, target.filter(), message, 0, done)),
+            NodeChoice::Shard => None,
         }
     }
 
-    /// Gives a message to one member of a group on this node, to another one if that cannot take it.
-    fn deliver_to_local_group(&mut self, group: &Arc<Group>, message: &Transit<'_>, hint: &PickHint<'_>) {
-        let Some(picked) = group.pick(hint) else { return };
+    /// Gives a message to one member of a group on this node, to another one if that cannot take it; returns whether there is one.
+    fn deliver_to_local_group(
+        &mut self,
+        group: &Arc<Group>,
+        message: &Transit<'_>,
+        hint: &PickHint<'_>,
+    ) -> bool {
+        let Some(picked) = group.pick(hint) else { return false };
         let worker = picked.subscriber.session.worker;
         if worker == self.id {
             self.deliver_to_picked(&picked, message);
         } else {
             self.push_picked(picked, message);
         }
+        true
     }
 
     fn push_picked(&mut self, picked: Picked, message: &Transit<'_>) {
@@ -187,19 +265,14 @@ impl Worker {
                 None => {}
             }
             let tried = picked.tried + 1;
-            let random = self.random.next();
-            let hint = PickHint {
-                topic: message.topic,
-                publisher: message.publisher,
-                random,
-                exclude: Some(session),
-            };
+            let hint = PickHint { exclude: Some(session), ..PickHint::of(message, self.random.next()) };
             let next = self.node.router.group(&picked.filter).and_then(|group| group.pick(&hint));
             match next {
                 Some(next) if tried < TRIES_MAX => picked = Picked { tried, ..next },
                 _ if tried < TRIES_MAX && self.forward_to_other_node(&picked.filter, message, tried) => {
                     return;
                 }
+                _ if self.store_for_group(&picked.filter, message) => return,
                 _ => {
                     // Lost once, however many could not take it.
                     if let Some(reason) = dropped {
@@ -214,22 +287,31 @@ impl Worker {
     /// Gives messages of shared subscriptions that a session did not finish to other members.
     pub(super) fn redispatch(&mut self, from: SessionRef, messages: Vec<(Arc<TopicFilter>, Arc<Message>)>) {
         for (filter, message) in messages {
-            let target = self.node.group_target(&filter);
-            self.deliver_to_group(
-                &target,
-                &Transit::from_message(&message),
-                Some(from),
-                Reach::Cluster,
-                None,
-            );
+            self.deliver_to_other(&filter, &message, Some(from));
         }
     }
 
     /// Gives a message of a shared subscription to somebody, which a node that has ended may have lost.
     pub(super) fn redispatch_lost(&mut self, filter: &str, message: &Arc<Message>) {
         let Ok(filter) = TopicFilter::parse(filter, self.node.limits.max_topic_levels) else { return };
-        let target = self.node.group_target(&filter);
-        self.deliver_to_group(&target, &Transit::from_message(message), None, Reach::Cluster, None);
+        self.deliver_to_other(&filter, message, None);
+    }
+
+    /// Gives a message that no shard keeps for the group to a member, if there is one that may have it, or else to the shard of the
+    /// group.
+    fn deliver_to_other(
+        &mut self,
+        filter: &TopicFilter,
+        message: &Arc<Message>,
+        exclude: Option<SessionRef>,
+    ) {
+        let target = self.node.group_target(filter);
+        let message = Transit::from_message(message);
+        let hint = PickHint { exclude, ..PickHint::of(&message, self.random.next()) };
+        let choice = target.choose_member(self.node.router.strategy(), &hint, None);
+        if self.deliver_to_chosen(&target, choice, &message, &hint, None).is_none() {
+            self.store_for_group(filter, &message);
+        }
     }
 
     /// Gives a message to one session of this worker, if it is still there.

@@ -131,7 +131,7 @@ mod tests {
     fn a_panic_ends_one_connection_and_is_counted() {
         let set = ["listeners.tcp.bind=127.0.0.1:0", "sys.interval=0s", "node.workers=1"].map(str::to_owned);
         let config = Config::load(None, [], &set).expect("it is valid");
-        let seat = seat_beside("p/#", &config, Box::new(Defect));
+        let seat = seat_beside("p/#", Box::new(Defect));
         let broker = Broker::start_in(config, seat).expect("it starts");
         let mut other = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01o");
         other.write_all(b"\x82\x06\x00\x01\x00\x01q\x00").expect("it reads");

@@ -19,8 +19,10 @@ use tokio::{
 use super::{
     Event, Worker, WorkerCell, bans,
     connection::{ConnectionTask, LinkRef, Peer},
+    kept::KeptEntry,
     link::{Farewell, Link},
     mailbox::Adoption,
+    replay::forget_look_up,
     sessions::Entry,
     timers::{Reminder, TICK},
     transfer::Transfer,
@@ -83,7 +85,7 @@ impl Worker {
             self.refuse_arrival(arrival, ReasonCode::ServerUnavailable);
             return None;
         }
-        match self.find_session(&arrival.accepted, &arrival.claimed) {
+        match self.find_session(&arrival) {
             Place::Here { slot, is_new } => Some(self.begin(slot, is_new, arrival)),
             Place::Late => {
                 self.refuse_arrival(arrival, ReasonCode::ServerBusy);
@@ -128,15 +130,16 @@ impl Worker {
     }
 
     /// Finds the session that a CONNECT goes on with, after it has ended whatever is in the way.
-    fn find_session(&mut self, accepted: &Accepted, claimed: &Claimed) -> Place {
+    fn find_session(&mut self, arrival: &Arrival) -> Place {
         let now = self.now;
+        let Arrival { accepted, claimed, .. } = arrival;
         loop {
             let (slot, epoch) = self.sessions.vacancy();
             let offer = SessionRef { worker: self.id, slot, epoch };
             let home = match self.node.registry.find_or_insert(&accepted.client_id, offer) {
                 Home::Existing(home) => home,
                 Home::Offered => {
-                    let Some(is_new) = self.make_session(&accepted.client_id, claimed) else {
+                    let Some(is_new) = self.make_session(arrival) else {
                         self.node.registry.remove(&accepted.client_id, offer);
                         return Place::Unreadable;
                     };
@@ -160,7 +163,8 @@ impl Worker {
                 self.revive(home.slot);
                 continue;
             }
-            let is_void = !matches!(claimed.origin, Origin::Here);
+            // A shard has what counts of a kept session; nothing is here without a connection unless its end has panicked.
+            let is_void = !matches!(claimed.origin, Origin::Here) || entry.session.is_kept();
             if is_void {
                 // Others have served the client since, and what they did with this will counts.
                 entry.session.forget_will();
@@ -181,7 +185,20 @@ impl Worker {
 
     /// Makes the session of a client that has none on this node, in the vacant slot; whether it is a new one. `None`: it
     /// cannot be made of what another node has sent, which keeps it.
-    fn make_session(&mut self, client_id: &ClientId, claimed: &Claimed) -> Option<bool> {
+    fn make_session(&mut self, arrival: &Arrival) -> Option<bool> {
+        let Arrival { accepted, claimed, .. } = arrival;
+        let client_id = &accepted.client_id;
+        if let Some(kept) = &claimed.kept
+            && let Some(opened) = &kept.session
+        {
+            let session = self.restore_kept(kept, opened);
+            self.sessions.insert(Entry::new(session));
+            let metrics = self.metrics();
+            metrics.sessions.increment();
+            let begun = if kept.present { &metrics.session_resumed } else { &metrics.session_created };
+            begun.increment();
+            return Some(!kept.present);
+        }
         let Origin::Elsewhere(bytes) = &claimed.origin else {
             let session = Session::new(client_id.clone(), Arc::clone(&self.node.limits));
             self.sessions.insert(Entry::new(session));
@@ -205,7 +222,10 @@ impl Worker {
 
     /// Starts a connection on its session.
     fn begin(&mut self, slot: u32, is_new: bool, arrival: Arrival) -> LinkRef {
-        let Arrival { stream, peer, accepted, claimed, rest, .. } = arrival;
+        let Arrival { stream, peer, mut accepted, claimed, rest, .. } = arrival;
+        if claimed.kept.is_some() {
+            accepted.will = None; // The shard has it.
+        }
         let now = self.now;
         let limits = Arc::clone(&self.node.limits);
         let mut out = SendBuffer::new();
@@ -223,6 +243,8 @@ impl Worker {
         self.next_link = self.next_link.wrapping_add(1);
         let entry = self.sessions.entry(slot).expect("the session was found");
         entry.claim = claimed.tenure;
+        entry.kept = claimed.kept.as_deref().map(|kept| Box::new(KeptEntry::new(kept)));
+        let is_kept = entry.session.is_kept();
         entry.session.connect(now, accepted);
         entry.session.resume(now, &mut out);
         entry.link = Some(Box::new(Link {
@@ -237,16 +259,18 @@ impl Worker {
             is_dirty: false,
             is_paused: false,
             is_throttled: false,
-            slow_node: None,
+            slow: None,
             waker: None,
         }));
         entry.update_load();
         self.node.cluster.attached(&client_id, claimed.tenure);
+        if is_kept {
+            self.begin_kept(slot);
+        }
         if matches!(claimed.origin, Origin::Elsewhere(_)) {
             self.metrics().session_resumed.increment();
             self.announce_adopted(slot);
         }
-        self.announce_groups(slot);
         let metrics = &self.node.metrics[usize::from(self.id)];
         metrics.connections.increment();
         metrics.client_connected.increment();
@@ -275,12 +299,21 @@ impl Worker {
             entry.session.write_disconnect(reason, &mut link.out);
         }
         let tally = link.out.take_tally();
-        let ending = entry.session.disconnect(now, cause);
+        let mut ending = entry.session.disconnect(now, cause);
         entry.update_load();
         if let Some(unfinished) = &mut entry.unfinished {
             // Nobody is there to be answered; the retained messages are sent when the client is back.
             unfinished.subscribing.clear();
+            unfinished.unsubscribing.clear();
+            let asked = unfinished.replays.take_asked();
+            forget_look_up(&self.node, asked);
         }
+        entry.releasing.clear();
+        if self.close_kept(slot, cause) {
+            // The shard has all of it.
+            ending.ended = true;
+        }
+        let Some(entry) = self.sessions.entry(slot) else { return };
         if !self.node.cluster.is_serving() {
             // The cluster has taken this node for dead, or is about to: the will is published by others.
             entry.session.forget_will();
@@ -291,9 +324,6 @@ impl Worker {
             } else {
                 self.node.cluster.will_dropped(client_id, claim);
             }
-        }
-        if !ending.ended {
-            self.announce_groups(slot);
         }
         let metrics = self.metrics();
         metrics.tally(&tally);
@@ -411,7 +441,7 @@ impl Worker {
                 return self.end_link(slot, Cause::ConnectionLost);
             }
             if entry.session.is_stuck(now) {
-                tracing::info!(peer = %link.peer.addr, client_id = ?entry.session.client_id().as_str(), "another node does not take what the client has published, closing connection");
+                tracing::info!(peer = %link.peer.addr, client_id = ?entry.session.client_id().as_str(), "what the client has published is not kept in time, closing connection");
                 return self.end_link(slot, Cause::Server(ReasonCode::ServerBusy));
             }
             if link.is_paused {
@@ -496,9 +526,7 @@ pub(super) async fn watch_deadlines(cell: Rc<WorkerCell>) {
         cell.with(|worker| {
             let now = worker.now;
             worker.timers.advance(now, &mut due);
-            if worker.id == 0 {
-                worker.node.retained.expire(now);
-            }
+            worker.end_patience();
         });
         while !due.is_empty() {
             cell.with(|worker| worker.check_deadlines(&mut due));
@@ -526,6 +554,17 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                     worker.hand_over();
                     round.arrive();
                 }),
+                Event::Answered(answers) => cell.with(|worker| worker.answered_all(answers)),
+                Event::LookedUp(who, shard, page) => {
+                    cell.with(|worker| worker.looked_up(who, shard, &page));
+                }
+                Event::NotRetained(count) => {
+                    cell.with(|worker| worker.metrics().dropped_retained_full.add(count));
+                }
+                Event::ShardLed(shard) => cell.with(|worker| worker.attach_all(shard)),
+                Event::ShardWill(origin, will) => {
+                    cell.with(|worker| worker.publish_shard_will(origin, &will));
+                }
                 Event::Will(id, will) => cell.with(|worker| worker.publish_foreign_will(id, &will)),
                 Event::Redispatch(filter, message) => {
                     cell.with(|worker| worker.redispatch_lost(&filter, &message));

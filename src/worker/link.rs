@@ -14,14 +14,13 @@ use flotilla_mqtt::{
     Timestamp,
     codec::{Decoder, SendBuffer},
 };
-use flotilla_state::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
 
-use super::{Peer, Worker, WorkerCell};
+use super::{Peer, Slow, Worker, WorkerCell};
 
 /// One network connection of a session. It owns no buffer while nothing is on the way.
 #[derive(Debug)]
@@ -45,8 +44,8 @@ pub(super) struct Link {
     pub(super) is_paused: bool,
     /// Whether it is on the list of those that wait for another worker or node.
     pub(super) is_throttled: bool,
-    /// The node that it waits for.
-    pub(super) slow_node: Option<NodeId>,
+    /// The node or shard that it waits for.
+    pub(super) slow: Option<Slow>,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
 }

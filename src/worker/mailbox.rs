@@ -9,20 +9,23 @@ use std::{
 };
 
 use bytes::Bytes;
+use flotilla_lane::Origin;
 use flotilla_mqtt::{
     QoS, ReasonCode, Timestamp, Transit,
     session::{Accepted, DeliveryOptions},
 };
 use flotilla_registry::WillId;
 use flotilla_rpc::admin::Client;
-use flotilla_state::LogIndex;
+use flotilla_shard::Answer;
+use flotilla_state::{LogIndex, ShardId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Source, connection::Peer, transfer::Order};
+use super::{Source, connection::Peer, kept::KeptDelivery, transfer::Order};
 use crate::{
     cluster::{Claimed, Completion, FlushRound},
     router::{MatchSet, Picked, SessionRef},
+    shards::Page,
 };
 
 /// What other threads want of a worker. Bounded by those who put in: see [`Mailbox::is_congested`].
@@ -48,6 +51,16 @@ pub(crate) enum Event {
     Transfer(Order),
     /// Hand over to other workers and nodes what is ready, then take part in the round.
     Flush(Arc<FlushRound>),
+    /// Shards have answered what sessions asked.
+    Answered(Vec<(Completion, Answer)>),
+    /// A shard has answered a look-up of retained messages.
+    LookedUp(SessionRef, ShardId, Page),
+    /// So many messages were not retained by a shard that this node leads.
+    NotRetained(u64),
+    /// A shard has another leader.
+    ShardLed(ShardId),
+    /// Publish a will that a shard has; the number of its origin is its name there.
+    ShardWill(Origin, Arc<flotilla_mqtt::Message>),
     /// Publish the will of a client whose node has ended.
     Will(WillId, Arc<flotilla_mqtt::Message>),
     /// Give a message of a shared subscription, which another node did not take, to another member.
@@ -147,6 +160,8 @@ pub(crate) enum Receivers {
     One(Picked),
     /// The session that another node passes it on to: its client has come here from there.
     Moved(SessionRef, Box<DeliveryOptions>),
+    /// The session that a shard keeps it for.
+    Kept(SessionRef, Box<KeptDelivery>),
 }
 
 /// Above this many bytes in a mailbox its senders stop reading from publishers.

@@ -15,12 +15,14 @@ mod events;
 mod flush;
 mod forward;
 mod guard;
+mod kept;
 mod lifecycle;
 mod link;
 mod list;
 mod mailbox;
 mod opening;
 mod publish;
+mod replay;
 mod sessions;
 mod subscribe;
 mod timers;
@@ -28,6 +30,7 @@ mod transfer;
 
 pub(crate) use connection::Peer;
 pub(crate) use delivery::TRIES_MAX;
+pub(crate) use kept::KeptDelivery;
 pub(crate) use mailbox::{Batch, ClientsPage, ClientsQuery, Event, Mailbox, Receivers};
 pub(crate) use opening::spawn as serve;
 pub(crate) use transfer::{Export, Order};
@@ -42,14 +45,19 @@ use std::{
     task::Waker,
 };
 
-use flotilla_mqtt::{ReasonCode, Timestamp};
-use flotilla_state::{LogIndex, NodeId};
+use flotilla_mqtt::{PacketId, ReasonCode, Timestamp};
+use flotilla_state::{LogIndex, NodeId, ShardId};
 use tokio::{
     runtime::Runtime,
     task::{JoinSet, LocalSet},
 };
 
-use self::{connection::LinkRef, forward::Outgoing, sessions::Sessions, timers::Wheel};
+use self::{
+    connection::LinkRef,
+    forward::{Outgoing, Storing},
+    sessions::Sessions,
+    timers::Wheel,
+};
 use crate::{
     cluster::Completion,
     listener::Acceptor,
@@ -93,13 +101,17 @@ pub(crate) struct Worker {
     dirty: Vec<u32>,
     /// Sessions that wait for their turn to get more retained messages.
     replaying: VecDeque<SessionRef>,
-    /// What was looked up for new subscriptions without waiting for a turn, and when.
-    looked_up: (Timestamp, u32),
+    /// SUBACKs that wait for look-ups, and for how long.
+    impatient: VecDeque<(Timestamp, SessionRef, PacketId)>,
     /// Wakes the task that gives it to them.
     replayer: Option<Waker>,
     flusher: Option<Waker>,
-    /// A node that the current turn of a connection has sent to, and that does not keep up.
-    slow_node: Option<NodeId>,
+    /// Messages for shards.
+    storing: Vec<Storing>,
+    /// Kept sessions whose clients have said something in this turn.
+    kept_dirty: Vec<u32>,
+    /// Who the current turn of a connection has sent to, and that does not keep up.
+    slow: Option<Slow>,
     /// Connections that do not read because another worker or node is congested.
     throttled: Vec<LinkRef>,
     /// Storage for send buffers.
@@ -116,6 +128,13 @@ pub(crate) struct Worker {
     closing: Vec<link::Farewell>,
     /// Wakes the task that sees closed connections off.
     closer: Option<Waker>,
+}
+
+/// Somebody who does not keep up with what is sent to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slow {
+    Node(NodeId),
+    Shard(ShardId),
 }
 
 /// Where a message comes from.
@@ -154,7 +173,7 @@ pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Ac
         }
         services.spawn_local(flush::flush_each_turn(Rc::clone(&cell)));
         services.spawn_local(link::see_off(Rc::clone(&cell)));
-        services.spawn_local(subscribe::replay_in_turns(Rc::clone(&cell)));
+        services.spawn_local(replay::replay_in_turns(Rc::clone(&cell)));
         services.spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
         if publishes_values {
             services.spawn_local(sys::publish_regularly(Rc::clone(&cell)));
@@ -186,10 +205,12 @@ impl Worker {
             outstanding: HashMap::new(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),
-            looked_up: (now, 0),
+            impatient: VecDeque::new(),
             replayer: None,
             flusher: None,
-            slow_node: None,
+            storing: Vec::new(),
+            kept_dirty: Vec::new(),
+            slow: None,
             throttled: Vec::new(),
             spare: flush::SparePool::default(),
             properties: Vec::new(),

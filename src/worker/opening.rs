@@ -25,6 +25,8 @@ enum OpenError {
     Io(#[from] io::Error),
     #[error("the client closed before its CONNECT was complete")]
     Closed,
+    #[error("no CONNECT in time")]
+    Late,
     #[error(transparent)]
     Decode(#[from] DecodeError),
     #[error("CONNECT refused: {}", .0.reason)]
@@ -52,32 +54,36 @@ pub(crate) fn spawn(cell: &Rc<WorkerCell>, stream: TcpStream, peer: Peer) {
     tokio::task::spawn_local(ConnectionTask::Opening(Rc::clone(cell), opening));
 }
 
-/// Reads the CONNECT, asks who is there, claims the client identifier and finds the session, all within
-/// `mqtt.connect_timeout`.
+/// Reads the CONNECT and asks who is there within `mqtt.connect_timeout`; claims the client identifier and finds the session
+/// within as much again, or says that it cannot: the shard of the client may have no leader.
 async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option<LinkRef> {
     let node = cell.with(|worker| Arc::clone(worker.node()));
     let mut incoming = Incoming { stream, bytes: Vec::new(), answer_max: usize::MAX };
+    let limit = node.config.mqtt.connect_timeout;
     let connect = async {
-        let accepted = handshake(&cell, &mut incoming, &mut peer).await?;
-        match node.cluster.claim(Claim::of(&accepted)).await {
+        let accepted = timeout(limit, handshake(&cell, &mut incoming, &mut peer)).await;
+        let accepted = accepted.unwrap_or(Err(OpenError::Late))?;
+        let claim = timeout(limit, node.cluster.claim(Claim::of(&accepted, &node.config))).await;
+        match claim.unwrap_or(Err(ReasonCode::ServerUnavailable)) {
             Ok(claimed) => Ok((accepted, claimed)),
             Err(reason) => Err(OpenError::NotClaimed(Refusal { version: accepted.version, reason })),
         }
     };
-    let outcome = timeout(node.config.mqtt.connect_timeout, connect).await;
+    let outcome = connect.await;
     let Incoming { stream, bytes, answer_max } = incoming;
     match outcome {
-        Ok(Ok((accepted, claimed))) => {
-            let arrival = Arrival { stream, peer, accepted: *accepted, claimed, rest: bytes, hops: 0 };
+        Ok((accepted, claimed)) => {
+            let (accepted, rest) = (*accepted, bytes);
+            let arrival = Arrival { stream, peer, accepted, claimed, rest, hops: 0 };
             cell.with(|worker| worker.attach(arrival))
         }
-        Ok(Err(error)) => {
-            cell.with(|worker| worker.turn_away(stream, &peer, &error, &bytes, answer_max));
+        Err(error @ OpenError::Late) => {
+            tracing::debug!(peer = %peer.addr, %error, "closing connection");
+            node.sockets[usize::from(peer.listener)].leave();
             None
         }
-        Err(_) => {
-            tracing::debug!(peer = %peer.addr, "no CONNECT in time, closing connection");
-            node.sockets[usize::from(peer.listener)].leave();
+        Err(error) => {
+            cell.with(|worker| worker.turn_away(stream, &peer, &error, &bytes, answer_max));
             None
         }
     }
@@ -170,7 +176,7 @@ impl Worker {
     ) {
         match error {
             // Health checks of load balancers do this all the time, and clients of a node that has lost its cluster.
-            OpenError::Io(_) | OpenError::Closed | OpenError::NotClaimed(_) => {
+            OpenError::Io(_) | OpenError::Closed | OpenError::Late | OpenError::NotClaimed(_) => {
                 tracing::debug!(peer = %peer.addr, %error, "connection did not open");
             }
             // It may come again and again.
@@ -191,7 +197,7 @@ impl Worker {
             OpenError::Decode(error) => {
                 refusal_version(bytes).map(|version| Refusal { version, reason: error.reason() })
             }
-            OpenError::Io(_) | OpenError::Closed => None,
+            OpenError::Io(_) | OpenError::Closed | OpenError::Late => None,
         };
         let mut out = SendBuffer::new();
         // 3.1 and 3.1.1 have six return codes, none of them for a malformed CONNECT.

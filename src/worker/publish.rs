@@ -10,15 +10,39 @@ use flotilla_mqtt::{
     session::{Authenticator, Cause, ClientId, Incoming, Request, Ticket},
 };
 
+use flotilla_lane::Origin;
 use flotilla_registry::WillId;
-use flotilla_state::LogIndex;
+use flotilla_state::{LogIndex, ShardId};
 
-use super::{Worker, connection::LinkRef, delivery::Reach};
+use super::{
+    Worker,
+    connection::LinkRef,
+    delivery::{Reach, Routed},
+};
 use crate::{
     auth::Anonymous,
-    cluster::{Awaited, Completion, Receipt},
+    cluster::{Awaited, Completion},
+    retained::is_own,
     router::SessionRef,
 };
+
+/// What becomes of a message with RETAIN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retain {
+    /// This shard keeps it.
+    At(ShardId),
+    /// There are as many as there may be.
+    Full,
+}
+
+impl Retain {
+    fn shard(self) -> Option<ShardId> {
+        match self {
+            Self::At(shard) => Some(shard),
+            Self::Full => None,
+        }
+    }
+}
 
 impl Worker {
     /// Handles one packet of a client.
@@ -57,6 +81,7 @@ impl Worker {
             }
             Request::Subscribe(subscribe) => self.subscribe(at.slot, &subscribe),
             Request::Unsubscribe(unsubscribe) => self.unsubscribe(at.slot, &unsubscribe),
+            Request::Release(id) => self.release_kept(at.slot, id),
             Request::Disconnect(cause) => self.end_link(at.slot, cause),
             Request::Authenticate(auth) => self.reauthenticate(at.slot, &auth),
         }
@@ -64,6 +89,9 @@ impl Worker {
 
     /// What the session did by itself for an acknowledgement or a ping.
     fn note_answer(&mut self, slot: u32, packet_type: PacketType) {
+        if matches!(packet_type, PacketType::PubAck | PacketType::PubRec | PacketType::PubComp) {
+            self.note_kept(slot);
+        }
         self.note_progress(slot);
         if matches!(packet_type, PacketType::PubAck | PacketType::PubRec | PacketType::PubComp) {
             self.replay(slot);
@@ -101,7 +129,8 @@ impl Worker {
             Some(publisher),
             backing,
         );
-        let answer = self.accept(here, &message, ticket);
+        let waits = ticket.is_some_and(|ticket| self.receive_kept(slot, ticket, qos, &message));
+        let answer = if waits { None } else { self.accept(here, &message, ticket, None) };
         scratch.clear();
         self.properties = scratch;
         match (ticket, answer) {
@@ -112,12 +141,14 @@ impl Worker {
         }
     }
 
-    /// Takes a message in; returns the reason code of its acknowledgement, or `None` if that comes later.
-    fn accept(
+    /// Takes a message in; returns the reason code of its acknowledgement, or `None` if that comes later. `origin` tells it from
+    /// its repetition.
+    pub(super) fn accept(
         &mut self,
         from: SessionRef,
         message: &Transit<'_>,
         ticket: Option<Ticket>,
+        origin: Option<Origin>,
     ) -> Option<ReasonCode> {
         if ticket.is_some() && !self.node.cluster.is_serving() {
             // Nobody here can say whether it would be kept. An error code would end the message at its sender
@@ -125,28 +156,27 @@ impl Worker {
             return None;
         }
         let done = ticket.map(|ticket| Completion { session: from, what: Awaited::Publish(ticket) });
-        let mut awaited = 0;
-        if message.retain {
-            match self.retain(message, done) {
-                Ok(Receipt::Done) => {}
-                Ok(Receipt::Later) => awaited += 1,
-                // Nothing happens to a message that the client is told was refused. Where it cannot be told, the message
-                // reaches those who are there, and only is not retained.
-                Err(_) if self.can_be_refused(from.slot, message.qos) => {
-                    return Some(ReasonCode::QuotaExceeded);
-                }
-                Err(_) => {}
-            }
+        let retains = if message.retain { self.retain(message) } else { None };
+        // Nothing happens to a message that the client is told was refused. Where it cannot be told, the message reaches those
+        // who are there, and only is not retained.
+        if retains == Some(Retain::Full) && self.can_be_refused(from.slot, message.qos) {
+            return Some(ReasonCode::QuotaExceeded);
         }
         self.metrics().messages_published.increment();
-        let routed = self.route(message, Some(from), Reach::Cluster, done);
-        if !routed.anybody {
+        let retains = retains.and_then(Retain::shard);
+        let Routed { anybody, awaited, refused } =
+            self.route(message, Some(from), Reach::Cluster, done, (retains, origin));
+        if !anybody {
             self.metrics().dropped_no_subscribers.increment();
         }
-        awaited += routed.awaited;
+        if let Some(reason) = refused.filter(|_| done.is_some()) {
+            // The client must not get an answer, nor send what would overtake this: it sends both again where it connects next.
+            self.end_link(from.slot, Cause::Server(reason));
+            return None;
+        }
         match done {
             None => None,
-            Some(_) if awaited == 0 && !routed.anybody => Some(ReasonCode::NoMatchingSubscribers),
+            Some(_) if awaited == 0 && !anybody => Some(ReasonCode::NoMatchingSubscribers),
             Some(_) if awaited == 0 => Some(ReasonCode::Success),
             Some(done) => {
                 if awaited > 1 {
@@ -158,23 +188,28 @@ impl Worker {
     }
 
     /// Whether a client can be told that its message was refused.
-    fn can_be_refused(&mut self, slot: u32, qos: QoS) -> bool {
+    pub(super) fn can_be_refused(&mut self, slot: u32, qos: QoS) -> bool {
         let is_v5 = self.sessions.entry(slot).is_some_and(|entry| entry.session.version().is_v5());
         is_v5 && qos > QoS::AtMostOnce
     }
 
-    /// Sets or deletes a retained message, on all nodes.
-    fn retain(
-        &mut self,
-        message: &Transit<'_>,
-        done: Option<Completion>,
-    ) -> Result<Receipt, crate::retained::RetainedFull> {
-        let kept = self.node.retained.set(&message.keep(), self.now, done);
-        match kept {
-            Ok(_) => self.metrics().messages_retained.increment(),
-            Err(_) => self.metrics().dropped_retained_full.increment(),
+    /// Who sets or deletes a retained message; `None`: it has been done, or nobody does.
+    fn retain(&self, message: &Transit<'_>) -> Option<Retain> {
+        let metrics = self.metrics();
+        if is_own(message.topic) {
+            self.node.own_retained.set(&message.keep());
+            metrics.messages_retained.increment();
+            return None;
         }
-        kept
+        let shards = self.node.cluster.shards()?;
+        let shard = shards.shard_of(message.topic.as_bytes())?;
+        if message.payload.is_empty() || shards.may_retain(message.topic, message.size()) {
+            metrics.messages_retained.increment();
+            Some(Retain::At(shard))
+        } else {
+            metrics.dropped_retained_full.increment();
+            Some(Retain::Full)
+        }
     }
 
     /// The message of `ticket` is kept by all who must keep it, or refused.
@@ -214,12 +249,22 @@ impl Worker {
     }
 
     fn publish_kept(&mut self, message: &Arc<Message>, publisher: Option<SessionRef>, reach: Reach) {
+        self.publish_kept_message(message, publisher, reach, None, None);
+    }
+
+    /// Publishes a message that is nobody's PUBLISH; returns how many will say that they have it.
+    pub(super) fn publish_kept_message(
+        &mut self,
+        message: &Arc<Message>,
+        publisher: Option<SessionRef>,
+        reach: Reach,
+        done: Option<Completion>,
+        origin: Option<Origin>,
+    ) -> u32 {
         let message = Transit::from_message(message);
-        if message.retain {
-            // Beyond the limits a will or a $SYS value still reaches those who are there; the counter tells.
-            let _ = self.retain(&message, None);
-        }
-        self.route(&message, publisher, reach, None);
+        // Beyond the limits a will still reaches those who are there; the counter tells.
+        let retains = if message.retain { self.retain(&message).and_then(Retain::shard) } else { None };
+        self.route(&message, publisher, reach, done, (retains, origin)).awaited
     }
 
     /// What sessions waited for is done.
@@ -239,6 +284,9 @@ impl Worker {
             self.outstanding.remove(&completion);
         }
         let SessionRef { slot, epoch, .. } = completion.session;
+        if let Awaited::Will(shard, will) = completion.what {
+            return self.will_kept(shard, will);
+        }
         if self.sessions.entry_of(slot, epoch).is_none() {
             return;
         }
@@ -249,8 +297,19 @@ impl Worker {
                 self.acknowledge(slot, ticket, reason);
                 self.leave_if_stored(slot);
             }
+            Awaited::Retained(_) if !self.node.cluster.is_serving() => {}
+            Awaited::Retained(ticket) => {
+                self.acknowledge(slot, ticket, ReasonCode::NoMatchingSubscribers);
+                self.leave_if_stored(slot);
+            }
             Awaited::Routes(id) => self.routes_known(slot, id),
             Awaited::Adoption => self.adopted_route_known(slot, at),
+            // They come with an answer.
+            Awaited::Released
+            | Awaited::Received(_)
+            | Awaited::Forgotten(_)
+            | Awaited::Unsubscribed(_)
+            | Awaited::Will(..) => {}
         }
     }
 

@@ -2,10 +2,20 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use flotilla_mqtt::{PacketId, ReasonCode, session::Session};
+use flotilla_mqtt::{
+    PacketId, ReasonCode,
+    session::{Sequence, Session},
+    topic::TopicFilter,
+};
 use flotilla_registry::Tenure;
 
-use super::{link::Link, subscribe::Replay, timers::NextReminder, transfer::Transfer};
+use super::{
+    kept::KeptEntry,
+    link::Link,
+    replay::{Replay, Replays},
+    timers::NextReminder,
+    transfer::Transfer,
+};
 use crate::router::Load;
 
 /// One session, with its connection while it has one.
@@ -22,17 +32,21 @@ pub(super) struct Entry {
     pub(super) claim: Tenure,
     /// Set while it is on its way from or to another node.
     pub(super) transfer: Option<Box<Transfer>>,
+    /// Set while it is connected, if a shard keeps it or its will.
+    pub(super) kept: Option<Box<KeptEntry>>,
+    /// Messages whose PUBREL waits until the shard has noted their PUBREC, in the order in which it was told.
+    pub(super) releasing: VecDeque<Vec<Sequence>>,
 }
 
 /// What is left to do for SUBSCRIBEs.
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
-    /// Those whose routes are not known everywhere yet.
+    /// Those that are not answered yet.
     pub(super) subscribing: Vec<Subscribing>,
+    /// UNSUBSCRIBEs that are not answered yet.
+    pub(super) unsubscribing: Vec<(PacketId, Vec<ReasonCode>)>,
     /// Retained messages that are still to be sent.
-    pub(super) replays: VecDeque<Replay>,
-    /// Whether it is on the list of those that get more in their turn.
-    pub(super) is_replaying: bool,
+    pub(super) replays: Replays,
 }
 
 /// A SUBSCRIBE that is not answered yet.
@@ -41,12 +55,25 @@ pub(super) struct Subscribing {
     pub(super) id: PacketId,
     pub(super) reasons: Vec<ReasonCode>,
     pub(super) replays: Vec<Replay>,
+    /// Groups to be joined when the shard of the session has answered: those who publish count on it that each member whose
+    /// session is kept has a group that keeps messages.
+    pub(super) joining: Vec<Arc<TopicFilter>>,
     /// Routes that are still to be confirmed.
     pub(super) outstanding: usize,
+    /// How many replays it waits for, once that is so.
+    pub(super) look_ups: usize,
 }
 
+/// Bytes in the send buffer from which on retained messages wait.
+const REPLAY_BUFFER: usize = 64 << 10;
 /// Unanswered SUBSCRIBEs of a client from which on it is not read.
 const SUBSCRIBING_MAX: usize = 64;
+
+impl Unfinished {
+    pub(super) fn is_done(&self) -> bool {
+        self.replays.is_empty() && self.subscribing.is_empty() && self.unsubscribing.is_empty()
+    }
+}
 
 impl Entry {
     pub(super) fn new(session: Session) -> Box<Self> {
@@ -58,6 +85,8 @@ impl Entry {
             next_reminder: NextReminder::NONE,
             claim: Tenure::default(),
             transfer: None,
+            kept: None,
+            releasing: VecDeque::new(),
         })
     }
 
@@ -72,15 +101,31 @@ impl Entry {
         self.unfinished.as_ref().is_some_and(|unfinished| unfinished.subscribing.len() >= SUBSCRIBING_MAX)
     }
 
+    /// Whether a SUBSCRIBE waits for the first retained messages: what the client says behind it is handled after them.
+    pub(super) fn is_looking(&self) -> bool {
+        let Some(unfinished) = &self.unfinished else { return false };
+        let waits = unfinished.subscribing.iter().any(|subscribing| subscribing.look_ups > 0);
+        // What has been found may have to wait for what the client says, such as PUBACK.
+        let is_for_client = unfinished.replays.has_found() && !self.keeps_up();
+        waits && !is_for_client
+    }
+
+    /// Whether the client takes what it gets, so that it may get more retained messages.
+    pub(super) fn keeps_up(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER) && self.session.queue_len() == 0
+    }
+
     /// Tells the groups how busy the session is.
     pub(super) fn update_load(&self) {
         if let Some(load) = &self.load {
-            if self.link.is_some() {
-                load.set_pending(self.session.inflight_len() + self.session.queue_len());
-            } else {
-                load.set_away();
-            }
+            load.set_pending(self.session.inflight_len() + self.session.queue_len());
         }
+    }
+
+    /// What a group that the session joins must know of it.
+    pub(super) fn share_load(&mut self) -> Arc<Load> {
+        let is_kept = self.session.is_kept();
+        Arc::clone(self.load.get_or_insert_with(|| Arc::new(Load::new(is_kept))))
     }
 }
 

@@ -18,8 +18,11 @@ use flotilla_mqtt::{
 };
 use flotilla_registry::Tenure;
 use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
+use tokio::sync::oneshot;
 
-use super::{Worker, sessions::Entry};
+use super::{Event, Worker, sessions::Entry};
+use flotilla_shard::Answer;
+
 use crate::{
     cluster::{Awaited, Completion, Early, Receipt},
     registry::Home,
@@ -67,6 +70,16 @@ pub(crate) enum Order {
         client_id: ClientId,
         /// What it was granted; a session that has a later grant by now stays.
         tenure: Tenure,
+    },
+    /// A later connection of the client, on this node too, has been granted: close this one, so that all that its client has said is
+    /// on its way before the later one begins.
+    Displace {
+        /// Its client.
+        client_id: ClientId,
+        /// What the later one was granted.
+        tenure: Tenure,
+        /// Told when it is closed.
+        done: oneshot::Sender<()>,
     },
     /// An operator ends the connection of a client.
     Kick {
@@ -170,6 +183,11 @@ impl Worker {
             Order::ForgetTransfers => self.forget_transfers(),
             Order::Forsake { client_id, tenure } => self.forsake(&client_id, tenure),
             Order::Discard { client_id, tenure } => self.discard(&client_id, tenure),
+            Order::Displace { client_id, tenure, done } => {
+                self.displace(&client_id, tenure);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
             Order::Kick { client_id } => {
                 if let Some(slot) = self.slot_of(&client_id) {
                     self.end_link(slot, Cause::Server(ReasonCode::AdministrativeAction));
@@ -199,14 +217,23 @@ impl Worker {
         }
         if self.sessions.entry(slot).is_some_and(|entry| entry.link.is_some()) {
             self.metrics().session_takenover.increment();
+            let closed = self.watch_close(slot);
             self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
+            if let Some(closed) = closed {
+                return self.export_when_closed(export, closed);
+            }
         }
+        self.export_rest(export);
+    }
+
+    /// Gives away what is left of a session whose connection, if it had one, has ended.
+    fn export_rest(&mut self, export: &Export) {
         let now = self.now;
         let Some(slot) = self.slot_of(&export.client_id) else {
             return self.node.cluster.exported(&export.client_id, export.epoch, None);
         };
         let Some(entry) = self.sessions.entry(slot) else { return };
-        if export.discard {
+        if export.discard || entry.session.is_kept() {
             let ending = entry.session.end(now);
             self.metrics().session_discarded.increment();
             self.finish(slot, ending);
@@ -222,6 +249,17 @@ impl Worker {
             return;
         }
         self.leave(slot, export);
+    }
+
+    /// A later connection of the client must find all that its client has said here. A session that the shard has all of is gone
+    /// by then, and an earlier claim may have begun one meanwhile.
+    fn export_when_closed(&self, export: &Export, closed: oneshot::Receiver<Answer>) {
+        let (node, id, export) = (Arc::clone(&self.node), self.id, export.clone());
+        tokio::task::spawn_local(async move {
+            // An error: this node's life has ended, and with it what others wait for.
+            let _ = closed.await;
+            node.mailboxes[usize::from(id)].send(Event::Transfer(Order::Export(export)));
+        });
     }
 
     /// Gives a session away if that only waited for its publishes.
@@ -532,6 +570,15 @@ impl Worker {
     fn deliver_waiting(&mut self, slot: u32, waiting: &Waiting) {
         let to = self.session_ref(slot);
         self.deliver(to, &Transit::from_message(&waiting.message), &waiting.options);
+    }
+
+    fn displace(&mut self, client_id: &ClientId, tenure: Tenure) {
+        let Some(slot) = self.slot_of(client_id) else { return };
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        if entry.link.is_some() && entry.claim < tenure {
+            self.metrics().session_takenover.increment();
+            self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
+        }
     }
 
     fn discard(&mut self, client_id: &ClientId, tenure: Tenure) {

@@ -118,7 +118,7 @@ impl Node {
     }
 
     /// The node of this entry. The one that answered is reached as it was, whatever it advertises.
-    fn of(&self, status: &ClusterStatusReply, node: &admin::Node) -> Result<Self, CtlError> {
+    pub(super) fn of(&self, status: &ClusterStatusReply, node: &admin::Node) -> Result<Self, CtlError> {
         if node.id == status.this_node { Ok(self.clone()) } else { self.access.node(&node.address) }
     }
 }

@@ -159,9 +159,10 @@ pub(super) struct Route {
 #[derive(Debug, Serialize)]
 struct Target {
     node: String,
-    /// Members of a shared group; 0 for other filters.
+    /// Connected members of a shared group; 0 for other filters.
     online: u32,
-    away: u32,
+    /// How many of them have a session that outlives the connection.
+    kept: u32,
 }
 
 impl Route {
@@ -169,7 +170,7 @@ impl Route {
         let target = |target: &admin::RouteTarget| Target {
             node: roster.name(target.node),
             online: target.online,
-            away: target.away,
+            kept: target.kept,
         };
         Self { filter: non_empty(&route.filter), nodes: route.targets.iter().map(target).collect() }
     }
@@ -183,12 +184,61 @@ pub(super) struct Shard {
     /// `null` while no core node is up.
     registrar: Option<String>,
     followers: Vec<String>,
+    /// `null` while the node that answers knows none.
+    leader: Option<String>,
+    term: u64,
+    /// Where its replicas shall be, and the members that it has.
+    replicas: Vec<String>,
+    members: Vec<String>,
+    /// `null` where the node that answers has none.
+    replica: Option<ShardReplica>,
+    /// `null` while no leader has told.
+    at_leader: Option<ShardReplica>,
+}
+
+/// A replica of a shard.
+#[derive(Debug, Serialize)]
+struct ShardReplica {
+    apply_lag: u64,
+    commit_lag: u64,
+    log_bytes: u64,
+    sessions: u64,
+    attached: u64,
+    queued_messages: u64,
+    queued_bytes: u64,
+    /// Whether it counts for a majority already.
+    votes: bool,
+    /// Sessions of an import that is not complete.
+    restoring: u64,
 }
 
 impl Shard {
     pub(super) fn new(shard: &admin::Shard, roster: &Roster) -> Self {
-        let mut nodes = shard.nodes.iter().map(|node| roster.name(*node));
-        Self { shard: shard.shard, epoch: shard.epoch, registrar: nodes.next(), followers: nodes.collect() }
+        let names = |nodes: &[u64]| nodes.iter().map(|node| roster.name(*node)).collect::<Vec<String>>();
+        let mut nodes = names(&shard.nodes).into_iter();
+        let replica = |replica: &admin::ShardReplica| ShardReplica {
+            apply_lag: replica.apply_lag,
+            commit_lag: replica.commit_lag,
+            log_bytes: replica.log_bytes,
+            sessions: replica.sessions,
+            attached: replica.attached,
+            queued_messages: replica.queued_messages,
+            queued_bytes: replica.queued_bytes,
+            votes: replica.votes,
+            restoring: replica.restoring,
+        };
+        Self {
+            shard: shard.shard,
+            epoch: shard.epoch,
+            registrar: nodes.next(),
+            followers: nodes.collect(),
+            leader: (shard.leader != 0).then(|| roster.name(shard.leader)),
+            term: shard.term,
+            replicas: names(&shard.replicas),
+            members: names(&shard.members),
+            replica: shard.replica.as_ref().map(replica),
+            at_leader: shard.at_leader.as_ref().map(replica),
+        }
     }
 }
 

@@ -7,6 +7,8 @@ mod bans;
 mod clients;
 mod cluster;
 mod connection;
+mod export;
+mod import;
 mod json;
 mod nodes;
 mod routes;
@@ -32,7 +34,7 @@ pub(super) struct CtlArgs {
     /// Print JSON instead of a table.
     #[arg(long, global = true)]
     json: bool,
-    /// How long the whole command may take.
+    /// How long the whole command may take; `export` and `import`: how long nothing may go on.
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// The configuration file that names the cluster and its secret; without it no file is read. The environment counts,
@@ -66,6 +68,17 @@ enum Noun {
     /// Clients that no node lets in.
     #[command(subcommand)]
     Bans(bans::Verb),
+    /// Write the sessions that outlive their connections, with their queues, and the bans into a file, while the cluster serves.
+    Export(export::ExportArgs),
+    /// Take over such a file, into a cluster without sessions.
+    Import(import::ImportArgs),
+}
+
+impl Noun {
+    /// Whether the time for the whole command is that for each of its steps: it takes as long as there is something to do.
+    const fn is_long(&self) -> bool {
+        matches!(self, Self::Export(_) | Self::Import(_))
+    }
 }
 
 /// Asks, and prints the answer. The exit code is 0 only when all of it was done.
@@ -84,10 +97,11 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
     };
     let addr = addr.unwrap_or_else(|| usual_address(&config));
     let result = runtime.block_on(async {
+        let is_long = noun.is_long();
         let deadline = tokio::time::sleep(timeout);
         tokio::select! {
-            result = ask(&addr, &config, noun, Output { json }) => result,
-            () = deadline => Err(CtlError::Late(timeout)),
+            result = ask(&addr, &config, noun, timeout, Output { json }) => result,
+            () = deadline, if !is_long => Err(CtlError::Late(timeout)),
         }
     });
     match result {
@@ -96,7 +110,13 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
     }
 }
 
-async fn ask(addr: &str, config: &Config, noun: Noun, output: Output) -> Result<(), CtlError> {
+async fn ask(
+    addr: &str,
+    config: &Config,
+    noun: Noun,
+    patience: Duration,
+    output: Output,
+) -> Result<(), CtlError> {
     let node = Access::new(&config.cluster).node(addr)?;
     match noun {
         Noun::Cluster(verb) => cluster::run(verb, node, output).await,
@@ -105,6 +125,8 @@ async fn ask(addr: &str, config: &Config, noun: Noun, output: Output) -> Result<
         Noun::Routes(verb) => routes::run(verb, node, output).await,
         Noun::Shards(verb) => shards::run(verb, node, output).await,
         Noun::Bans(verb) => bans::run(verb, node, output).await,
+        Noun::Export(args) => export::run(args, node, patience, output).await,
+        Noun::Import(args) => import::run(args, node, patience, output).await,
     }
 }
 
@@ -137,12 +159,27 @@ enum CtlError {
     NotFound(String),
     #[error("not every node answered, so this is not all")]
     Incomplete,
+    #[error("nobody is known to lead shard {0}")]
+    NoLeader(u32),
+    #[error("the cluster has {0} sessions; with --merge they stay as they are, and the others are imported")]
+    HasSessions(u64),
+    #[error("the import did not come to its end: run it again, with --merge")]
+    Unfinished,
+    #[error("the backup cannot be used: {0}")]
+    Backup(#[from] flotilla::backup::BackupError),
     #[error("no answer within {}", humantime::format_duration(*.0))]
     Late(Duration),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+}
+
+impl CtlError {
+    /// Whether it may be otherwise in a moment, when another node leads.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused { .. } | Self::Incomplete | Self::NoLeader(_))
+    }
 }
 
 /// How the answer is printed.

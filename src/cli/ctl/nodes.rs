@@ -19,7 +19,8 @@ pub(super) enum Verb {
         /// Its name or identifier.
         node: String,
     },
-    /// Let a node leave the cluster and end. Started again, it joins again.
+    /// Let a node hand over its shards, leave the cluster and end. That may take longer than --timeout: it goes on when the
+    /// command has given up. Started again, it joins again.
     Leave {
         /// Its name or identifier. Without it: the node that is asked.
         node: Option<String>,

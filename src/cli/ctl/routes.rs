@@ -50,9 +50,9 @@ fn table(routes: &[Route], topic: &str, roster: &Roster) -> String {
 
 fn shown(target: &RouteTarget, roster: &Roster) -> String {
     let name = roster.name(target.node);
-    match (target.online, target.away) {
+    match (target.online, target.kept) {
         (0, 0) => name,
         (online, 0) => format!("{name} ({online} online)"),
-        (online, away) => format!("{name} ({online} online, {away} away)"),
+        (online, kept) => format!("{name} ({online} online, {kept} of them kept)"),
     }
 }

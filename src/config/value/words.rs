@@ -4,7 +4,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
 use super::{Setting, read, write};
-use crate::config::{ClientEvent, LogFormat, Overlap, Protocol, Role, SharedStrategy, raw::RawQueueFull};
+use crate::config::{
+    ClientEvent, LogFormat, Overlap, Protocol, Role, SharedStrategy, Sync, raw::RawQueueFull,
+};
 
 macro_rules! words {
     ($($type:ty { $($variant:ident = $word:literal),+ $(,)? })+) => {$(
@@ -41,6 +43,7 @@ macro_rules! words {
 
 words! {
     Role { Core = "core", Edge = "edge" }
+    Sync { Always = "always", Interval = "interval" }
     Protocol { Mqtt = "mqtt" }
     Overlap { Merge = "merge", Each = "each" }
     RawQueueFull { DropNewest = "drop_newest", DropOldest = "drop_oldest" }

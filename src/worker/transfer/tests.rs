@@ -111,13 +111,13 @@ impl Stage {
         let (sender, said) = channel();
         let grants = Arc::<Mutex<VecDeque<Claimed>>>::default();
         let cluster = Scripted { grants: Arc::clone(&grants), said: Mutex::new(sender) };
-        let seat = seat_beside("elsewhere/#", &config, Box::new(cluster));
+        let seat = seat_beside("elsewhere/#", Box::new(cluster));
         Self { broker: Broker::start_in(config, seat).expect("it starts"), grants, said }
     }
 
     /// Connects, with what the cluster grants; returns what CONNACK says.
     fn connect(&self, connect: &[u8], number: u64, origin: Origin) -> (TcpStream, [u8; 2]) {
-        self.grants.lock().push_back(Claimed { tenure: tenure(number), origin });
+        self.grants.lock().push_back(Claimed { tenure: tenure(number), origin, kept: None });
         let mut client = TcpStream::connect(self.broker.listeners()[0].1).expect("it listens");
         client.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
         client.write_all(connect).expect("it reads");
@@ -292,7 +292,7 @@ fn a_session_that_expires_while_another_node_waits_for_it_is_said_to_be_gone() {
     drop(client);
     stage.until("it is away", |stage| stage.broker.node().totals().connections == 0);
     let mut client = TcpStream::connect(stage.broker.listeners()[0].1).expect("it listens");
-    stage.grants.lock().push_back(Claimed { tenure: tenure(3), origin: Origin::Here });
+    stage.grants.lock().push_back(Claimed { tenure: tenure(3), origin: Origin::Here, kept: None });
     client.write_all(CONNECT_SHORT).expect("it reads");
     stage.until("it is back", |stage| stage.broker.node().totals().connections == 1);
     let export = Export { client_id: client_id(), epoch: epoch(4), to: NodeId(2), discard: false };
@@ -312,7 +312,7 @@ fn what_waits_for_a_client_that_is_elsewhere_is_not_the_stubs_to_end() {
     stage.until("it is there", |stage| stage.broker.node().totals().connections == 1);
     let _session = stage.export(2);
     // Another one that expires as fast, and begins later, says when the time is over.
-    stage.grants.lock().push_back(Claimed { tenure: tenure(9), origin: Origin::Here });
+    stage.grants.lock().push_back(Claimed { tenure: tenure(9), origin: Origin::Here, kept: None });
     let mut other = TcpStream::connect(stage.broker.listeners()[0].1).expect("it listens");
     other.write_all(&[&CONNECT_SHORT[..CONNECT_SHORT.len() - 1], b"d"].concat()).expect("it reads");
     other.write_all(b"\xe0\x00").expect("it reads");

@@ -1,0 +1,520 @@
+//! The way from this node to the leader of a shard.
+//!
+//! What the node wants done goes out in numbered parts. The leader answers each when it is committed; what it has not answered is
+//! sent again, in order, to whoever leads next. The shard knows the numbers, so what was done already is not done twice.
+//! A few parts are on their way at a time; meanwhile the next one gathers, so the busier the node, the larger its parts. Look-ups
+//! go the same way (`retained`).
+//!
+//! While the disks of the shard are short of space, messages that it shall keep are held back here, and everything else goes on: what
+//! clients have acknowledged makes room.
+//!
+//! A line is bound by those who fill it: [`Line::is_congested`] tells them to wait, [`Line::is_overrun`] to go.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use flotilla_mqtt::ReasonCode;
+use flotilla_shard::{Answer, OPS_MAX, Op, Part, PartAnswer};
+use flotilla_state::{LogIndex, Member, ShardId};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{
+    clock::ShardClock,
+    message::{Message, NumberedPart, What},
+    retained::{LookUps, Page},
+};
+use crate::{cluster::Completion, node::Node, router::SessionRef, worker::Event};
+
+/// The way to the leader of one shard.
+#[derive(Debug)]
+pub(super) struct Line {
+    shard: ShardId,
+    state: Mutex<State>,
+    /// Bytes of what was not answered, about; without what is held back.
+    bytes: AtomicUsize,
+    /// Bytes of what is held back.
+    held_back_bytes: AtomicUsize,
+    /// Whether the disks of the shard are short of space.
+    is_short: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// This node, while it is a member.
+    me: Option<Member>,
+    leader: Option<Leader>,
+    /// The time of the shard, since a leader has told it.
+    clock: Option<ShardClock>,
+    last_number: u64,
+    /// How many ops have been wanted.
+    ops: u64,
+    gathering: Gathered,
+    /// Messages that wait for space.
+    held_back: Vec<Wish>,
+    /// What was not answered, in the order of its numbers.
+    sent: VecDeque<Sent>,
+    look_ups: LookUps,
+}
+
+/// Who leads, as it has said itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leader {
+    pub(super) member: Member,
+    pub(super) term: u64,
+    pub(super) round: u64,
+}
+
+/// What goes into the next part.
+#[derive(Debug, Default)]
+struct Gathered {
+    ops: Vec<Op>,
+    /// About how many bytes each of them has.
+    sizes: Vec<usize>,
+    /// Who waits for which op, in their order.
+    waiting: Vec<(usize, Waiting)>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Sent {
+    /// How many ops were wanted before it.
+    ops_before: u64,
+    part: NumberedPart,
+    waiting: Vec<(usize, Waiting)>,
+    bytes: usize,
+}
+
+/// Who waits for an op.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// Publishes, each of which it completes.
+    Stored(Vec<Completion>),
+    /// A session, which wants to know the answer.
+    Session(Completion),
+    /// A task.
+    Task(oneshot::Sender<Answer>),
+}
+
+/// Something to do, with what it takes in memory, about, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) op: Op,
+    pub(super) bytes: usize,
+    pub(super) waiting: Option<Waiting>,
+}
+
+/// Parts on their way at a time.
+const PARTS_MAX: usize = 8;
+/// A part with so many bytes takes no more.
+const PART_BYTES: usize = 256 << 10;
+/// Above this many bytes publishers wait.
+const CONGESTED: usize = 8 << 20;
+/// Above this many bytes a line takes no more from publishers: each that waits has sent a little, and those that were sent away come
+/// again.
+const OVERRUN: usize = 64 << 20;
+
+/// What is to be sent, to whom.
+pub(super) type Outgoing = Vec<(Member, Message)>;
+
+impl Line {
+    pub(super) fn new(shard: ShardId) -> Self {
+        Self {
+            shard,
+            state: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            held_back_bytes: AtomicUsize::new(0),
+            is_short: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether publishers should wait: so much waits already, or there is no space for what they send.
+    pub(super) fn is_congested(&self) -> bool {
+        self.is_busy() || self.is_short()
+    }
+
+    /// Whether so much waits, beside what is held back, that who connects should come again later.
+    pub(super) fn is_busy(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > CONGESTED
+    }
+
+    /// Whether no more is to be taken from publishers, so much waits.
+    pub(super) fn is_overrun(&self) -> bool {
+        let bytes = self.bytes.load(Ordering::Relaxed) + self.held_back_bytes.load(Ordering::Relaxed);
+        bytes > OVERRUN
+    }
+
+    /// Whether the disks of the shard are short of space.
+    pub(super) fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    /// The disks of the shard are short of space, or no longer; returns whether that is news.
+    pub(super) fn set_short(&self, is_short: bool, send: impl FnOnce(Outgoing)) -> bool {
+        let mut state = self.state.lock();
+        if self.is_short.swap(is_short, Ordering::Relaxed) == is_short {
+            return false;
+        }
+        if !is_short {
+            let held_back = std::mem::take(&mut state.held_back);
+            let bytes = self.held_back_bytes.swap(0, Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            state.gather(held_back);
+            send(self.advance(&mut state));
+        }
+        true
+    }
+
+    /// Who leads.
+    pub(super) fn leader(&self) -> Option<Leader> {
+        self.state.lock().leader
+    }
+
+    /// The time of the shard, if any leader has told it since this program started.
+    pub(super) fn clock(&self) -> Option<ShardClock> {
+        self.state.lock().clock
+    }
+
+    /// Whether nothing waits for an answer.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.sent.is_empty() && state.gathering.ops.is_empty() && state.held_back.is_empty()
+    }
+
+    /// Wants something done; `send` is called with what is to be sent, in order.
+    pub(super) fn put(&self, wish: Wish, send: impl FnOnce(Outgoing)) {
+        let mut state = self.state.lock();
+        if state.me.is_none() {
+            return; // Nobody is served: see `begin_life`.
+        }
+        if self.is_short() && matches!(wish.op, Op::Publish { .. } | Op::Restore(_)) {
+            self.held_back_bytes.fetch_add(wish.bytes, Ordering::Relaxed);
+            state.held_back.push(wish);
+            return;
+        }
+        self.bytes.fetch_add(wish.bytes, Ordering::Relaxed);
+        state.gather([wish]);
+        send(self.advance(&mut state));
+    }
+
+    /// This node begins a life, or ends one: whoever waited waits for nothing any more.
+    pub(super) fn begin_life(&self, me: Option<Member>) {
+        let mut state = self.state.lock();
+        let mut look_ups = std::mem::take(&mut state.look_ups);
+        look_ups.clear();
+        *state = State { me, leader: state.leader, clock: state.clock, look_ups, ..State::default() };
+        self.bytes.store(0, Ordering::Relaxed);
+        self.held_back_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// A member says that it leads, and what time it is. Returns whether that is news.
+    pub(super) fn handle_lead(&self, leader: Leader, clock: ShardClock, send: impl FnOnce(Outgoing)) -> bool {
+        let mut state = self.state.lock();
+        let is_news = state.leader.is_none_or(|known| {
+            let order = |leader: Leader| (leader.term, leader.member, leader.round);
+            known.term <= leader.term && order(known) < order(leader)
+        });
+        if !is_news {
+            return false;
+        }
+        state.leader = Some(leader);
+        state.clock = Some(state.clock.map_or(clock, |known| known.later(clock)));
+        let parts = state.sent.iter().map(|sent| What::Part(sent.part.clone()));
+        let look_ups = state.look_ups.asked().map(|look_up| What::LookUp(look_up.clone()));
+        send(parts.chain(look_ups).map(|what| self.message(leader, what)).collect());
+        true
+    }
+
+    /// The life of a member has ended: if it led, somebody else will.
+    pub(super) fn handle_ended(&self, member: Member) {
+        let mut state = self.state.lock();
+        if state.leader.is_some_and(|leader| leader.member == member) {
+            state.leader = None;
+        }
+    }
+
+    /// The leader has answered a part.
+    pub(super) fn handle_answer(
+        &self,
+        node: &Node,
+        number: u64,
+        answer: PartAnswer,
+        send: impl FnOnce(Outgoing),
+    ) {
+        let mut state = self.state.lock();
+        let Some(position) = state.sent.iter().position(|sent| sent.part.number == number) else { return };
+        let answers = match answer {
+            PartAnswer::Applied(answers) => answers,
+            PartAnswer::Gap { expected } => {
+                // What it lacks was sent before, unless the leader has dropped it.
+                tracing::debug!(shard = self.shard.0, number, expected, "a part is missing at the leader");
+                if let Some(leader) = state.leader {
+                    let again = state.sent.iter().map(|sent| What::Part(sent.part.clone()));
+                    send(again.map(|what| self.message(leader, what)).collect());
+                }
+                return;
+            }
+            // This node's life has ended, and it will hear of that.
+            PartAnswer::Ended => return,
+        };
+        let Some(sent) = state.sent.remove(position) else { return };
+        let before = self.bytes.fetch_sub(sent.bytes, Ordering::Relaxed);
+        send(self.advance(&mut state));
+        drop(state);
+        tell(node, sent.waiting, answers);
+        if before > CONGESTED && before - sent.bytes <= CONGESTED {
+            node.note_decongested();
+        }
+    }
+
+    /// Wants retained messages looked up; `send` is called with what is to be sent.
+    pub(super) fn look_up(
+        &self,
+        filter: Arc<str>,
+        after: Option<String>,
+        who: SessionRef,
+        send: impl FnOnce(Outgoing),
+    ) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.me?;
+        let ops = state.ops;
+        let id = state.look_ups.put(ops, filter, after, who);
+        send(self.advance(&mut state));
+        Some(id)
+    }
+
+    /// Nobody waits for a look-up any more: others get their turn.
+    pub(super) fn forget_look_up(&self, id: u64, send: impl FnOnce(Outgoing)) {
+        let mut state = self.state.lock();
+        state.look_ups.forget(id);
+        send(self.advance(&mut state));
+    }
+
+    /// The leader has answered a look-up.
+    pub(super) fn handle_page(&self, node: &Node, page: Page, send: impl FnOnce(Outgoing)) {
+        let mut state = self.state.lock();
+        let Some(who) = state.look_ups.answered(page.id) else { return };
+        send(self.advance(&mut state));
+        drop(state);
+        let Some(who) = who else { return };
+        node.mailboxes[usize::from(who.worker)].send(Event::LookedUp(who, self.shard, page));
+    }
+
+    /// Makes parts of what has gathered, as many as may be on their way, and asks what may be asked.
+    fn advance(&self, state: &mut State) -> Outgoing {
+        let mut outgoing = Vec::new();
+        let Some(source) = state.me else { return outgoing };
+        while state.sent.len() < PARTS_MAX && !state.gathering.ops.is_empty() {
+            let ops_before = state.ops - state.gathering.ops.len() as u64;
+            let Gathered { ops, waiting, bytes, .. } = state.gathering.take();
+            state.last_number += 1;
+            let number = state.last_number;
+            let waits_for_routes = ops.iter().any(|op| matches!(op, Op::Subscribe { .. } | Op::Restored));
+            let waits_for_letters = waits_for_routes && ops.iter().any(joins_groups);
+            let part = Part { source, number, ops }.encode();
+            let part = NumberedPart { number, waits_for_routes, waits_for_letters, part };
+            let what = What::Part(part.clone());
+            outgoing.extend(state.leader.map(|leader| self.message(leader, what)));
+            state.sent.push_back(Sent { ops_before, part, waiting, bytes });
+        }
+        let ops_done = state.ops_done();
+        while let Some(look_up) = state.look_ups.next(ops_done) {
+            outgoing.extend(state.leader.map(|leader| self.message(leader, What::LookUp(look_up))));
+        }
+        outgoing
+    }
+
+    fn message(&self, leader: Leader, what: What) -> (Member, Message) {
+        (leader.member, Message { shard: self.shard, term: leader.term, what })
+    }
+}
+
+impl State {
+    fn gather(&mut self, wishes: impl IntoIterator<Item = Wish>) {
+        let before = self.gathering.ops.len();
+        self.gathering.extend(wishes);
+        self.ops += (self.gathering.ops.len() - before) as u64;
+    }
+
+    /// How many of the ops that have been wanted are done, from the first one on.
+    fn ops_done(&self) -> u64 {
+        let gathered = self.ops - self.gathering.ops.len() as u64;
+        self.sent.front().map_or(gathered, |sent| sent.ops_before)
+    }
+}
+
+impl Gathered {
+    fn extend(&mut self, wishes: impl IntoIterator<Item = Wish>) {
+        for Wish { op, bytes, waiting } in wishes {
+            self.bytes += bytes;
+            self.sizes.push(bytes);
+            self.waiting.extend(waiting.map(|waiting| (self.ops.len(), waiting)));
+            self.ops.push(op);
+        }
+    }
+
+    /// Takes what goes into one part.
+    fn take(&mut self) -> Self {
+        if self.ops.len() <= OPS_MAX && self.bytes <= PART_BYTES {
+            return std::mem::take(self);
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for size in self.sizes.iter().take(OPS_MAX) {
+            if count > 0 && bytes + size > PART_BYTES {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + size);
+        }
+        let (ops, sizes) = (self.ops.split_off(count), self.sizes.split_off(count));
+        let split = self.waiting.partition_point(|(op, _)| *op < count);
+        let later = self.waiting.split_off(split).into_iter().map(|(op, waiting)| (op - count, waiting));
+        let rest = Self { bytes: self.bytes - bytes, waiting: later.collect(), ops, sizes };
+        Self { bytes, ..std::mem::replace(self, rest) }
+    }
+}
+
+/// Whether sessions may be members of groups because of it.
+fn joins_groups(op: &Op) -> bool {
+    match op {
+        Op::Subscribe { subscriptions, .. } => {
+            subscriptions.iter().any(|subscription| subscription.filter.is_shared())
+        }
+        Op::Restored => true,
+        _ => false,
+    }
+}
+
+/// Tells those who waited for the ops of a part.
+fn tell(node: &Node, waiting: Vec<(usize, Waiting)>, answers: Vec<Answer>) {
+    let workers = node.mailboxes.len();
+    let mut stored: Vec<Vec<Completion>> = vec![Vec::new(); workers];
+    let mut answered: Vec<Vec<(Completion, Answer)>> = vec![Vec::new(); workers];
+    let mut answers = answers.into_iter().map(Some).collect::<Vec<_>>();
+    for (op, waiting) in waiting {
+        let answer = answers.get_mut(op).and_then(Option::take).unwrap_or(Answer::Done);
+        match waiting {
+            Waiting::Stored(completions) => {
+                for completion in completions {
+                    stored[usize::from(completion.session.worker)].push(completion);
+                }
+            }
+            Waiting::Session(completion) => {
+                answered[usize::from(completion.session.worker)].push((completion, answer));
+            }
+            Waiting::Task(task) => drop(task.send(answer)),
+        }
+    }
+    for (mailbox, (stored, answered)) in node.mailboxes.iter().zip(stored.into_iter().zip(answered)) {
+        if !stored.is_empty() {
+            mailbox.send(Event::Completed(stored, ReasonCode::Success, LogIndex::default()));
+        }
+        if !answered.is_empty() {
+            mailbox.send(Event::Answered(answered));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_lane::{BatchWriter, Forwarded, Frame, Texts};
+    use flotilla_mqtt::{QoS, Timestamp, Transit};
+    use flotilla_shard::Entry;
+    use flotilla_state::{Incarnation, NodeId};
+
+    use super::*;
+
+    fn publish(topic: &str) -> Wish {
+        let message = Transit::new(topic, b"", b"x", QoS::AtLeastOnce, false, None, None, None);
+        let mut writer = BatchWriter::new();
+        writer.push(&Frame::Store {
+            origin: None,
+            retains: false,
+            without: Texts::default(),
+            message: Forwarded::new(&message, Timestamp::ORIGIN),
+        });
+        let batch = writer.take().expect("there is one");
+        Wish { op: Op::Publish { batch }, bytes: 100, waiting: None }
+    }
+
+    /// The ops of the parts that are sent.
+    fn ops(outgoing: Outgoing) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for (_, message) in outgoing {
+            let What::Part(part) = message.what else { panic!("{message:?}") };
+            let entry = Entry::decode(&Entry::encode_parts(0, false, [&part.part])).expect("it was encoded");
+            ops.extend(entry.parts.into_iter().flat_map(|part| part.ops));
+        }
+        ops
+    }
+
+    #[test]
+    fn where_there_is_no_space_messages_are_held_back_and_nothing_else() {
+        let line = Line::new(ShardId(1));
+        let me = Member { node: NodeId(1), incarnation: Incarnation(1) };
+        line.begin_life(Some(me));
+        line.handle_lead(Leader { member: me, term: 1, round: 0 }, ShardClock::at(0), drop);
+        let put = |wish: Wish| {
+            let mut sent = Vec::new();
+            line.put(wish, |outgoing| sent = ops(outgoing));
+            sent
+        };
+        let messages = [publish("a"), publish("b"), publish("c")].map(|wish| wish.op);
+        assert_eq!(put(publish("a")), messages[..1]);
+        assert!(line.set_short(true, |outgoing| assert!(outgoing.is_empty())));
+        assert!(line.is_congested() && !line.is_busy());
+        assert_eq!((put(publish("b")), put(publish("c"))), (vec![], vec![]));
+        let tick = Wish { op: Op::Tick, bytes: 1, waiting: None };
+        assert_eq!(put(tick), [Op::Tick]);
+        let mut sent = Vec::new();
+        assert!(line.set_short(false, |outgoing| sent = ops(outgoing)));
+        assert_eq!(sent, messages[1..]);
+        assert!(!line.is_congested() && !line.set_short(false, |_| panic!("nothing is new")));
+        // With a life goes what waited in it.
+        line.set_short(true, drop);
+        put(publish("a"));
+        line.begin_life(Some(me));
+        assert!(line.is_idle());
+    }
+
+    #[test]
+    fn what_a_line_takes_has_a_bound() {
+        let line = Line::new(ShardId(1));
+        line.begin_life(Some(Member { node: NodeId(1), incarnation: Incarnation(1) }));
+        let me = Member { node: NodeId(1), incarnation: Incarnation(1) };
+        let large = |bytes| Wish { bytes, ..publish("a") };
+        line.put(large(CONGESTED + 1), drop);
+        assert!(line.is_congested() && line.is_busy() && !line.is_overrun());
+        line.put(large(OVERRUN), drop);
+        assert!(line.is_overrun());
+        // What is held back is in nobody's way who connects.
+        line.begin_life(Some(me));
+        line.set_short(true, drop);
+        line.put(large(OVERRUN + 1), drop);
+        assert!(line.is_overrun() && !line.is_busy());
+        line.set_short(false, drop);
+        assert!(line.is_busy() && line.is_overrun());
+    }
+
+    #[test]
+    fn a_part_takes_no_more_than_it_may() {
+        let mut gathered = Gathered::default();
+        let sized = |bytes| Wish { op: Op::Tick, bytes, waiting: None };
+        let large = PART_BYTES / 2 + 1;
+        gathered.extend([1, large, large, 2 * PART_BYTES, 1, 1].map(sized));
+        let mut parts = Vec::new();
+        while !gathered.ops.is_empty() {
+            let part = gathered.take();
+            assert_eq!(part.sizes.iter().sum::<usize>(), part.bytes);
+            parts.push(part.sizes);
+        }
+        assert_eq!(parts, [vec![1, large], vec![large], vec![2 * PART_BYTES], vec![1, 1]]);
+        assert_eq!(gathered.bytes, 0);
+        gathered.extend((0..OPS_MAX + 1).map(|_| sized(1)));
+        assert_eq!((gathered.take().ops.len(), gathered.take().ops.len()), (OPS_MAX, 1));
+    }
+}

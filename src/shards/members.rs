@@ -1,0 +1,253 @@
+//! The members of a shard's group follow its placement.
+//!
+//! The leader brings in who shall hold a replica, waits until it has caught up, gives it a vote, and takes out who shall hold none. The
+//! old members serve until then. It tells the cluster which members there are: a node that is none may delete what it has.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flotilla_raft::group::{GroupError, GroupStatus};
+use flotilla_state::{ClusterState, Command, NodeId, Reply, ShardChange, Status};
+
+use super::{Shards, replica::Replica};
+
+/// How often the leader looks.
+const LOOK: Duration = Duration::from_millis(500);
+/// A member that lacks no more entries than these has caught up.
+const LAG_MAX: u64 = 1_000;
+/// How soon the next step follows one that was done.
+const NEXT: Duration = Duration::from_millis(50);
+/// For so many looks in a row nothing had to be done before the leadership goes to whom it belongs.
+const QUIET_LOOKS: u32 = 4;
+/// How long the cluster is tried to be told of the members before the leader looks again.
+const TELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a look at the group has to be done next.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    AddLearner(u64),
+    ChangeVoters(BTreeSet<u64>),
+    /// These shall vote, and this node is none of them: one of them leads first, so that nobody has to be elected.
+    HandOver(u64, BTreeSet<u64>),
+    RemoveLearner(u64),
+    Tell(Vec<NodeId>),
+    /// Everybody is where they shall be, and this node should lead.
+    Lead(u64),
+    /// Somebody has to catch up first.
+    Wait,
+    Nothing,
+}
+
+/// Sees to the members as long as this node leads.
+pub(super) async fn follow_placement(replica: &Arc<Replica>, shards: &Arc<Shards>, term: u64) {
+    let (mut quiet, mut pause) = (0, LOOK);
+    loop {
+        tokio::time::sleep(pause).await;
+        let step = next_step(replica, shards);
+        quiet = if matches!(step, Step::Lead(_)) { quiet + 1 } else { 0 };
+        let is_at_rest = matches!(step, Step::Lead(_) | Step::Wait | Step::Nothing);
+        let result = match step {
+            Step::AddLearner(node) => replica.group.add_learner(node).await,
+            Step::ChangeVoters(voters) => replica.group.change_voters(voters).await,
+            Step::HandOver(heir, voters) => match replica.group.transfer_leadership(heir).await {
+                Err(GroupError::Transfer(_)) => replica.group.change_voters(voters).await,
+                result => result,
+            },
+            Step::RemoveLearner(node) => replica.group.remove_learner(node).await,
+            Step::Tell(members) => {
+                if !tell(replica, shards, term, members).await {
+                    pause = LOOK;
+                    continue;
+                }
+                Ok(())
+            }
+            Step::Lead(node) if quiet >= QUIET_LOOKS => {
+                quiet = 0;
+                replica.group.transfer_leadership(node).await
+            }
+            Step::Lead(_) | Step::Wait | Step::Nothing => Ok(()),
+        };
+        pause = if is_at_rest || result.is_err() { LOOK } else { NEXT };
+        if let Err(error @ (GroupError::Membership(_) | GroupError::Transfer(_))) = result {
+            tracing::debug!(shard = replica.id.0, %error, "the members of a shard are not as they shall be yet");
+        }
+    }
+}
+
+/// Has another voter lead, if this node does.
+pub(super) async fn hand_over(replica: &Replica, shards: &Shards) {
+    let status = replica.group.status();
+    let (me, last) = (shards.node().0, status.last_log.unwrap_or(0));
+    let matching = |node: u64| status.replication.get(&node).copied().flatten();
+    let short = shards.short_nodes();
+    let heir = {
+        let state = shards.state().read();
+        let is_heir = |node: &u64| *node != me && standing(&state, &short, *node) == Standing::Up;
+        status.voters.iter().copied().filter(is_heir).max_by_key(|node| matching(*node))
+    };
+    let Some(heir) = heir.filter(|heir| matching(*heir).is_some_and(|index| index + LAG_MAX >= last)) else {
+        return;
+    };
+    if let Err(error) = replica.group.transfer_leadership(heir).await {
+        tracing::debug!(shard = replica.id.0, %error, "another node has to be elected");
+    }
+}
+
+fn next_step(replica: &Replica, shards: &Shards) -> Step {
+    let (status, short) = (replica.group.status(), shards.short_nodes());
+    let state = shards.state().read();
+    let Some(shard) = state.shards().shard(replica.id) else { return Step::Nothing };
+    let wanted = &shard.replicas.nodes;
+    decide(&status, wanted, &shard.members, shards.node().0, |node| standing(&state, &short, node))
+}
+
+/// What may be asked of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// Nothing: it is down.
+    Down,
+    /// To hold a replica, but not to lead: it begins, is about to stop, or is short of space.
+    Passing,
+    Up,
+}
+
+fn standing(state: &ClusterState, short: &BTreeSet<NodeId>, node: u64) -> Standing {
+    match state.node(NodeId(node)).map(|node| node.status) {
+        None | Some(Status::Down) => Standing::Down,
+        Some(Status::Joining | Status::Draining) => Standing::Passing,
+        Some(Status::Up) if short.contains(&NodeId(node)) => Standing::Passing,
+        Some(Status::Up) => Standing::Up,
+    }
+}
+
+fn decide(
+    status: &GroupStatus,
+    wanted: &[NodeId],
+    told: &[NodeId],
+    me: u64,
+    standing: impl Fn(u64) -> Standing,
+) -> Step {
+    if wanted.is_empty() {
+        return Step::Nothing;
+    }
+    let all: BTreeSet<u64> = status.voters.union(&status.learners).copied().collect();
+    let members: Vec<NodeId> = all.iter().copied().map(NodeId).collect();
+    if members != told && !members.is_empty() {
+        return Step::Tell(members);
+    }
+    let voters: BTreeSet<u64> = wanted.iter().map(|node| node.0).collect();
+    if let Some(new) = voters.iter().find(|node| !all.contains(node)) {
+        // One that is down can catch up later.
+        return if standing(*new) == Standing::Down { Step::Wait } else { Step::AddLearner(*new) };
+    }
+    let has_caught_up = |node: &u64| {
+        let matching = status.replication.get(node).copied().flatten();
+        *node == me || matching.is_some_and(|index| index + LAG_MAX >= status.last_log.unwrap_or(0))
+    };
+    if status.voters != voters || status.is_joint {
+        let mut new = voters.difference(&status.voters);
+        if !new.all(has_caught_up) {
+            return Step::Wait;
+        }
+        let is_heir = |node: &&u64| {
+            status.voters.contains(*node) && standing(**node) == Standing::Up && has_caught_up(node)
+        };
+        let heir = voters.iter().find(is_heir).copied().filter(|_| !voters.contains(&me) && !status.is_joint);
+        return match heir {
+            Some(heir) => Step::HandOver(heir, voters),
+            None => Step::ChangeVoters(voters),
+        };
+    }
+    if let Some(old) = status.learners.difference(&voters).next() {
+        return Step::RemoveLearner(*old);
+    }
+    let can_lead = |node: &u64| *node != me && standing(*node) == Standing::Up && has_caught_up(node);
+    // Where this node should not lead, whoever can.
+    let heirs = if standing(me) == Standing::Up { &wanted[..1] } else { wanted };
+    let heir = heirs.iter().map(|node| node.0).find(can_lead);
+    heir.map_or(Step::Nothing, Step::Lead)
+}
+
+/// Tells the cluster who the members are; whether it knows.
+async fn tell(replica: &Replica, shards: &Shards, term: u64, members: Vec<NodeId>) -> bool {
+    let command = Command::Shard { shard: replica.id, term, change: ShardChange::Members(members) };
+    match shards.meta().propose(command, Instant::now() + TELL_TIMEOUT).await {
+        Ok((_, Reply::Done)) => return true,
+        Ok((_, reply)) => {
+            tracing::debug!(shard = replica.id.0, ?reply, "the members of a shard were not taken");
+        }
+        Err(error) => {
+            tracing::debug!(shard = replica.id.0, %error, "the members of a shard are not known yet");
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(voters: &[u64], learners: &[u64], replication: &[(u64, u64)]) -> GroupStatus {
+        GroupStatus {
+            last_log: Some(10_000),
+            voters: voters.iter().copied().collect(),
+            learners: learners.iter().copied().collect(),
+            replication: replication.iter().map(|(node, index)| (*node, Some(*index))).collect(),
+            ..GroupStatus::default()
+        }
+    }
+
+    fn check(status: &GroupStatus, wanted: &[u64], told: &[u64], expected: &Step) {
+        check_of(1, status, wanted, told, expected);
+    }
+
+    fn check_of(me: u64, status: &GroupStatus, wanted: &[u64], told: &[u64], expected: &Step) {
+        let nodes = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let standing = |node| match node {
+            9 => Standing::Down,
+            8 => Standing::Passing,
+            _ => Standing::Up,
+        };
+        assert_eq!(decide(status, &nodes(wanted), &nodes(told), me, standing), *expected);
+    }
+
+    #[test]
+    fn members_come_one_after_the_other_and_go_when_the_new_ones_have_caught_up() {
+        let set = |nodes: &[u64]| nodes.iter().copied().collect::<BTreeSet<u64>>();
+        check(&status(&[1], &[], &[]), &[1, 2], &[], &Step::Tell(vec![NodeId(1)]));
+        check(&status(&[1], &[], &[]), &[1, 2], &[1], &Step::AddLearner(2));
+        check(&status(&[1], &[], &[]), &[1, 9], &[1], &Step::Wait);
+        check(&status(&[1], &[2], &[(2, 10)]), &[1, 2], &[1, 2], &Step::Wait);
+        check(&status(&[1], &[2], &[(2, 9_500)]), &[1, 2], &[1, 2], &Step::ChangeVoters(set(&[1, 2])));
+        // Node 3 has gone for good; node 4 takes its place.
+        let replication = [(2, 10_000), (4, 9_999)];
+        let (voters, learners) = (&[1, 2, 3], &[4]);
+        check(
+            &status(voters, learners, &replication),
+            &[1, 2, 4],
+            &[1, 2, 3, 4],
+            &Step::ChangeVoters(set(&[1, 2, 4])),
+        );
+        check(&status(&[1, 2, 4], &[3], &replication), &[1, 2, 4], &[1, 2, 3, 4], &Step::RemoveLearner(3));
+        check(&status(&[1, 2, 4], &[], &replication), &[1, 2, 4], &[1, 2, 4], &Step::Nothing);
+        check(&status(&[1, 2, 4], &[], &replication), &[2, 1, 4], &[1, 2, 4], &Step::Lead(2));
+        check(&status(&[1, 9], &[], &[(9, 10_000)]), &[9, 1], &[1, 9], &Step::Nothing);
+        check(&status(&[1, 8], &[], &[(8, 10_000)]), &[8, 1], &[1, 8], &Step::Nothing);
+        check(&status(&[1], &[], &[]), &[1, 8], &[1], &Step::AddLearner(8));
+        // A leader that should not lead gives it to whoever can.
+        let replication = [(1, 10_000), (2, 10), (3, 10_000), (9, 10_000)];
+        check_of(8, &status(&[1, 2, 8], &[], &replication), &[8, 2, 1], &[1, 2, 8], &Step::Lead(1));
+        check_of(8, &status(&[2, 8, 9], &[], &replication), &[8, 2, 9], &[2, 8, 9], &Step::Nothing);
+        // This node goes: who has a vote and shall keep it leads first, if there is one.
+        let (voters, all) = (&[1, 2, 3], &[1, 2, 3]);
+        let replication = [(2, 10), (3, 10_000)];
+        check(&status(voters, &[], &replication), &[2, 3], all, &Step::HandOver(3, set(&[2, 3])));
+        check(&status(&[1], &[2], &[(2, 10_000)]), &[2], &[1, 2], &Step::ChangeVoters(set(&[2])));
+        // An interrupted change is ended.
+        let joint = GroupStatus { is_joint: true, ..status(&[1, 2], &[], &[(2, 10_000)]) };
+        check(&joint, &[1, 2], &[1, 2], &Step::ChangeVoters(set(&[1, 2])));
+    }
+}
