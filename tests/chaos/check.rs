@@ -34,10 +34,11 @@ pub(super) fn subscriber(outcome: &Outcome, sendings: &Sendings) {
         copies.first_hand += u32::from(!message.dup);
         assert!(
             copies.first_hand <= sent.copies && (message.qos == 1 || copies.all <= sent.copies),
-            "{name}: {:?}, sent {} times, came too often at QoS {}: {:?}",
+            "{name}: {:?}, sent {} times at QoS {} to {}, came too often: {:?}",
             message.id,
             sent.copies,
-            message.qos,
+            sent.qos,
+            sent.topic,
             history(received, &message.id)
         );
         if copies.all == 1 && !will::is_will(&message.id.0) && matches(filter, &sent.topic) {
@@ -63,10 +64,10 @@ struct Copies {
     first_hand: u32,
 }
 
-/// Where in the log a message is, and whether as a repetition.
-fn history(received: &[Received], id: &Id) -> Vec<(usize, bool)> {
+/// Where in the log a message is, at which QoS, and whether as a repetition.
+fn history(received: &[Received], id: &Id) -> Vec<(usize, u8, bool)> {
     let mine = received.iter().enumerate().filter(|(_, message)| message.id == *id);
-    mine.map(|(position, message)| (position, message.dup)).collect()
+    mine.map(|(position, message)| (position, message.qos, message.dup)).collect()
 }
 
 /// Each message was consumed by some member.

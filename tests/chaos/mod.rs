@@ -15,7 +15,6 @@ mod message;
 mod order;
 mod publisher;
 mod quiet;
-mod random;
 mod receiver;
 mod retained;
 mod subscriber;
@@ -36,7 +35,7 @@ use self::{
     quiet::Observer,
     random::Random,
 };
-use crate::harness::{Broker, DEADLINE};
+use crate::harness::{Broker, DEADLINE, random};
 
 /// One round, as its actors see it.
 struct Storm<'b> {

@@ -7,9 +7,11 @@ use std::{
     thread,
 };
 
-use flotilla::admin::{self, AdminError, AdminSource, BoxFuture, BoxStream};
-use flotilla_rpc::admin::{Ban, Client, ClusterStatusReply, Node, Route, RouteTarget, Shard};
-use flotilla_state::Banned;
+use flotilla::admin::{self, AdminError, AdminSource, BoxFuture, BoxStream, Chunks};
+use flotilla_rpc::admin::{
+    Ban, Client, ClusterStatusReply, ImportProgress, Node, Route, RouteTarget, Shard, ShardReplica,
+};
+use flotilla_state::{Banned, ShardId};
 use futures_util::stream;
 use tokio::{net::TcpListener, runtime::Builder};
 use tonic::{
@@ -68,14 +70,20 @@ fn routes_and_shards_are_shown_with_the_names_of_nodes() {
     let (code, text, _) = fleet.ctl("routes list");
     assert_eq!(
         (code, text.as_str()),
-        (Some(0), "FILTER      NODES\n$share/g/#  node-1 (2 online, 1 away), node-2\n")
+        (Some(0), "FILTER      NODES\n$share/g/#  node-1 (2 online, 1 of them kept), node-2\n")
     );
     let (_, text, _) = fleet.ctl("routes list --topic a/b");
     assert!(text.starts_with("FILTER  NODES\na/b     node-1"), "{text}");
     let (code, text, _) = fleet.ctl("shards list");
-    let expected = "SHARD  EPOCH  REGISTRAR  FOLLOWERS\n0      12     node-2     node-1, 00000000000000dd\n1      13     -          -\n";
+    let expected = "SHARD  LEADER  TERM  MEMBERS                   VOTES  SESSIONS  QUEUED  LAG  REGISTRAR\n0      node-1  9     node-1, 00000000000000dd  yes    5         8       2    node-2\n1      -       0     -                         -      -         -       -    -\n";
     assert_eq!((code, text.as_str()), (Some(0), expected));
-    assert_eq!(fleet.json("shards list")[1]["registrar"], serde_json::Value::Null);
+    let shards = fleet.json("shards list");
+    assert_eq!(shards[1]["registrar"], serde_json::Value::Null);
+    assert_eq!(
+        (&shards[0]["followers"][0], &shards[0]["replica"]["queued_messages"]),
+        (&"node-1".into(), &7.into())
+    );
+    assert_eq!(shards[0]["at_leader"]["queued_messages"], 8);
 }
 
 #[test]
@@ -178,6 +186,39 @@ fn a_node_that_is_silent_is_not_waited_for() {
     let output = command.output().expect("it runs");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "error: no answer within 100ms\n");
+}
+
+#[test]
+fn a_backup_is_written_once_and_checked_before_it_is_sent() {
+    let fleet = Fleet::start();
+    let directory = tempfile::tempdir().expect("there is room");
+    let file = directory.path().join("backup").display().to_string();
+    // The cluster has no shards.
+    let exported = fleet.json(&format!("export {file}"));
+    assert_eq!((&exported["sessions"], &exported["shards"]), (&0.into(), &0.into()));
+    let files = std::fs::read_dir(directory.path()).expect("it is there").count();
+    assert_eq!(files, 1, "nothing is left beside it");
+    let (code, _, error) = fleet.ctl(&format!("export {file}"));
+    assert_eq!(code, Some(1));
+    assert!(error.contains("is there already"), "{error}");
+
+    let (code, _, error) = fleet.ctl(&format!("import {file}"));
+    assert_eq!(code, Some(1));
+    assert!(error.contains("the cluster has 5 sessions"), "{error}");
+    let whole = std::fs::read(&file).expect("it was written");
+    std::fs::write(&file, &whole[..whole.len() - 1]).expect("it is ours");
+    let (code, _, error) = fleet.ctl(&format!("import --merge {file}"));
+    assert_eq!(code, Some(1));
+    assert!(error.contains("it is cut off"), "{error}");
+    assert_eq!(fleet.orders(), [] as [&str; 0]);
+    std::fs::write(&file, whole).expect("it is ours");
+    let (code, _, error) = fleet.ctl(&format!("import --merge {file}"));
+    assert_eq!(
+        (code, fleet.orders()),
+        (Some(1), vec!["node-1 imports".to_owned()]),
+        "it does not say that it was all: {error}"
+    );
+    assert_eq!(fleet.ctl("import /nowhere/backup").0, Some(1));
 }
 
 /// Two nodes that serve, and a third that is down.
@@ -303,8 +344,25 @@ impl AdminSource for Fake {
     }
 
     fn shards(&self) -> Vec<Shard> {
-        let placed = Shard { shard: 0, epoch: 12, nodes: vec![IDS[1], IDS[0], 0xDD] };
-        vec![placed, Shard { shard: 1, epoch: 13, nodes: Vec::new() }]
+        let replica = ShardReplica {
+            sessions: 5,
+            queued_messages: 7,
+            apply_lag: 2,
+            votes: true,
+            ..ShardReplica::default()
+        };
+        let placed = Shard {
+            shard: 0,
+            epoch: 12,
+            nodes: vec![IDS[1], IDS[0], 0xDD],
+            replicas: vec![IDS[0]],
+            members: vec![IDS[0], 0xDD],
+            leader: IDS[0],
+            term: 9,
+            replica: Some(replica),
+            at_leader: Some(ShardReplica { queued_messages: 8, ..replica }),
+        };
+        vec![placed, Shard { shard: 1, epoch: 13, ..Shard::default() }]
     }
 
     fn clients(&self, prefix: String) -> BoxStream<Client> {
@@ -325,7 +383,7 @@ impl AdminSource for Fake {
     fn routes(&self, topic: Option<String>) -> BoxStream<Route> {
         let filter = if topic.is_some() { String::new() } else { "$share/g/#".to_owned() };
         let targets = vec![
-            RouteTarget { node: IDS[0], online: 2, away: 1 },
+            RouteTarget { node: IDS[0], online: 2, kept: 1 },
             RouteTarget { node: IDS[1], ..RouteTarget::default() },
         ];
         Box::pin(stream::iter([Route { filter, targets }]))
@@ -375,6 +433,15 @@ impl AdminSource for Fake {
         }
         let unknown = Err(AdminError::NotFound("such ban".to_owned()));
         Box::pin(std::future::ready(if known { Ok(()) } else { unknown }))
+    }
+
+    fn export_shard(&self, _: ShardId) -> BoxFuture<'_, Result<Chunks, AdminError>> {
+        Box::pin(std::future::ready(Err(AdminError::Unavailable("it is led elsewhere".to_owned()))))
+    }
+
+    fn import(&self, _: Chunks) -> BoxStream<Result<ImportProgress, AdminError>> {
+        self.order("imports");
+        Box::pin(stream::empty())
     }
 }
 

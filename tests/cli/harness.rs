@@ -16,11 +16,15 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Broker {
     child: Child,
     port: u16,
+    /// Where it runs, and so where its data are.
+    _directory: tempfile::TempDir,
 }
 
 impl Broker {
     pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().expect("there is room for its data");
         let mut command = Command::new(env!("CARGO_BIN_EXE_flotilla"));
+        command.current_dir(directory.path());
         command.args([
             "start",
             "--set",
@@ -39,7 +43,7 @@ impl Broker {
         // The pipe stays open, so that the broker can go on writing to it.
         thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        Self { child, port: port.expect("the address ends with a port") }
+        Self { child, port: port.expect("the address ends with a port"), _directory: directory }
     }
 
     /// `flotilla pub` or `flotilla sub`, with a deadline.

@@ -99,7 +99,7 @@ fn a_second_signal_does_not_wait_for_a_client_that_does_not_read() {
 fn an_address_that_is_taken_ends_the_start_with_a_reason() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
-    let output = flotilla(&["start", "--set", &format!("listeners.tcp.bind={address}")]);
+    let output = start_elsewhere(&["--set", &format!("listeners.tcp.bind={address}")]);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
     let reason = text(&output.stderr);
     assert!(reason.contains("cannot start") && reason.contains(&address), "{reason}");
@@ -109,7 +109,7 @@ fn an_address_that_is_taken_ends_the_start_with_a_reason() {
 fn two_brokers_do_not_share_a_port() {
     let first = Started::with(&["--set", "node.workers=2"]);
     let bind = format!("listeners.tcp.bind={}", first.address("tcp"));
-    let output = flotilla(&["start", "--set", "node.workers=2", "--set", &bind]);
+    let output = start_elsewhere(&["--set", "node.workers=2", "--set", &bind]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("cannot listen on"), "{}", text(&output.stderr));
 }
@@ -121,6 +121,24 @@ fn whoever_listens_beyond_loopback_is_warned() {
     assert!(line.starts_with('{') && line.ends_with('}') && line.contains("\"listener\":\"open\""), "{line}");
     let log = broker.log();
     assert!(!log.contains("\"listener\":\"tcp\""), "loopback is no reason to warn: {log}");
+}
+
+#[test]
+fn two_brokers_do_not_share_their_data() {
+    let first = Started::with(&[]);
+    let data_dir = first.directory.path().join("flotilla-data");
+    let data_dir = format!("node.data_dir={}", data_dir.display());
+    let output = start_elsewhere(&["--set", "listeners.tcp.bind=127.0.0.1:0", "--set", &data_dir]);
+    assert_eq!(output.status.code(), Some(1));
+    let reason = text(&output.stderr);
+    assert!(reason.contains("cannot start") && reason.contains("flotilla-data"), "{reason}");
+}
+
+/// `flotilla start` in a directory of its own, until it ends.
+fn start_elsewhere(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("there is room for its data");
+    let mut command = Command::new(PROGRAM);
+    command.current_dir(directory.path()).arg("start").args(arguments).output().expect("it starts")
 }
 
 /// `flotilla start` with a listener `tcp` on loopback; killed when dropped.
@@ -135,9 +153,10 @@ struct Started {
 
 impl Started {
     fn with(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("there is room for a log");
+        let directory = tempfile::tempdir().expect("there is room for its data and a log");
         let log = std::fs::File::create(directory.path().join("log")).expect("the directory is new");
         let mut command = Command::new(PROGRAM);
+        command.current_dir(directory.path());
         command.args(["start", "--set", "listeners.tcp.bind=127.0.0.1:0"]).args(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("it starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));

@@ -66,6 +66,49 @@ fn check_jumps(what: &str, which: impl Fn(&Cluster) -> usize) {
     idle.ping();
 }
 
+#[test]
+fn nothing_ends_early_when_nodes_whose_wall_clocks_have_jumped_lead_the_shards() {
+    // F53: the only node whose clock is right dies.
+    let mut cluster = Cluster::prepare(3, &[("sys.interval", "1s")]);
+    let clocks: Option<Vec<WallClock>> = (0..3).map(|number| WallClock::of(&mut cluster, number)).collect();
+    let Some(clocks) = clocks else { return skip("two nodes", "no C compiler (cc) is here") };
+    cluster.nodes().iter().for_each(Node::start);
+    cluster.await_formed();
+    cluster.until("node-0 leads a shard", || {
+        leaders(&cluster, 1).iter().any(|leader| leader == "node-0").then_some(())
+    });
+    let jumper = Jumper { cluster: &cluster, number: 2, other: 1, clock: &clocks[2] };
+    if !jumper.can_be_set() {
+        return skip("two nodes", "the clock of the node cannot be set, for it does not ask the C library");
+    }
+    let mut observer = cluster.node(1).client("observer");
+    assert_eq!(observer.subscribe("will/+", 1), 1);
+    // Some of them in each shard.
+    let names: Vec<String> = (0..8).map(|number| format!("long-{number}")).collect();
+    names.iter().for_each(|name| jumper.leave_behind(name, LONG, &mut observer));
+
+    clocks[1..].iter().for_each(|clock| clock.put_off(TEN_YEARS));
+    assert!(jumper.shows(TEN_YEARS));
+    cluster.node(0).kill();
+    cluster.until("the others lead all shards", || {
+        let leaders = leaders(&cluster, 1);
+        leaders.iter().all(|leader| leader == "node-1" || leader == "node-2").then_some(())
+    });
+    for name in &names {
+        let mut back = jumper.come_back(name);
+        back.assert_resumed();
+        assert_eq!(numbers(&receive(&mut back, 2)), [0, 1], "{name}");
+    }
+    let mut probe = cluster.node(2).client("probe");
+    assert!(fence(&mut observer, &mut probe).is_empty(), "no will was sent");
+}
+
+/// Who leads each shard, as a node knows it.
+fn leaders(cluster: &Cluster, number: usize) -> Vec<String> {
+    let shards = cluster.node(number).shards();
+    shards.iter().map(|shard| shard["leader"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
 /// The node whose clock jumps, and another one.
 struct Jumper<'a> {
     cluster: &'a Cluster,

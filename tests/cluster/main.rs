@@ -10,11 +10,17 @@ mod harness;
 
 #[allow(dead_code, unused_imports, reason = "the tests below use the rest of it")]
 mod fleet;
+#[path = "fleet/tests.rs"]
+mod fleet_tests;
 
+mod backup;
 mod bad_input;
 mod bans;
 mod changes;
 mod clocks;
+mod disk;
+mod durable;
+mod groups;
 mod isolation;
 mod membership;
 mod names;

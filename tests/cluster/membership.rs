@@ -1,6 +1,9 @@
 //! Who belongs to the cluster: founding, joining, leaving, coming back.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     fleet::{Cluster, Ear, Node, Traffic, fence, numbers, receive},
@@ -362,6 +365,49 @@ fn a_cluster_status_topic_tells_every_node() {
         assert!(publish.retain, "it is there for everybody who comes: {publish:?}");
         let is_named = |node: &&Node| publish.topic.contains(&node.name());
         named.extend(cluster.nodes().iter().find(is_named).map(Node::name));
+    }
+}
+
+#[test]
+fn what_a_shard_has_is_told_on_every_node() {
+    // Item 7 of the issue on durable sessions: $SYS/cluster/shards.
+    let cluster = Cluster::start(3);
+    let mut publisher = cluster.node(0).client("publisher");
+    let mut sleeper = cluster.node(1).connect(&Connect::new(Version::V5, "sleeper").persistent());
+    assert_eq!(sleeper.subscribe("flow", 1), 1);
+    fence(&mut sleeper, &mut publisher);
+    sleeper.disconnect();
+    for number in 0..5 {
+        publisher.publish("flow", number.to_string(), 1);
+    }
+    for node in cluster.nodes() {
+        let mut client = node.client("observer");
+        client.subscribe("$SYS/cluster/shards/#", 0);
+        let mut told = BTreeMap::new();
+        let its_shard = cluster.until("five messages of one session are in a shard", || {
+            let publish = client.expect_any_publish();
+            told.insert(publish.topic, String::from_utf8(publish.payload).expect("$SYS is text"));
+            let queued = |shard: &u32| told.get(&format!("$SYS/cluster/shards/{shard}/queued/messages"));
+            (0..4).find(|shard| queued(shard).is_some_and(|messages| messages == "5"))
+        });
+        let mut is_told = |what: &str, is_good: fn(&str) -> bool| {
+            let topic = format!("$SYS/cluster/shards/{its_shard}/{what}");
+            cluster.until(&topic, || {
+                if told.get(&topic).is_some_and(|value| is_good(value)) {
+                    return Some(());
+                }
+                let publish = client.expect_any_publish();
+                told.insert(publish.topic, String::from_utf8(publish.payload).expect("$SYS is text"));
+                None
+            });
+        };
+        is_told("leader", |name| name.starts_with("node-"));
+        is_told("term", |term| term != "0");
+        is_told("sessions", |count| count == "1");
+        is_told("sessions/connected", |count| count == "0");
+        is_told("queued/bytes", |bytes| bytes.parse::<u64>().is_ok_and(|bytes| bytes > 0));
+        is_told("commit_lag", |lag| lag == "0");
+        is_told("apply_lag", |lag| lag == "0");
     }
 }
 

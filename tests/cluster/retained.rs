@@ -1,10 +1,10 @@
-//! Retained messages are the same on every node: P1 and F65.
+//! Retained messages are the same on every node, and survive all of them: P1 and F65.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use crate::{
     fleet::{Cluster, in_own_network},
-    harness::{Event, Packet, Property, Publish, property_id, unique},
+    harness::{Client, Event, Packet, Property, Publish, Version, property_id, unique},
 };
 
 #[test]
@@ -109,6 +109,107 @@ fn a_retained_message_expires_on_every_node() {
 }
 
 #[test]
+fn retained_messages_survive_the_end_of_all_nodes() {
+    let cluster = Cluster::start(3);
+    let mut publishers: Vec<_> = (0..3).map(|node| cluster.node(node).client(&format!("p{node}"))).collect();
+    let mut expected = BTreeMap::new();
+    for number in 0..90_u32 {
+        let (topic, payload) = (format!("all/{number}"), number.to_string());
+        let publisher = &mut publishers[number as usize % 3];
+        set(publisher, &Publish::new(&topic, &payload));
+        match number % 5 {
+            0 => set(publisher, &Publish::new(&topic, "")),
+            1 => {
+                set(publisher, &Publish::new(&topic, "changed"));
+                expected.insert(topic, "changed".to_owned());
+            }
+            _ => drop(expected.insert(topic, payload)),
+        }
+    }
+    let expiring =
+        |topic, seconds| Publish::new(topic, "x").with(Property::four(property_id::MESSAGE_EXPIRY, seconds));
+    set(&mut publishers[0], &expiring("brief", 4));
+    set(&mut publishers[1], &expiring("all/long", 1_000));
+    set(&mut publishers[2], &Publish::new(LAST, "x"));
+    expected.insert("all/long".to_owned(), "x".to_owned());
+    for node in 0..3 {
+        cluster.node(node).kill();
+    }
+    for node in 0..3 {
+        cluster.node(node).start();
+    }
+    cluster.await_formed();
+    for node in 0..3 {
+        cluster.until("everything that was acknowledged is there", || {
+            (found(&cluster, node, "all/#") == expected).then_some(())
+        });
+    }
+    // The time for which nobody ran counts, too.
+    await_retained(&cluster, "brief", None);
+    let mut reader = cluster.node(0).client(&unique("reader"));
+    reader.subscribe("all/long", 0);
+    let left = reader.expect_publish("all/long", "x").properties.number(property_id::MESSAGE_EXPIRY);
+    assert!(left.is_some_and(|left| (500..1_000).contains(&left)), "{left:?}");
+    // What was deleted stays so, and can be set anew.
+    let mut publisher = cluster.node(1).client("p");
+    set(&mut publisher, &Publish::new("all/0", "again"));
+    set(&mut publisher, &Publish::new("all/long", ""));
+    await_retained(&cluster, "all/0", Some("again"));
+    await_retained(&cluster, "all/long", None);
+}
+
+#[test]
+fn a_wildcard_is_looked_up_in_all_shards() {
+    let cluster = Cluster::start(3);
+    let mut publisher = cluster.node(0).client("publisher");
+    // Several pages of each shard.
+    let topics: Vec<String> =
+        (0..800).map(|number| format!("w/{}/{number}/{}", number % 7, number % 3)).collect();
+    for topic in &topics {
+        publisher.send(&Publish::new(topic, topic.as_str()).retain().bytes(Version::V5));
+    }
+    set(&mut publisher, &Publish::new(LAST, "x"));
+    for filter in ["w/#", "w/3/#", "w/+/+/2", "w/5/+/1", "w/6/111/0", "+/+/7/+", "none/#"] {
+        let matches = |topic: &&String| {
+            let levels: Vec<&str> = topic.split('/').collect();
+            filter.split('/').enumerate().all(|(level, wanted)| {
+                wanted == "#" || wanted == "+" || levels.get(level).is_some_and(|name| *name == wanted)
+            })
+        };
+        let expected: BTreeMap<String, String> =
+            topics.iter().filter(matches).map(|topic| (topic.clone(), topic.clone())).collect();
+        for node in 0..3 {
+            // A message of QoS 0 may still be on its way.
+            cluster.until(filter, || (found(&cluster, node, filter) == expected).then_some(()));
+        }
+    }
+}
+
+#[test]
+fn retained_messages_are_limited_in_the_whole_cluster() {
+    let cluster = Cluster::with(3, &[("retained.messages_max", "5")]);
+    let publish = |node: usize, topic: &str, payload: &str| {
+        let mut publisher = cluster.node(node).client(&unique("publisher"));
+        let reason = publisher.publish_packet(&Publish::new(topic, payload).qos(1, 1).retain());
+        publisher.disconnect();
+        reason
+    };
+    for number in 0..5 {
+        assert!(publish(number % 3, &format!("few/{number}"), "x") < 0x80);
+    }
+    for node in 0..3 {
+        // A node that has not applied the last of them takes one more.
+        let mut number = 0;
+        cluster.until("a message beyond the limit is refused", || {
+            number += 1;
+            (publish(node, &format!("few/{node}/{number}"), "x") == 0x97).then_some(())
+        });
+        assert!(publish(node, "few/0", &node.to_string()) < 0x80, "what is there can be replaced");
+        await_retained(&cluster, "few/0", Some(&node.to_string()));
+    }
+}
+
+#[test]
 fn retained_messages_converge_after_a_partition() {
     // F65.
     in_own_network(|| {
@@ -134,6 +235,34 @@ fn retained_messages_converge_after_a_partition() {
         await_retained(&cluster, "split/a", Some("new"));
         await_retained(&cluster, "split/b", None);
     });
+}
+
+/// Retained, it is the last that [`found`] gets.
+const LAST: &str = "last";
+
+/// Sets a retained message, or deletes it, which is acknowledged.
+#[track_caller]
+fn set(publisher: &mut Client, publish: &Publish) {
+    let id = publisher.next_id();
+    assert!(publisher.publish_packet(&publish.clone().qos(1, id).retain()) < 0x80);
+}
+
+/// What a new subscriber on this node gets for a filter.
+fn found(cluster: &Cluster, node: usize, filter: &str) -> BTreeMap<String, String> {
+    let mut client = cluster.node(node).client(&unique("reader"));
+    assert_eq!(client.subscribe(filter, 0), 0);
+    assert_eq!(client.subscribe(LAST, 0), 0);
+    let mut found = BTreeMap::new();
+    loop {
+        let publish = client.expect_any_publish();
+        if publish.topic == LAST {
+            client.disconnect();
+            return found;
+        }
+        assert!(publish.retain);
+        let payload = String::from_utf8(publish.payload).expect("a text");
+        assert_eq!(found.insert(publish.topic, payload), None, "it came once");
+    }
 }
 
 /// Waits until a new subscriber on each node gets this, or nothing.

@@ -1,7 +1,7 @@
 //! Retained messages (sections 3.3.1.3 and 3.8.3.1).
 
 use crate::harness::{
-    Broker, Client, Connect, Packet, Property, Publish, Version, property_id as id, unique,
+    Broker, Client, Connect, Packet, Property, Publish, Version, property_id as id, subscribe, unique,
 };
 
 /// Retain Handling in Subscription Options.
@@ -310,6 +310,60 @@ fn many_retained_messages_for_a_slow_window() {
 }
 
 #[test]
+fn a_subscribe_is_answered_while_retained_messages_wait_for_their_client() {
+    // Its client has first to acknowledge what it was sent for another one.
+    let broker = Broker::shared();
+    let base = unique("waiting");
+    let mut publisher = broker.client(Version::V5, &unique("waiting"));
+    for number in 0..3 {
+        retain(&mut publisher, &format!("{base}/{number}"), "kept", 1);
+    }
+    let connect = Connect::new(Version::V5, &unique("waiting")).with(Property::two(id::RECEIVE_MAXIMUM, 1));
+    let mut subscriber = broker.connect(&connect);
+    assert_eq!(subscriber.subscribe(&format!("{base}/+"), 1), 1);
+    assert_eq!(subscriber.subscribe(&format!("{base}/2"), 0), 0);
+    let mut seen: Vec<String> = (0..4)
+        .map(|_| {
+            let publish = subscriber.expect_any_publish();
+            subscriber.acknowledge(&publish);
+            publish.topic
+        })
+        .collect();
+    seen.sort();
+    assert_eq!(seen, ["0", "1", "2", "2"].map(|number| format!("{base}/{number}")));
+    for number in 0..3 {
+        retain(&mut publisher, &format!("{base}/{number}"), "", 0);
+    }
+}
+
+#[test]
+fn what_a_client_has_just_retained_is_found() {
+    // [MQTT-3.3.1-5] [MQTT-3.3.1-9]
+    let broker = Broker::shared();
+    for version in Version::ALL {
+        let topic = unique("just-retained");
+        let mut client = broker.client(version, &unique("just-retained"));
+        for number in 0..20 {
+            let payload = number.to_string();
+            let filter = if number % 2 == 0 { topic.clone() } else { format!("{topic}/#") };
+            // In one write, and nothing says that the message is kept.
+            let publish = Publish::new(&topic, &payload).retain().bytes(version);
+            let subscribe = subscribe(version, 1, &[], &[(&filter, 0)]);
+            client.send(&[publish, subscribe].concat());
+            // [MQTT-3.8.4-2] does not say which of them comes first.
+            let answers = [client.receive(), client.receive()];
+            let kept = answers.iter().find_map(|packet| match packet {
+                Packet::Publish(publish) => Some((publish.retain, publish.payload.as_slice())),
+                _ => None,
+            });
+            assert_eq!(kept, Some((true, payload.as_bytes())), "{answers:?}");
+            client.unsubscribe(&[&filter]);
+        }
+        retain(&mut client, &topic, "", 0);
+    }
+}
+
+#[test]
 fn retained_look_ups_that_find_nothing_hold_up_nobody() {
     // Thousands of filters, each of which has to be looked up in thousands of topics and matches none.
     let Some(broker) = Broker::with(&[("node.workers", "1")]) else { return };
@@ -329,4 +383,19 @@ fn retained_look_ups_that_find_nothing_hold_up_nobody() {
         searcher.ping();
     }
     broker.assert_healthy();
+}
+
+#[test]
+fn a_qos_2_message_that_is_refused_leaves_its_session_nothing() {
+    // [MQTT-4.3.3-4]: the PUBREC ends it, and no PUBREL comes.
+    let settings = [("retained.messages_max", "1"), ("session.awaiting_rel_max", "2")];
+    let Some(broker) = Broker::with(&settings) else { return };
+    broker.client(Version::V5, "other").publish_packet(&Publish::new("first", "x").qos(1, 1).retain());
+    let mut client = broker.connect(&Connect::new(Version::V5, "publisher").persistent());
+    for id in 1..=4 {
+        client.send(&Publish::new("another", "x").qos(2, id).retain().bytes(Version::V5));
+        assert!(matches!(client.receive(), Packet::PubRec { id: of, reason: 0x97, .. } if of == id));
+    }
+    // An identifier that none of them has had.
+    assert!(client.publish_packet(&Publish::new("plain", "x").qos(2, 9)) < 0x80);
 }

@@ -37,6 +37,30 @@ fn session_present_tells_the_truth() {
 }
 
 #[test]
+fn a_message_that_is_too_large_to_be_kept_is_refused() {
+    let Some(broker) = Broker::with(&[("mqtt.max_packet_size", "4MiB")]) else { return };
+    let persistent = Connect::new(Version::V5, "sleeper").persistent();
+    let mut sleeper = broker.connect(&persistent);
+    sleeper.subscribe("t", 1);
+    sleeper.disconnect();
+    let large = |topic: &str| Publish::new(topic, vec![b'x'; 2 << 20]).qos(1, 1);
+    for publish in [large("t"), large("nobody").retain()] {
+        let mut publisher = broker.connect(&Connect::new(Version::V5, "publisher"));
+        publisher.send(&publish.bytes(Version::V5));
+        publisher.expect_disconnect(0x95);
+    }
+    // Nobody else notices, and who is there gets what is not kept.
+    let mut publisher = broker.connect(&Connect::new(Version::V5, "publisher"));
+    publisher.publish("t", "small", 1);
+    let mut sleeper = broker.connect(&persistent);
+    sleeper.assert_resumed();
+    sleeper.expect_publish("t", "small");
+    sleeper.subscribe("live", 0);
+    publisher.send(&large("live").bytes(Version::V5));
+    assert_eq!(sleeper.expect_any_publish().payload.len(), 2 << 20);
+}
+
+#[test]
 fn clean_session_of_3_1_1_ends_with_its_connection() {
     // (v3.1.1: MQTT-3.1.2-6)
     let broker = Broker::shared();
@@ -297,6 +321,31 @@ fn takeover_with_a_clean_start() {
         let mut publisher = broker.client(Version::V5, &unique("clean-takeover"));
         publisher.publish(&topic, "", 1);
         new.expect_nothing_from(&mut publisher);
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_death_of_the_process() {
+    let settings: [(&str, &str); 1] = [("sys.interval", "0s")];
+    let Some(mut broker) = Broker::with(&settings) else { return };
+    for version in Version::ALL {
+        let persistent = |name: &str| Connect::new(version, &format!("{name}-{version:?}")).persistent();
+        let mut sleeper = broker.connect(&persistent("sleeper"));
+        let topic = format!("flow/{version:?}");
+        assert_eq!(sleeper.subscribe(&topic, 2), 2);
+        sleeper.vanish();
+        let mut publisher = broker.connect(&persistent("publisher"));
+        for number in 0..30_u8 {
+            publisher.publish(&topic, number.to_string(), 1 + number % 2);
+        }
+        broker.kill_and_start(&settings);
+        broker.kill_and_start(&settings);
+        let mut sleeper = broker.connect(&persistent("sleeper"));
+        sleeper.assert_resumed();
+        for number in 0..30_u8 {
+            let publish = sleeper.expect_publish(&topic, number.to_string());
+            assert_eq!(publish.qos, 1 + number % 2);
+        }
     }
 }
 

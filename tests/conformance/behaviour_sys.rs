@@ -234,3 +234,28 @@ fn accepted_sockets_are_counted() {
     watcher.subscribe(&topic, 0);
     wait_for(&mut watcher, &topic, |accepted| accepted != "0");
 }
+
+#[test]
+fn sessions_whose_clients_are_away_are_counted() {
+    let Some(broker) = Broker::with(&[("sys.interval", "1s")]) else { return };
+    for client_id in ["away-1", "away-2"] {
+        broker.connect(&Connect::new(Version::V5, client_id).persistent()).disconnect();
+    }
+    let mut watcher = broker.client(Version::V5, "watcher");
+    let base = format!("$SYS/brokers/{}", broker.node());
+    for (topic, expected) in [
+        ("$SYS/broker/clients/total".to_owned(), "3"),
+        ("$SYS/broker/clients/connected".to_owned(), "1"),
+        ("$SYS/broker/clients/disconnected".to_owned(), "2"),
+        (format!("{base}/stats/sessions/count"), "3"),
+        (format!("{base}/stats/disk/nearly_full"), "false"),
+    ] {
+        watcher.subscribe(&topic, 0);
+        wait_for(&mut watcher, &topic, |value| value == expected);
+    }
+    for what in ["log", "store"] {
+        let topic = format!("{base}/stats/disk/{what}/bytes");
+        watcher.subscribe(&topic, 0);
+        wait_for(&mut watcher, &topic, |value| value.parse::<u64>().is_ok_and(|bytes| bytes > 0));
+    }
+}

@@ -7,7 +7,8 @@ use std::{
 
 use super::{hostile, hostile_on};
 use crate::harness::{
-    Body, Broker, Packet, Property, Version, packet, property_id as id, subscribe, unique, unsubscribe,
+    Body, Broker, Connect, Packet, Property, Version, packet, property_id as id, subscribe, unique,
+    unsubscribe,
 };
 
 #[test]
@@ -224,6 +225,20 @@ fn b70_unsubscribe_what_was_never_subscribed() {
             let mut client = scene.client(version);
             client.unsubscribe(&["a", "b"]);
             client.ping();
+        }
+    });
+}
+
+#[test]
+fn an_identifier_that_waits_for_its_suback_is_not_free() {
+    // [MQTT-2.2.1-3]
+    hostile(|scene| {
+        for version in Version::ALL {
+            // That of a session which outlives its connection is on its way to the disk.
+            let mut client = scene.broker.connect(&Connect::new(version, &unique("hostile")).persistent());
+            let one = |filter| subscribe(version, 7, &[], &[(filter, 1)]);
+            client.send(&[one("a"), one("b/#")].concat());
+            client.expect_disconnect(0x82);
         }
     });
 }

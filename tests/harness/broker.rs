@@ -4,14 +4,14 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Client, Connect, DEADLINE, Property, Version, Will, property_id, unique};
+use super::{Client, Connect, DEADLINE, Property, Version, Will, place, property_id, unique};
 
 /// A running broker: a process of its own, killed on drop, or one that `FLOTILLA_TEST_ADDR` names.
 #[derive(Debug)]
@@ -56,10 +56,27 @@ impl Broker {
     }
 
     fn start(settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flotilla"));
-        command.args(["start", "--set", "listeners.tcp.bind=127.0.0.1:0"]);
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("broker"));
+        let directory = place().scratch.join(unique("broker"));
         fs::create_dir_all(&directory).expect("a directory for the broker can be made");
+        Self::start_in(directory, settings)
+    }
+
+    /// Kills the process, and starts another with these settings on what is on the disk. It may listen elsewhere.
+    pub(crate) fn kill_and_start(&mut self, settings: &[(&str, &str)]) {
+        let process = self.process.as_ref().expect("asked of our own process only");
+        let mut child = lock(&process.child);
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a child can be waited for");
+        drop(child);
+        let mut next = Self::start_in(process.directory.clone(), settings);
+        self.address = next.address;
+        // The directory is not removed: what is dropped has no process.
+        self.process = next.process.take();
+    }
+
+    fn start_in(directory: PathBuf, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(&place().program);
+        command.args(["start", "--set", "listeners.tcp.bind=127.0.0.1:0"]);
         command.current_dir(&directory);
         for (key, value) in settings {
             command.args(["--set", &format!("{key}={value}")]);
@@ -138,10 +155,12 @@ impl Broker {
         Some(kibibytes * 1024)
     }
 
-    /// Open files, sockets among them, where the system tells it (Linux).
-    pub(crate) fn open_files(&self) -> Option<usize> {
+    /// Open sockets, where the system tells it (Linux). What is on the disk has files that come and go.
+    pub(crate) fn open_sockets(&self) -> Option<usize> {
         let pid = lock(&self.process.as_ref()?.child).id();
-        Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        let targets = files.filter_map(|file| fs::read_link(file.path()).ok());
+        Some(targets.filter(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:")).count())
     }
 
     /// Sends SIGTERM.

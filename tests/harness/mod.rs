@@ -6,16 +6,21 @@
 mod broker;
 pub(crate) mod client;
 mod connect;
+mod garbage;
 mod packet;
-mod parse;
+pub(crate) mod parse;
+pub(crate) mod place;
 mod property;
 mod publish;
+pub(crate) mod random;
 mod wire;
 
 pub(crate) use broker::Broker;
 pub(crate) use client::{Client, Event};
 pub(crate) use connect::{Connect, Will};
+pub(crate) use garbage::garbage;
 pub(crate) use packet::{ConnAck, Packet, Version};
+pub(crate) use place::place;
 pub(crate) use property::{Properties, Property, Value, id as property_id};
 pub(crate) use publish::Publish;
 pub(crate) use wire::{Body, ack, disconnect, packet, pingreq, subscribe, unsubscribe};

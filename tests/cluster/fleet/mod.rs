@@ -13,13 +13,11 @@
 mod address;
 mod clients;
 mod clock;
+mod disk;
 mod name_server;
 mod network;
 mod node;
 mod status;
-
-#[cfg(test)]
-mod tests;
 
 use std::{
     env, fs,
@@ -28,12 +26,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::unique;
+use crate::harness::{place, unique};
 
 pub(crate) use clients::{Ear, Traffic, fence, next_publish, number, numbers, receive};
 pub(crate) use clock::WallClock;
+pub(crate) use disk::FaultyDisk;
 pub(crate) use name_server::NameServer;
-pub(crate) use network::{in_own_network, in_own_network_and_names};
+pub(crate) use network::{
+    in_own_network, in_own_network_and_mounts, in_own_network_and_names, is_own_network, with_own_network,
+};
 pub(crate) use node::Node;
 pub(crate) use status::Status;
 
@@ -50,6 +51,7 @@ pub(crate) struct Cluster {
     addresses: Addresses,
     directory: PathBuf,
     network: Network,
+    keeps: bool,
 }
 
 impl Cluster {
@@ -71,7 +73,7 @@ impl Cluster {
     /// Nodes that have not been started yet.
     #[track_caller]
     pub(crate) fn prepare(nodes: usize, settings: &[(&str, &str)]) -> Self {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("cluster"));
+        let directory = place().scratch.join(unique("cluster"));
         fs::create_dir_all(&directory).expect("a directory for the nodes can be made");
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let mut cluster = Self {
@@ -82,6 +84,7 @@ impl Cluster {
             addresses: Addresses::new(),
             directory,
             network: Network::default(),
+            keeps: false,
         };
         let addresses: Vec<_> = (0..nodes).map(|_| cluster.addresses.next()).collect();
         for address in &addresses {
@@ -159,6 +162,11 @@ impl Cluster {
         &self.directory
     }
 
+    /// What the nodes have kept and said stays when it is dropped.
+    pub(crate) fn keep(&mut self) {
+        self.keeps = true;
+    }
+
     /// The cluster's name, and its secret as it goes along with requests.
     pub(crate) fn credentials(&self) -> (String, String) {
         (self.name.clone(), SECRET.bytes().map(|byte| format!("{byte:02x}")).collect())
@@ -207,21 +215,27 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn await_formed_of(&self, numbers: &[usize]) {
         self.until("the nodes agree on a leader among them, and see each other up", || {
-            let mut leader = None;
-            for number in numbers {
-                self.nodes[*number].assert_alive();
-                let status = self.nodes[*number].status()?;
-                let up = numbers.iter().all(|other| status.has(&self.nodes[*other].name(), "up"));
-                if !(up && status.ready && status.quorum)
-                    || *leader.get_or_insert(status.leader.clone()) != status.leader
-                {
-                    return None;
-                }
-            }
-            // A leader that has just been lost is known as such until its followers stand for election.
-            let leader = leader.flatten()?;
-            numbers.iter().any(|number| self.nodes[*number].name() == leader).then_some(())
+            numbers.iter().for_each(|number| self.nodes[*number].assert_alive());
+            self.is_formed_of(numbers).then_some(())
         });
+    }
+
+    /// Whether these nodes are a cluster that serves.
+    pub(crate) fn is_formed_of(&self, numbers: &[usize]) -> bool {
+        let mut leader = None;
+        for number in numbers {
+            let Some(status) = self.nodes[*number].status() else { return false };
+            let up = numbers.iter().all(|other| status.has(&self.nodes[*other].name(), "up"));
+            if !(up && status.ready && status.quorum)
+                || *leader.get_or_insert(status.leader.clone()) != status.leader
+            {
+                return false;
+            }
+        }
+        // A leader that has just been lost is known as such until its followers stand for election.
+        leader
+            .flatten()
+            .is_some_and(|leader| numbers.iter().any(|number| self.nodes[*number].name() == leader))
     }
 
     /// The number of the leader, as soon as one of these nodes knows one among them.
@@ -328,8 +342,18 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.nodes.iter().for_each(Node::kill);
         let failed = thread::panicking();
+        if failed {
+            for node in self.nodes.iter().filter(|node| node.is_running()) {
+                let shards = node.ctl(&["shards", "list"]).stdout;
+                eprintln!(
+                    "==== the shards as {} sees them\n{}",
+                    node.name(),
+                    String::from_utf8_lossy(&shards)
+                );
+            }
+        }
+        self.nodes.iter().for_each(Node::kill);
         if failed {
             for node in &self.nodes {
                 eprintln!(
@@ -342,8 +366,11 @@ impl Drop for Cluster {
             eprintln!("==== the files of the nodes are in {}", self.directory.display());
             return;
         }
-        let _ = fs::remove_dir_all(&self.directory);
+        if self.keeps {
+            return;
+        }
         self.nodes.iter().for_each(Node::assert_no_panic);
+        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     any, env,
     io::{self, Write},
     net::Ipv4Addr,
+    path::Path,
     process::{Command, Stdio},
     sync::OnceLock,
 };
@@ -26,9 +27,29 @@ pub(crate) fn in_own_network_and_names<F: FnOnce()>(test: F) {
     run_in_own_network(test, &["--mount"], OWN_NAMES);
 }
 
+/// The same, and file systems can be mounted: [`Node::limit_disk`](super::Node::limit_disk).
+#[track_caller]
+pub(crate) fn in_own_network_and_mounts<F: FnOnce()>(test: F) {
+    run_in_own_network(test, &["--mount"], "mount -t tmpfs none /tmp && umount /tmp");
+}
+
+/// The command that runs a program in a network of its own, which then [`is_own_network`]; `None` where that is not allowed, or
+/// a tool is missing.
+pub(crate) fn with_own_network(program: &Path) -> Option<Command> {
+    let unshare = NAMESPACES.into_iter().find(|unshare| works(unshare, "true"))?;
+    let mut command = in_namespace(unshare, "exec \"$0\" \"$@\"");
+    command.arg(program).env(INSIDE, "1");
+    Some(command)
+}
+
+/// Whether this process may break its network.
+pub(crate) fn is_own_network() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
 #[track_caller]
 fn run_in_own_network<F: FnOnce()>(test: F, more: &[&str], prepare: &str) {
-    if env::var_os(INSIDE).is_some() {
+    if is_own_network() {
         return test();
     }
     let name = test_name::<F>();
@@ -115,7 +136,7 @@ impl Network {
 
     #[track_caller]
     fn change(&self, rules: &str) {
-        assert!(env::var_os(INSIDE).is_some(), "only a network of our own may be broken: see in_own_network");
+        assert!(is_own_network(), "only a network of our own may be broken: see in_own_network");
         self.prepared.get_or_init(|| nft(TABLE));
         nft(rules);
     }

@@ -1,18 +1,18 @@
 //! One node: a process, its address, its files.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader, Read},
+    fs::{self, File},
+    io::{self, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::{PATIENCE, Status, poll};
-use crate::harness::{Client, Connect, Version, client::NotConnected};
+use crate::harness::{Client, Connect, Version, client::NotConnected, place};
 
 /// A node of a cluster under test.
 pub(crate) struct Node {
@@ -22,8 +22,8 @@ pub(crate) struct Node {
     environment: Vec<(String, String)>,
     directory: PathBuf,
     process: Mutex<Option<Child>>,
-    /// Of all processes that this node has had.
-    log: Arc<Mutex<String>>,
+    /// Of all processes that this node has had; beside its directory, so that a lost disk does not take it along.
+    log: PathBuf,
 }
 
 impl Node {
@@ -38,18 +38,11 @@ impl Node {
         let mut settings = settings.to_vec();
         // In front, so that a test can override it.
         settings.insert(0, ("cluster.discovery.static".to_owned(), format!("[{}]", founders.join(", "))));
+        let log = directory.join(format!("node-{number}.log"));
         let directory = directory.join(format!("node-{number}"));
         fs::create_dir_all(&directory).expect("a directory for the node can be made");
         let environment = Vec::new();
-        Self {
-            number,
-            address,
-            settings,
-            environment,
-            directory,
-            process: Mutex::default(),
-            log: Arc::default(),
-        }
+        Self { number, address, settings, environment, directory, process: Mutex::default(), log }
     }
 
     /// A setting that only this node has, from its next start on. It overrides those of the cluster.
@@ -92,27 +85,40 @@ impl Node {
     pub(crate) fn start(&self) {
         let mut process = self.process();
         assert!(process.is_none(), "{} runs already", self.name());
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&place().program);
         // When the tests are killed, the pipe to the node breaks, and it stops.
         command.args(["start", "--stop-with-stdin"]).current_dir(&self.directory);
+        // What a terminal tells the tests, such as an interrupt, is not for the node.
+        command.process_group(0);
+        command.args(self.configuration());
+        command.envs(self.environment.iter().map(|(variable, value)| (variable, value)));
+        let log = self.note("it is started");
+        command.stdin(Stdio::piped()).stdout(log.try_clone().expect("it is open")).stderr(log);
+        *process = Some(command.spawn().expect("the broker's binary runs"));
+    }
+
+    /// Its configuration, as arguments.
+    fn configuration(&self) -> Vec<String> {
         let own = [
             ("node.name", self.name()),
             ("node.data_dir", "data".to_owned()),
             ("node.workers", "2".to_owned()),
             ("listeners.tcp.bind", self.mqtt().to_string()),
             ("cluster.listen", self.cluster().to_string()),
+            // A test build is slow, and several clusters run at a time: a few shards show the same as many.
+            ("cluster.shards", "4".to_owned()),
         ];
         let own = own.map(|(key, value)| (key.to_owned(), value));
-        for (key, value) in own.iter().chain(&self.settings) {
-            command.args(["--set", &format!("{key}={value}")]);
-        }
-        command.envs(self.environment.iter().map(|(variable, value)| (variable, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the broker's binary runs");
-        lock(&self.log).push_str("---- it is started\n");
-        collect(child.stdout.take().expect("it is piped"), Arc::clone(&self.log));
-        collect(child.stderr.take().expect("it is piped"), Arc::clone(&self.log));
-        *process = Some(child);
+        let all = own.iter().chain(&self.settings);
+        all.flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]).collect()
+    }
+
+    /// `flotilla recover` with these arguments, on its files.
+    pub(crate) fn recover(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&place().program);
+        command.arg("recover").args(arguments).current_dir(&self.directory);
+        command.args(self.configuration());
+        command.stdin(Stdio::null()).output().expect("it runs")
     }
 
     /// Whether the process is there. It may be paused, and may not be ready.
@@ -133,8 +139,17 @@ impl Node {
             // Both fail only when it has ended already.
             let _ = child.kill();
             let _ = child.wait();
-            lock(&self.log).push_str("---- it is killed\n");
+            self.note("it is killed");
         }
+    }
+
+    /// How its process ended, if it has: on its own, or because it was told to.
+    pub(crate) fn ended(&self) -> Option<ExitStatus> {
+        let mut process = self.process();
+        let status = process.as_mut()?.try_wait().expect("it is ours")?;
+        *process = None;
+        self.note("it has ended");
+        Some(status)
     }
 
     /// Kills it and starts it again on the same files.
@@ -159,7 +174,7 @@ impl Node {
         let status = poll(PATIENCE, || child.try_wait().expect("it is ours"));
         let status = status.unwrap_or_else(|| panic!("{} does not end", self.name()));
         *process = None;
-        lock(&self.log).push_str("---- it has ended\n");
+        self.note("it has ended");
         status
     }
 
@@ -167,6 +182,10 @@ impl Node {
     #[track_caller]
     pub(crate) fn pause(&self) {
         self.signal("STOP");
+        // Its threads stop one by one, each where it is.
+        let pid = self.process().as_ref().expect("it runs").id();
+        let stopped = poll(PATIENCE, || is_stopped(pid).then_some(()));
+        stopped.unwrap_or_else(|| panic!("{} goes on", self.name()));
     }
 
     /// SIGCONT.
@@ -195,6 +214,34 @@ impl Node {
         self.directory.join("data")
     }
 
+    /// Gives it a disk of its own, of so many MiB. Only within [`in_own_network_and_mounts`](super::in_own_network_and_mounts), and
+    /// before its first start.
+    #[track_caller]
+    pub(crate) fn limit_disk(&self, mebibytes: u32) {
+        fs::create_dir_all(self.data_dir()).expect("the files are ours");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "none"]).arg(self.data_dir());
+        assert!(mount.status().expect("it has just worked").success(), "a disk for {}", self.name());
+    }
+
+    /// Leaves no space on its disk, which must be its own.
+    #[track_caller]
+    pub(crate) fn fill_disk(&self) {
+        let mut ballast = File::create(self.ballast()).expect("there is space for a name");
+        let full = poll(PATIENCE, || ballast.write_all(&[0; 1 << 20]).err()).map(|error| error.kind());
+        assert_eq!(full, Some(io::ErrorKind::StorageFull));
+    }
+
+    /// Gives it the space back.
+    #[track_caller]
+    pub(crate) fn empty_disk(&self) {
+        fs::remove_file(self.ballast()).expect("it was filled");
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.data_dir().join("ballast")
+    }
+
     /// Open files, sockets among them.
     pub(crate) fn open_files(&self) -> usize {
         let pid = self.process().as_ref().expect("it runs").id();
@@ -216,7 +263,7 @@ impl Node {
 impl Node {
     /// `flotilla ctl` with these arguments, asked of this node.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&place().program);
         command.args(["ctl", "--addr", &self.cluster().to_string(), "--timeout", "5s"]);
         // The name of the cluster, which a test may have changed, is among them; the others do no harm.
         for (key, value) in &self.settings {
@@ -225,6 +272,11 @@ impl Node {
             }
         }
         command.args(arguments).stdin(Stdio::null()).output().expect("it runs")
+    }
+
+    /// What the node says of all shards; nothing if it cannot say.
+    pub(crate) fn shards(&self) -> Vec<serde_json::Value> {
+        serde_json::from_slice(&self.ctl(&["shards", "list", "--json"]).stdout).unwrap_or_default()
     }
 
     /// `flotilla ctl` with these arguments, which must work.
@@ -265,7 +317,20 @@ impl Node {
 
     /// All that it has logged and printed, also before it was restarted.
     pub(crate) fn log(&self) -> String {
-        lock(&self.log).clone()
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The file with all of that.
+    pub(crate) fn log_file(&self) -> &Path {
+        &self.log
+    }
+
+    /// A line of ours in the log, which more can be written to.
+    #[track_caller]
+    fn note(&self, what: &str) -> File {
+        let mut log = File::options().append(true).create(true).open(&self.log).expect("the file is ours");
+        writeln!(log, "---- {what}").expect("the file is ours");
+        log
     }
 
     /// The last lines of it.
@@ -312,22 +377,19 @@ impl Node {
     }
 }
 
-fn collect(pipe: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            let mut log = lock(&log);
-            log.push_str(&String::from_utf8_lossy(&line));
-            log.push('\n');
-        }
-    });
+/// Whether no thread of a process does anything.
+fn is_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it is there");
+    let mut stats =
+        threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    // Behind the name of the program, which is in brackets.
+    stats.all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
 }
 
 /// A test that failed while it held the lock has reported it already.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_flotilla");
 
 /// Below those ports that the system deals out; each node has an address of its own.
 pub(super) const MQTT_PORT: u16 = 11_883;

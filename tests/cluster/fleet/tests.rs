@@ -1,14 +1,17 @@
 //! The tools of these tests, as far as they can be tested without a cluster.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
 
-use super::*;
-use crate::harness::{Connect, Version};
+use crate::{
+    fleet::{Cluster, Ear, Node, Traffic, fence, in_own_network, next_publish, numbers, receive},
+    harness::{Connect, Version},
+};
 
 /// Nodes that know of no others: each is a cluster of its own.
 fn alone(nodes: usize) -> Cluster {
@@ -127,7 +130,7 @@ fn clusters_do_not_share_addresses() {
     assert!(
         one.nodes().iter().all(|node| other.nodes().iter().all(|theirs| node.address() != theirs.address()))
     );
-    let directories = [one.directory.clone(), other.directory.clone()];
+    let directories = [one.directory().to_owned(), other.directory().to_owned()];
     assert_ne!(directories[0], directories[1]);
     drop((one, other));
     assert!(directories.iter().all(|directory| !directory.exists()), "nothing is left behind");

@@ -1,8 +1,8 @@
 //! Bytes of another node.
 //!
 //! The first byte chooses for whom they are: a batch of a lane, a session that moves, a message, an entry of the meta group's
-//! log, a snapshot of its state, the registry, the retained messages. Whatever they are, they are taken or refused; what a
-//! batch, a session or a command decodes to is encoded and decoded again to the same.
+//! log, a snapshot of its state, the registry. Whatever they are, they are taken or refused; what a batch, a session or a
+//! command decodes to is encoded and decoded again to the same.
 
 #![no_main]
 
@@ -18,9 +18,8 @@ use flotilla_mqtt::{
     session::{ClientId, Limits, QueueFull, Session},
 };
 use flotilla_registry::{Registry, View};
-use flotilla_retained::Replica;
 use flotilla_state::{
-    ClusterState, Command, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardId, ShardRing,
+    ClusterState, Command, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -30,14 +29,13 @@ const OTHER: Member = Member { node: NodeId(2), incarnation: Incarnation(2) };
 
 fuzz_target!(|input: &[u8]| {
     let [whom, bytes @ ..] = input else { return };
-    match whom % 7 {
+    match whom % 6 {
         0 => batch(bytes),
         1 => session(bytes),
         2 => message(bytes),
         3 => command(bytes),
         4 => drop(ClusterState::restore([Bytes::copy_from_slice(bytes)])),
-        5 => registry(bytes),
-        _ => retained(bytes),
+        _ => registry(bytes),
     }
 });
 
@@ -107,16 +105,4 @@ fn registry(bytes: &[u8]) {
     registry.handle_view(NOW, View { index: LogIndex(2), members: vec![ME, OTHER], placements });
     let _ = registry.handle_message(NOW, OTHER, &Bytes::copy_from_slice(bytes));
     while registry.poll_output().is_some() {}
-}
-
-fn retained(bytes: &[u8]) {
-    let limits = flotilla_retained::Limits { messages_max: 8, bytes_max: 1 << 16 };
-    let mut replica = Replica::new(1, Arc::new(|_: &str| ShardId(0)), limits);
-    replica.admit(ME);
-    replica.member_joined(OTHER);
-    let registrar = if bytes.len() % 2 == 0 { ME } else { OTHER };
-    replica.place(ShardId(0), ShardEpoch(2), Some(registrar), NOW);
-    let _ = replica.handle(OTHER, bytes, NOW);
-    while replica.poll_transmit(NOW).is_some() {}
-    while replica.poll_answer().is_some() {}
 }

@@ -262,6 +262,7 @@ impl World {
                 }
                 self.tickets.push((ticket, id));
             }
+            Ok(Request::Release(_)) => panic!("only a kept session asks for it"),
             Ok(Request::Disconnect(cause)) => self.end_connection(cause),
             Ok(Request::Authenticate(_)) => {
                 self.session.handle_authenticated(&AuthStep::Continue(Vec::new()), &mut self.out);

@@ -53,12 +53,6 @@ fn act(process: &Process, random: &mut StdRng, messages: &mut u64) {
             process.desk.lock().toggle(&client, filter);
             process.wake.notify_one();
         }
-        (60..70, Some(client)) => {
-            let topic = TOPICS[random.random_range(0..TOPICS.len())];
-            *messages += 1;
-            let text = if random.random_ratio(1, 3) { String::new() } else { messages.to_string() };
-            process.retained.set(process, &client, topic, text);
-        }
         (_, Some(client)) => {
             // A burst, so that batches meet in the lanes.
             for _ in 0..random.random_range(1..5) {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use flotilla_lane::{Batch, BatchWriter, CONTROL, Frame, LaneId, lane_of};
 use flotilla_raft::{
     lanes::{Channels, LaneChannel, LaneEvents, LaneOptions, Lanes, Receipt, lane_channel},
     meta::{Meta, MetaOptions, Observer, ProposeError},
-    peers::{self, Class, Discovery, Peers, ServeOptions},
+    peers::{self, Class, Discovery, Peers, RaftTransport, ServeOptions},
 };
 use flotilla_registry::{Registry, View};
 use flotilla_state::{ClusterState, Command, Effects, Event, LogIndex, Member, NodeId, Reply};
@@ -32,9 +32,9 @@ use crate::{
     clients,
     desk::Desk,
     disk::Disk,
-    invariants::{Forwarding, Founding, States, Violation},
+    invariants::{Delivery, Forwarding, Founding, Replicas, States, Violation},
     network::{SimConnector, address, listen},
-    retained::Retained,
+    shards::{Ground, Parcels, Points, Shards},
     trace::Trace,
 };
 
@@ -43,6 +43,8 @@ pub const CLUSTER_NAME: &str = "sim";
 
 /// What all nodes of a run share.
 pub struct Shared {
+    /// Whether there are shards, and clients of durable sessions.
+    pub has_shards: bool,
     /// What has happened.
     pub trace: Trace,
     /// Whether clients do anything.
@@ -53,18 +55,37 @@ pub struct Shared {
     pub states: States,
     /// See [`Forwarding`].
     pub forwarding: Forwarding,
+    /// See [`Replicas`].
+    pub replicas: Replicas,
+    /// See [`Delivery`].
+    pub delivery: Delivery,
+    /// Where the power fails.
+    pub points: Points,
+    /// What nodes say to each other about shards.
+    pub parcels: Parcels,
+    /// Whether nodes may be taken out of service for a while.
+    pub is_moving: AtomicBool,
+    /// Snapshots of shards that were installed.
+    pub installed: AtomicU64,
     violation: Mutex<Option<Violation>>,
 }
 
 impl Shared {
     /// For a run that begins.
-    pub fn new(trace: Trace) -> Self {
+    pub fn new(trace: Trace, seed: u64, has_shards: bool) -> Self {
         Self {
+            has_shards,
             trace,
             is_busy: AtomicBool::new(true),
             founding: Founding::default(),
             states: States::default(),
             forwarding: Forwarding::default(),
+            replicas: Replicas::default(),
+            delivery: Delivery::default(),
+            points: Points::new(seed),
+            parcels: Parcels::default(),
+            is_moving: AtomicBool::new(true),
+            installed: AtomicU64::new(0),
             violation: Mutex::new(None),
         }
     }
@@ -74,6 +95,11 @@ impl Shared {
         if let Err(violation) = outcome {
             self.violation.lock().get_or_insert(violation);
         }
+    }
+
+    /// Whether nodes may be taken out of service for a while.
+    pub fn is_moving(&self) -> bool {
+        self.is_moving.load(Ordering::Relaxed)
     }
 
     /// What is wrong, if anything.
@@ -135,7 +161,7 @@ impl Node {
             election: Duration::from_millis(300)..Duration::from_millis(600),
             node_down_after: NODE_DOWN_AFTER,
             retry: Duration::from_millis(200),
-            shards: 4,
+            shards: if self.shared.has_shards { SHARDS } else { SHARDS_UNUSED },
             // Small, so that snapshots are made, sent and restored all the time.
             log_bytes_max: 8 * 1024,
             log_entries_kept: 16,
@@ -144,8 +170,12 @@ impl Node {
     }
 
     async fn serve(self: Arc<Self>, mut random: StdRng) -> turmoil::Result {
-        let storage = self.disk.lock().open(&self.name)?;
-        let wal = storage.wal().clone();
+        let (storage, store) = {
+            let disk = self.disk.lock();
+            (disk.open(&self.name)?, disk.store())
+        };
+        let (wal, files) = (storage.wal().clone(), Arc::clone(storage.files()));
+        let log = wal.clone();
         let mut flushing = StdRng::seed_from_u64(random.random());
         tokio::spawn(async move {
             loop {
@@ -170,6 +200,11 @@ impl Node {
 
         *self.process.lock() = Some(Arc::clone(&process));
         meta.run();
+        if self.shared.has_shards {
+            let (raft, transport) =
+                (services.raft.clone(), Arc::new(RaftTransport::new(meta.peers().clone())));
+            process.run_shards(Ground { store, wal: log, files, raft, transport }, random.random());
+        }
         tokio::spawn(Arc::clone(&process).announce());
         tokio::spawn(claims::run(Arc::clone(&process)));
         tokio::spawn(clients::run(Arc::clone(&process), StdRng::seed_from_u64(random.random())));
@@ -193,14 +228,14 @@ pub struct Process {
     pub desk: Mutex<Desk>,
     /// There may be something to announce.
     pub wake: Notify,
-    /// The retained messages.
-    pub retained: Retained,
     /// What the registry is to be told.
     pub claims: claims::Mailbox,
     /// The registry, once it is known how many shards there are.
     pub registry: Mutex<Option<Registry>>,
     /// The CONNECTs that wait.
     pub requests: Mutex<BTreeMap<flotilla_registry::RequestId, Request>>,
+    /// The shards.
+    pub shards: Shards,
     /// Whether everything that this node has is known to the cluster.
     pub is_up: AtomicBool,
     /// Whether its lease was valid when it was last looked at.
@@ -221,10 +256,10 @@ impl Process {
             lanes: OnceLock::new(),
             desk: Mutex::default(),
             wake: Notify::new(),
-            retained: Retained::new(),
             claims: claims::Mailbox::default(),
             registry: Mutex::new(None),
             requests: Mutex::default(),
+            shards: Shards::default(),
             is_up: AtomicBool::new(false),
             is_member: AtomicBool::new(false),
             is_announcing: AtomicBool::new(false),
@@ -251,6 +286,11 @@ impl Process {
     /// Whether clients are served.
     pub fn is_serving(&self) -> bool {
         self.is_up.load(Ordering::Relaxed) && self.has_lease()
+    }
+
+    /// The same, for whoever is not on this node and has another clock.
+    pub fn is_serving_clients(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed) && self.is_member.load(Ordering::Relaxed)
     }
 
     /// Forwards a message of a client to who wants it.
@@ -343,9 +383,6 @@ impl Process {
     /// The cluster knows what this node has: clients may come.
     async fn begin(self: Arc<Self>) {
         let Some(me) = self.life() else { return };
-        while self.life() == Some(me) && !self.retained.is_synced() {
-            sleep(Duration::from_millis(20)).await;
-        }
         while self.life() == Some(me) {
             match self.meta.set_up((Instant::now() + PROPOSE_TIMEOUT).into_std()).await {
                 Ok(Reply::Done) if self.life() == Some(me) => {
@@ -362,7 +399,7 @@ impl Process {
         if let Some(lanes) = self.lanes.get() {
             lanes.member_joined(member);
         }
-        self.retained.joined(self, member);
+        self.shard_member_joined(member);
     }
 
     fn ended(&self, member: Member) {
@@ -370,7 +407,7 @@ impl Process {
         if let Some(lanes) = self.lanes.get() {
             drop(lanes.member_ended(member));
         }
-        self.retained.ended(self, member);
+        self.shard_member_ended(member);
     }
 }
 
@@ -379,8 +416,8 @@ impl Process {
 pub enum Control {
     /// The registry.
     Registry = 1,
-    /// The retained messages.
-    Retained = 2,
+    /// The shards.
+    Shard = 2,
 }
 
 /// What the meta group calls; it knows the process once there is one.
@@ -418,14 +455,20 @@ impl Observer for Watcher {
                         process.ended(*member);
                     }
                 }
-                Event::Placed(shard) => process.retained.placed(process, *shard, state),
                 _ => {}
             }
             let is_view = !matches!(
                 event,
-                Event::RoutesChanged { .. } | Event::RoutesReset(_) | Event::SettingChanged(_)
+                Event::RoutesChanged { .. }
+                    | Event::RoutesReset(_)
+                    | Event::ShardChanged(_)
+                    | Event::ShardRoutesChanged { .. }
+                    | Event::SettingChanged(_)
             );
             is_view_new |= is_view;
+        }
+        if effects.events.iter().any(|event| matches!(event, Event::ShardChanged(_))) {
+            process.shards.note_changed();
         }
         if is_view_new {
             process.claims.put(Input::View(view(state)));
@@ -439,17 +482,16 @@ impl Observer for Watcher {
         let Some(process) = self.process.get() else { return };
         let others = state.nodes().filter_map(flotilla_state::Node::member);
         let others: Vec<Member> = others.filter(|member| member.node != process.meta.node()).collect();
-        let known = std::mem::take(&mut *process.others.lock());
-        known
-            .into_values()
-            .filter(|known| !others.contains(known))
-            .for_each(|gone| process.retained.ended(process, gone));
-        *process.others.lock() = others.iter().map(|member| (member.node, *member)).collect();
+        let known = others.iter().map(|member| (member.node, *member)).collect();
+        let before = std::mem::replace(&mut *process.others.lock(), known);
         if let Some(lanes) = process.lanes.get() {
             drop(lanes.set_members(others.clone()));
         }
-        others.into_iter().for_each(|other| process.retained.joined(process, other));
-        process.retained.placed_all(process, state);
+        let ended = before.values().filter(|member| !others.contains(member));
+        ended.for_each(|member| process.shard_member_ended(*member));
+        let joined = others.iter().filter(|member| before.get(&member.node) != Some(member));
+        joined.for_each(|member| process.shard_member_joined(*member));
+        process.shards.note_changed();
         process.claims.put(Input::View(view(state)));
     }
 
@@ -461,7 +503,7 @@ impl Observer for Watcher {
         if let Some(lanes) = process.lanes.get() {
             drop(lanes.fenced());
         }
-        process.retained.fenced(process);
+        process.begin_shard_life(None);
         process.claims.put(Input::Fenced);
         let ended = process.desk.lock().fence();
         for (client, session) in ended {
@@ -472,13 +514,13 @@ impl Observer for Watcher {
     fn admitted(&self, me: Member) {
         let Some(process) = self.process.get() else { return };
         process.note(format_args!("is admitted as {me}"));
-        let state = process.meta.state();
-        let state = state.read();
         if let Some(lanes) = process.lanes.get() {
             drop(lanes.admitted(me));
         }
         *process.life.lock() = Some(me);
-        process.retained.admitted(process, me, &state);
+        process.begin_shard_life(Some(me));
+        let state = process.meta.state();
+        let state = state.read();
         process.claims.put(Input::Admitted(me));
         process.claims.put(Input::View(view(&state)));
         process.desk.lock().announce_all();
@@ -527,9 +569,10 @@ impl LaneEvents for Inbox {
                 Frame::Control { kind, bytes } if lane == CONTROL && kind == Control::Registry as u8 => {
                     self.process.claims.put(Input::Message(from, bytes.to_vec().into()));
                 }
-                Frame::Control { kind, bytes } if lane == CONTROL && kind == Control::Retained as u8 => {
-                    self.process.retained.handle_message(&self.process, from, bytes);
+                Frame::Control { kind, bytes } if kind == Control::Shard as u8 => {
+                    self.process.handle_shard_bytes(from, bytes);
                 }
+                _ if self.process.handle_kept(&frame) => {}
                 _ => self.process.shared().check(Err(format!("an unexpected {frame:?}"))),
             }
         }
@@ -554,5 +597,10 @@ impl LaneEvents for Inbox {
 pub const NODE_DOWN_AFTER: Duration = Duration::from_secs(2);
 
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Few, so that there is something to do for each.
+const SHARDS: u16 = 2;
+/// So many are named when none is founded.
+const SHARDS_UNUSED: u16 = 4;
 
 const FLUSH_MICROS_MAX: u64 = 5_000;

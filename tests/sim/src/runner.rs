@@ -12,12 +12,12 @@ use std::{
 use crate::trace::Trace;
 
 /// How to run a seed again, with everything that happens.
-pub fn repeat(seed: u64) -> String {
-    format!("scripts/sim.sh --seed {seed}")
+pub fn repeat(seed: u64, has_shards: bool) -> String {
+    format!("scripts/sim.sh --seed {seed}{}", if has_shards { " --shards" } else { "" })
 }
 
 /// Runs the seeds of a range, so many at a time.
-pub fn run_many(range: &str, jobs: u64) -> Result<(), String> {
+pub fn run_many(range: &str, jobs: u64, has_shards: bool) -> Result<(), String> {
     let parse = || {
         let (first, end) = range.split_once("..")?;
         Some((first.parse().ok()?, end.parse().ok()?))
@@ -33,7 +33,8 @@ pub fn run_many(range: &str, jobs: u64) -> Result<(), String> {
                     if seed >= end {
                         return;
                     }
-                    if let Err(error) = run_child(seed).and_then(|output| report(seed, &output)) {
+                    let outcome = run_child(seed, has_shards);
+                    if let Err(error) = outcome.and_then(|output| report(seed, has_shards, &output)) {
                         failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((seed, error));
                     }
                 }
@@ -54,7 +55,7 @@ pub fn run_many(range: &str, jobs: u64) -> Result<(), String> {
 }
 
 /// Ends this process when virtual time stands still: some task goes round in circles.
-pub fn watch(seed: u64, trace: Trace) {
+pub fn watch(seed: u64, has_shards: bool, trace: Trace) {
     std::thread::spawn(move || {
         let (mut last, mut since) = (trace.now(), Instant::now());
         loop {
@@ -66,7 +67,7 @@ pub fn watch(seed: u64, trace: Trace) {
                 trace.recent().iter().for_each(|line| println!("  {line}"));
                 eprintln!(
                     "seed {seed}: FAILED: time stands still at {now} ms\nto see it again: {}",
-                    repeat(seed)
+                    repeat(seed, has_shards)
                 );
                 std::process::exit(1);
             }
@@ -75,10 +76,10 @@ pub fn watch(seed: u64, trace: Trace) {
 }
 
 /// Runs a seed in two processes; they must do the same.
-pub fn run_twice(seed: &str) -> Result<(), String> {
+pub fn run_twice(seed: &str, has_shards: bool) -> Result<(), String> {
     let seed = seed.parse().map_err(|_| "a seed is a number")?;
-    let (first, second) = (run_child(seed)?, run_child(seed)?);
-    report(seed, &first)?;
+    let (first, second) = (run_child(seed, has_shards)?, run_child(seed, has_shards)?);
+    report(seed, has_shards, &first)?;
     if first.stdout == second.stdout {
         println!("seed {seed}: both runs are the same");
         return Ok(());
@@ -90,19 +91,26 @@ pub fn run_twice(seed: &str) -> Result<(), String> {
     ))
 }
 
-fn run_child(seed: u64) -> Result<Output, String> {
+fn run_child(seed: u64, has_shards: bool) -> Result<Output, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    Command::new(program).arg(seed.to_string()).output().map_err(|error| error.to_string())
+    let mut command = Command::new(program);
+    command.arg(seed.to_string()).args(has_shards.then_some("--shards"));
+    command.output().map_err(|error| error.to_string())
 }
 
-fn report(seed: u64, output: &Output) -> Result<(), String> {
+fn report(seed: u64, has_shards: bool, output: &Output) -> Result<(), String> {
     print!("{}", String::from_utf8_lossy(&output.stdout));
     if output.status.success() {
         return Ok(());
     }
     let error = String::from_utf8_lossy(&output.stderr);
     // A panic says nothing of seeds.
-    Err(format!("seed {seed}: {}\n{}\nto see it again: {}", output.status, error.trim_end(), repeat(seed)))
+    Err(format!(
+        "seed {seed}: {}\n{}\nto see it again: {}",
+        output.status,
+        error.trim_end(),
+        repeat(seed, has_shards)
+    ))
 }
 
 /// A step takes milliseconds; this is far beyond, even on a machine that has other things to do.

@@ -8,7 +8,7 @@ use std::{
 
 use flotilla_raft::group::Role;
 use flotilla_registry::Registry;
-use flotilla_state::{Member, NodeId};
+use flotilla_state::{Member, NodeId, ShardId};
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use turmoil::Sim;
@@ -16,8 +16,9 @@ use turmoil::Sim;
 use crate::{
     disk::Disk,
     faults::Fault,
-    invariants::{Connections, Leaders, Violation, check_retained, check_routes, lacks},
+    invariants::{Connections, Leaders, Violation, check_routes, lacks, shards_lack},
     node::{Node, Process, Shared},
+    shards::Clients,
     trace::Trace,
 };
 
@@ -31,10 +32,10 @@ pub struct Outcome {
     pub counts: String,
 }
 
-/// Runs a seed.
-pub fn run(seed: u64, trace: &Trace) -> Outcome {
+/// Runs a seed, with shards or without.
+pub fn run(seed: u64, has_shards: bool, trace: &Trace) -> Outcome {
     flotilla_raft::seed(seed);
-    let mut world = World::new(seed, trace.clone());
+    let mut world = World::new(seed, has_shards, trace.clone());
     let verdict = world.live();
     let (digest, counts) = (trace.digest(), world.counts());
     Outcome { verdict, digest, counts }
@@ -45,7 +46,10 @@ struct World {
     random: StdRng,
     shared: Arc<Shared>,
     nodes: Vec<Arc<Node>>,
+    /// Those of durable sessions, if there are shards.
+    clients: Option<Clients>,
     leaders: Leaders,
+    shard_leaders: BTreeMap<ShardId, Leaders>,
     /// Faults that last, and until when.
     faults: Vec<(u64, Fault)>,
     faults_count: usize,
@@ -54,7 +58,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, trace: Trace) -> Self {
+    fn new(seed: u64, has_shards: bool, trace: Trace) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
@@ -64,7 +68,7 @@ impl World {
             .max_message_latency(LATENCY_MAX)
             .tcp_capacity(1 << 16)
             .build();
-        let shared = Arc::new(Shared::new(trace));
+        let shared = Arc::new(Shared::new(trace, seed, has_shards));
         let count = random.random_range(3..=5_usize);
         let names: Vec<String> = (0..count).map(|node| format!("node-{node}")).collect();
         let expect = if count == 4 || random.random_ratio(1, 2) { count } else { count / 2 + 1 };
@@ -89,13 +93,22 @@ impl World {
             let node = Arc::clone(node);
             sim.host(node.name.clone(), move || Arc::clone(&node).run());
         }
+        let clients = has_shards.then(|| {
+            let (clients, living) = Clients::new(&nodes, &shared, seed);
+            for client in living {
+                sim.client(client.name(), client.run());
+            }
+            clients
+        });
         shared.trace.note(format_args!("{count} nodes, of which {expect} found the cluster"));
         Self {
             sim,
             random,
             shared,
             nodes,
+            clients,
             leaders: Leaders::default(),
+            shard_leaders: BTreeMap::new(),
             faults: Vec::new(),
             faults_count: 0,
             has_wiped: false,
@@ -121,16 +134,26 @@ impl World {
         while self.now() < end {
             let pause = self.random.random_range(100..3_000);
             self.run_for(pause)?;
+            if self.clients.is_some() && self.random.random_ratio(2, 3) {
+                self.shared.points.arm();
+            }
             // Not too many at a time, or hardly anything ever works.
             if self.faults.len() < self.nodes.len() - 1 {
-                self.begin_fault()?;
+                if self.clients.is_some() && self.random.random_ratio(1, 10) {
+                    self.crash_many();
+                } else {
+                    self.begin_fault()?;
+                }
             }
         }
         Ok(())
     }
 
     fn begin_fault(&mut self) -> Result<(), Violation> {
-        let may_wipe = !self.has_wiped && self.faults.is_empty() && lacks(&self.nodes).is_none();
+        let may_wipe = !self.has_wiped
+            && self.faults.is_empty()
+            && lacks(&self.nodes).is_none()
+            && self.shards_lack().is_none();
         let fault = Fault::draw(&mut self.random, self.nodes.len(), may_wipe);
         if fault
             .victim()
@@ -157,15 +180,46 @@ impl World {
         Ok(())
     }
 
+    /// The power of most nodes fails at the same moment, or of all of them.
+    fn crash_many(&mut self) {
+        let is_running = |node: &usize| self.faults.iter().all(|(_, fault)| fault.victim() != Some(*node));
+        let mut victims: Vec<usize> = (0..self.nodes.len()).filter(is_running).collect();
+        if self.random.random_ratio(1, 2) && !victims.is_empty() {
+            victims.remove(self.random.random_range(0..victims.len()));
+        }
+        self.shared.trace.note(format_args!("the power of {victims:?} fails"));
+        self.faults_count += 1;
+        victims.into_iter().for_each(|node| self.crash_for_a_while(node));
+    }
+
+    fn crash_for_a_while(&mut self, node: usize) {
+        self.crash(node, false);
+        let fault = Fault::Crash(node);
+        let duration = fault.duration(&mut self.random);
+        let until = self.now() + u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.faults.push((until, fault));
+    }
+
+    /// The power of some nodes has failed at a point: they end, and perhaps all others in the same moment.
+    fn crash_fired(&mut self) {
+        let fired = self.shared.points.take_fired();
+        let has_any = !fired.is_empty();
+        for (name, _) in fired {
+            self.faults_count += 1;
+            if let Some(node) = self.nodes.iter().position(|node| node.name == name) {
+                self.crash_for_a_while(node);
+            }
+        }
+        if has_any && self.random.random_ratio(1, 6) {
+            self.crash_many();
+        }
+    }
+
     fn crash(&mut self, node: usize, wipe: bool) {
         let node = &self.nodes[node];
         // First the disk: what a process does while it ends must not reach it.
-        let random = &mut self.random;
         let mut disk = node.disk.lock();
-        disk.lose_power(|len| {
-            let from = random.random_range(0..=len);
-            from..random.random_range(from..=len)
-        });
+        disk.lose_power(&mut self.random);
         if wipe {
             *disk = Disk::default();
             self.has_wiped = true;
@@ -188,6 +242,8 @@ impl World {
     }
 
     fn heal(&mut self) -> Result<(), Violation> {
+        self.shared.points.end();
+        self.shared.is_moving.store(false, Ordering::Relaxed);
         self.end_faults(u64::MAX);
         self.shared.trace.note(format_args!("all faults are over"));
         self.run_for(1)
@@ -226,10 +282,6 @@ impl World {
         let processes: Vec<Arc<Process>> = self.processes().into_iter().map(|(_, process)| process).collect();
         let wanted: BTreeMap<NodeId, BTreeSet<String>> =
             processes.iter().map(|process| (process.meta.node(), process.desk.lock().wanted())).collect();
-        let contents: Vec<_> =
-            processes.iter().map(|process| (process.node.name.clone(), process.retained.content())).collect();
-        check_retained(&contents)?;
-        self.shared.trace.note(format_args!("{} retained messages", contents[0].1.len()));
         for process in &processes {
             check_routes(&process.node.name, &process.meta.state().read(), &wanted)?;
         }
@@ -256,16 +308,27 @@ impl World {
             {
                 return Some(format!("the registry of {name} is not at rest: {stats:?}"));
             }
-            if process.retained.pending() > 0 || !process.retained.is_synced() {
-                return Some(format!("changes of retained messages wait at {name}"));
-            }
             applied.insert(process.meta.state().read().applied(), name);
             lives.extend(process.life());
         }
         if applied.len() > 1 {
             return Some(format!("not all have applied the same: {applied:?}"));
         }
-        self.shared.forwarding.lacks(|member| lives.contains(&member))
+        let lacking = self.shared.forwarding.lacks(|member| lives.contains(&member));
+        lacking.or_else(|| self.unrest_of_shards())
+    }
+
+    fn unrest_of_shards(&self) -> Option<Violation> {
+        if let Some((name, _)) = self.processes().iter().find(|(_, process)| !process.shards.is_idle()) {
+            return Some(format!("something waits for a shard at {name}"));
+        }
+        let clients = self.clients.as_ref().and_then(Clients::lack);
+        clients.or_else(|| self.shards_lack()).or_else(|| self.shared.delivery.lacks())
+    }
+
+    /// What shards lack, if there are any.
+    fn shards_lack(&self) -> Option<Violation> {
+        self.clients.as_ref().and_then(|_| shards_lack(&self.shared, &self.processes()))
     }
 
     fn processes(&self) -> Vec<(&str, Arc<Process>)> {
@@ -282,6 +345,7 @@ impl World {
         while self.now() < end {
             self.sim.step().map_err(|error| format!("a node has ended: {error}"))?;
             self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
+            self.crash_fired();
             self.check()?;
             self.end_faults(self.now());
         }
@@ -294,9 +358,14 @@ impl World {
             return Err(violation);
         }
         let mut leaders = std::mem::take(&mut self.leaders);
-        let outcome = self.check_nodes(&mut leaders);
+        let mut shard_leaders = std::mem::take(&mut self.shard_leaders);
+        let outcome = self.check_nodes(&mut leaders).and_then(|serving| {
+            self.check_shards(&mut shard_leaders)?;
+            Ok(serving)
+        });
         leaders.end_step();
-        self.leaders = leaders;
+        shard_leaders.values_mut().for_each(Leaders::end_step);
+        (self.leaders, self.shard_leaders) = (leaders, shard_leaders);
         self.serving_steps += outcome?;
         Ok(())
     }
@@ -319,16 +388,47 @@ impl World {
         Ok(serving as u64)
     }
 
+    fn check_shards(&self, leaders: &mut BTreeMap<ShardId, Leaders>) -> Result<(), Violation> {
+        for (name, process) in &self.processes() {
+            for replica in process.shards.replicas() {
+                let status = replica.group.watch();
+                let status = status.borrow();
+                let node = process.meta.node().0;
+                leaders.entry(replica.id).or_default().check(&self.shared.trace, name, node, &status)?;
+                if status.role == Role::Stopped && !process.node.disk.lock().is_failing() {
+                    let (shard, why) = (replica.id.0, &status.failed);
+                    return Err(format!("the group of shard {shard} at {name} has stopped: {why:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn counts(&self) -> String {
         let (sent, received) = self.shared.forwarding.counts();
+        let shards = if self.clients.is_some() { self.shard_counts() } else { String::new() };
         format!(
-            "{} nodes, {} faults, {} elections, {} entries, {sent} messages sent, {received} received, up {} % of {} s",
+            "{} nodes, {} faults, {} elections, {} entries, {sent} messages sent, {received} received, {shards}up {} % of {} s",
             self.nodes.len(),
             self.faults_count,
             self.leaders.len(),
             self.shared.states.len(),
             self.serving_steps * 100 / (self.nodes.len() as u64 * self.now()).max(1),
             self.now() / 1_000,
+        )
+    }
+
+    fn shard_counts(&self) -> String {
+        let (published, acknowledged, came, again) = self.shared.delivery.counts();
+        let points: Vec<String> =
+            self.shared.points.counts().iter().map(|(point, count)| format!("{point:?} {count}")).collect();
+        format!(
+            "{published} kept, {acknowledged} acknowledged, {came} delivered, {again} of them again, power failed at {}, \
+             {} elections of shards, {} states of them, {} snapshots, ",
+            if points.is_empty() { "no point".to_owned() } else { points.join(", ") },
+            self.shard_leaders.values().map(Leaders::len).sum::<usize>(),
+            self.shared.replicas.len(),
+            self.shared.installed.load(Ordering::Relaxed),
         )
     }
 }
