@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use flotilla_raft::meta::{MetaError, Recovery, Storage};
 use flotilla_wal::WalOptions;
 
-use crate::{config::Config, shards::group_id};
+use crate::config::Config;
 
 /// Why a node cannot go on alone.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +38,10 @@ pub fn recover(config: &Config, confirm: impl FnOnce(&Recovery) -> bool) -> Resu
     }
     let storage = Storage::open(dir, &config.node.name, &config.cluster.name, WalOptions::default())
         .map_err(|source| RecoverError::Data { dir: dir.clone(), source })?;
-    let recovery = Recovery::plan(&storage, group_id)?;
+    let recovery = Recovery::plan(&storage)?;
     let is_confirmed = confirm(&recovery);
     if is_confirmed {
-        recovery.carry_out(&storage, group_id)?;
+        recovery.carry_out(&storage)?;
     }
     Ok(is_confirmed)
 }

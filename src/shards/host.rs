@@ -1,9 +1,16 @@
 //! Which shards this node holds, and their groups.
 //!
-//! The state of the cluster says where replicas shall be. This node starts a group for each that shall be here, or that it has data
-//! of, and takes a group away when it is neither wanted here nor a member.
+//! The state of the cluster says which replicas nodes have: those that shall be there, and those that are members still. This node
+//! starts a group for each that it has, and takes away what it has no more. Its log has the number of the replica, and goes first:
+//! what is left without a log is of no use, and a replica with one is whole.
+//!
+//! A replica whose log is here starts at once, so that a cluster whose nodes have all been off finds together again. One begins
+//! anew, or is taken away, only after the node has been admitted: before that, what it knows may be older than what it did in an
+//! earlier life, and a replica that it gave up then must not come back with nothing.
 
 use std::{
+    collections::BTreeMap,
+    io,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -13,10 +20,11 @@ use flotilla_raft::{
     group::{Group, GroupError, GroupId, GroupOptions, State},
     peers::{RaftService, RaftTransport},
 };
-use flotilla_shard::{FlushError, OpenError, Options, Shard};
-use flotilla_state::{Command, Shard as Placed, ShardId};
+use flotilla_shard::{OpenError, Options, Shard};
+use flotilla_state::{Command, ReplicaId, Shard as Placed, ShardId};
 use flotilla_store::{Store, StoreError};
 use flotilla_wal::{Files, Wal};
+use tokio::sync::oneshot;
 
 use super::{
     Shards,
@@ -44,9 +52,9 @@ enum HostError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("what the store has of it cannot be removed: {0}")]
-    Erase(#[from] FlushError),
-    #[error("what the store has of it cannot be removed: {0}")]
     Store(#[from] StoreError),
+    #[error("its log cannot be removed: {0}")]
+    Forget(io::Error),
     #[error(transparent)]
     Group(#[from] GroupError),
 }
@@ -56,10 +64,9 @@ impl HostError {
     fn passes(&self) -> bool {
         let is_full = |error: &StoreError| matches!(error, StoreError::Full { .. });
         match self {
-            Self::Open(OpenError::Store(error))
-            | Self::Erase(FlushError::Store(error))
-            | Self::Store(error) => is_full(error),
-            Self::Open(OpenError::Corrupt(_)) | Self::Erase(_) | Self::Group(_) => false,
+            Self::Open(OpenError::Store(error)) | Self::Store(error) => is_full(error),
+            Self::Forget(error) => error.kind() == io::ErrorKind::StorageFull,
+            Self::Open(OpenError::Corrupt(_)) | Self::Group(_) => false,
         }
     }
 }
@@ -76,31 +83,72 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Entries that are kept for members that are a little behind: each may be half a MiB.
 const LOG_ENTRIES_KEPT: u64 = 128;
 
+/// What this node has of a shard, and knows.
+struct Seen<'a> {
+    /// The replica that it has, as far as it knows.
+    has: Option<ReplicaId>,
+    running: Option<ReplicaId>,
+    /// Those whose logs are here.
+    logs: &'a [ReplicaId],
+    /// What it knows is no older than what it has ever done.
+    is_admitted: bool,
+}
+
 /// What is to be done about a shard on this node.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    Start,
-    Found,
+    /// Goes on with a replica.
+    Start(ReplicaId),
+    /// Begins a replica that has nothing.
+    Begin(ReplicaId),
+    /// Takes away whatever is here.
     Remove,
     Nothing,
+}
+
+impl Seen<'_> {
+    fn step(&self) -> Step {
+        match (self.running, self.has) {
+            (Some(running), Some(has)) if running == has => Step::Nothing,
+            (None, Some(has)) if self.logs.contains(&has) => Step::Start(has),
+            _ if !self.is_admitted => Step::Nothing,
+            (Some(_), _) => Step::Remove,
+            (None, _) if !self.logs.is_empty() => Step::Remove,
+            (None, Some(has)) => Step::Begin(has),
+            (None, None) => Step::Nothing,
+        }
+    }
 }
 
 impl Shards {
     /// Holds what shall be here, for as long as the node runs.
     pub(super) async fn host(self: Arc<Self>) {
+        let mut is_swept = false;
         while !self.has_ended.load(Ordering::SeqCst) {
             self.found().await;
+            let is_admitted = self.meta().me().borrow().is_some();
+            let logs = self.logs();
             let shards: Vec<(ShardId, Placed)> =
                 self.state().read().shards().iter().map(|(id, shard)| (id, shard.clone())).collect();
-            for (id, placed) in shards {
-                match self.step(id, &placed).await {
+            for (id, placed) in &shards {
+                let logs = logs.get(id).map_or(&[][..], Vec::as_slice);
+                let has = placed.ids.get(&self.node()).copied();
+                let running = self.replica(*id).map(|replica| replica.number);
+                let seen = Seen { has, running, logs, is_admitted };
+                let is_left = !is_swept && is_admitted && seen.step() == Step::Nothing && running.is_none();
+                let done = match is_left {
+                    true => Shard::erase(*id, &*self.ground.store).map_err(HostError::from),
+                    false => self.carry_out(*id, placed, &seen).await,
+                };
+                match done {
                     Ok(()) => {}
                     Err(error) if error.passes() => {
                         tracing::error!(shard = id.0, %error, "a replica of a shard cannot be had yet");
                     }
-                    Err(error) => return self.fail(id, &error.to_string()).await,
+                    Err(error) => return self.fail(*id, &error.to_string()).await,
                 }
             }
+            is_swept |= is_admitted;
             let _ = tokio::time::timeout(LOOK, self.changed.notified()).await;
         }
     }
@@ -122,60 +170,66 @@ impl Shards {
         }
     }
 
-    async fn step(self: &Arc<Self>, id: ShardId, placed: &Placed) -> Result<(), HostError> {
-        let running = self.replica(id);
-        match self.next_step(id, placed, running.as_deref()).await {
+    /// The replicas whose logs are here.
+    fn logs(&self) -> BTreeMap<ShardId, Vec<ReplicaId>> {
+        let mut logs: BTreeMap<ShardId, Vec<ReplicaId>> = BTreeMap::new();
+        for (shard, replica) in self.ground.wal.groups().into_iter().filter_map(|id| GroupId(id).replica()) {
+            logs.entry(shard).or_default().push(replica);
+        }
+        logs
+    }
+
+    async fn carry_out(
+        self: &Arc<Self>,
+        id: ShardId,
+        placed: &Placed,
+        seen: &Seen<'_>,
+    ) -> Result<(), HostError> {
+        match seen.step() {
+            Step::Start(number) => self.run_replica(id, number).await?,
+            Step::Begin(number) => {
+                // Of one that was taken away, and whose end the power cut short.
+                Shard::erase(id, &*self.ground.store)?;
+                self.ground.store.sync()?;
+                self.run_replica(id, number).await?;
+            }
+            Step::Remove => self.remove(id, seen.logs).await?,
             Step::Nothing => {}
-            Step::Start => {
-                let replica = self.start(id).await?;
-                self.replicas.write().insert(id, Arc::clone(&replica));
-                // In this order, for whoever stops the node looks at the replicas after it has said so.
-                if self.has_ended.load(Ordering::SeqCst) {
-                    replica.group.shutdown().await;
-                    return Ok(());
-                }
-                tokio::spawn(leader::run(replica, Arc::clone(self)));
-                // A founder begins at once.
-                self.changed.notify_one();
+        }
+        if placed.members.is_empty()
+            && placed.founders.contains(&self.node())
+            && let Some(replica) = self.replica(id).filter(|replica| Some(replica.number) == seen.has)
+            && !replica.group.is_initialized().await
+        {
+            let founders = placed
+                .founders
+                .iter()
+                .filter_map(|node| Some((node.0, GroupId::of_replica(id, *placed.ids.get(node)?))));
+            if let Err(error) = replica.group.initialize(founders.collect()).await {
+                tracing::debug!(shard = id.0, %error, "the group of a shard has begun already");
             }
-            Step::Found => {
-                let founders = placed.founders.iter().map(|node| node.0).collect();
-                if let Some(replica) = running
-                    && let Err(error) = replica.group.initialize(founders).await
-                {
-                    tracing::debug!(shard = id.0, %error, "the group of a shard has begun already");
-                }
-            }
-            Step::Remove => self.remove(id).await?,
         }
         Ok(())
     }
 
-    async fn next_step(&self, id: ShardId, placed: &Placed, running: Option<&Replica>) -> Step {
-        let me = self.node();
-        let is_wanted = placed.replicas.nodes.contains(&me);
-        let is_member =
-            placed.members.contains(&me) || placed.members.is_empty() && placed.founders.contains(&me);
-        // Who is not admitted may not know yet that it shall be here.
-        let is_admitted = self.meta().me().borrow().is_some();
-        match running {
-            None if is_wanted || is_member => Step::Start,
-            None if is_admitted && self.ground.wal.groups().contains(&group_id(id).0) => Step::Remove,
-            None => Step::Nothing,
-            Some(replica) if placed.members.is_empty() && placed.founders.contains(&me) => {
-                if replica.group.is_initialized().await { Step::Nothing } else { Step::Found }
-            }
-            Some(_) if is_admitted && !is_wanted && !is_member => Step::Remove,
-            Some(_) => Step::Nothing,
+    async fn run_replica(self: &Arc<Self>, id: ShardId, number: ReplicaId) -> Result<(), HostError> {
+        let replica = self.start(id, number).await?;
+        self.replicas.write().insert(id, Arc::clone(&replica));
+        // In this order, for whoever stops the node looks at the replicas after it has said so.
+        if self.has_ended.load(Ordering::SeqCst) {
+            replica.group.shutdown().await;
+            return Ok(());
         }
+        tokio::spawn(leader::run(replica, Arc::clone(self)));
+        Ok(())
     }
 
-    async fn start(&self, id: ShardId) -> Result<Arc<Replica>, HostError> {
+    async fn start(&self, id: ShardId, number: ReplicaId) -> Result<Arc<Replica>, HostError> {
         let Ground { store, wal, files, dir, raft, transport, .. } = &self.ground;
         let shard = Shard::open(id, Arc::clone(store), Options::default())?;
         let state = Arc::new(Replicated::new(shard, Arc::clone(store)));
         let options = GroupOptions {
-            id: group_id(id),
+            id: GroupId::of_replica(id, number),
             me: self.node().0,
             heartbeat: HEARTBEAT,
             election: ELECTION,
@@ -190,33 +244,59 @@ impl Shards {
         };
         let group = Group::start(options).await?;
         raft.add(group.clone());
-        Ok(Arc::new(Replica { id, group, state, desk: Desk::default() }))
+        Ok(Arc::new(Replica { id, number, group, state, desk: Desk::default() }))
     }
 
-    /// Takes away what this node has of a shard: the log last, for as long as there is one this is tried again.
-    async fn remove(&self, id: ShardId) -> Result<(), HostError> {
-        tracing::info!(shard = id.0, "this node holds no replica of the shard any more");
+    /// Takes away what this node has of a shard.
+    async fn remove(&self, id: ShardId, logs: &[ReplicaId]) -> Result<(), HostError> {
+        tracing::info!(
+            shard = id.0,
+            "this node holds no replica of the shard any more, or shall begin another one"
+        );
         let removed = self.replicas.write().remove(&id);
-        self.ground.raft.remove(group_id(id));
-        let store = &self.ground.store;
-        match removed {
-            Some(replica) => {
-                replica.group.shutdown().await;
-                replica.state.shard.lock().erase()?;
-            }
-            None => Shard::open(id, Arc::clone(store), Options::default())?.erase()?,
+        if let Some(replica) = removed {
+            self.ground.raft.remove(replica.group.id());
+            replica.group.shutdown().await;
+            replica.state.shard.lock().give_up();
         }
-        store.sync()?;
-        self.ground.wal.forget_group(group_id(id).0, move |forgotten| {
-            if let Err(error) = forgotten {
-                tracing::error!(shard = id.0, %error, "the log of a shard cannot be removed");
-            }
-        });
-        Ok(())
+        for number in logs {
+            let (sender, forgotten) = oneshot::channel();
+            let group = GroupId::of_replica(id, *number);
+            self.ground.wal.forget_group(group.0, move |result| drop(sender.send(result)));
+            let forgotten = forgotten.await.unwrap_or_else(|_| Err(io::Error::other("it was closed")));
+            forgotten.map_err(HostError::Forget)?;
+        }
+        Shard::erase(id, &*self.ground.store)?;
+        Ok(self.ground.store.sync()?)
     }
 }
 
-/// The group of a shard. 0 is the meta group.
-pub(crate) fn group_id(shard: ShardId) -> GroupId {
-    GroupId(u64::from(shard.0) + 1)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_begins_and_ends_only_when_the_node_knows_enough() {
+        let id = ReplicaId;
+        let check = |has: Option<u64>, running: Option<u64>, logs: &[u64], steps: [Step; 2]| {
+            let logs: Vec<ReplicaId> = logs.iter().copied().map(id).collect();
+            for (is_admitted, expected) in [false, true].into_iter().zip(steps) {
+                let (has, running) = (has.map(id), running.map(id));
+                assert_eq!(Seen { has, running, logs: &logs, is_admitted }.step(), expected);
+            }
+        };
+        check(None, None, &[], [Step::Nothing, Step::Nothing]);
+        check(Some(7), None, &[7], [Step::Start(id(7)), Step::Start(id(7))]);
+        check(Some(7), Some(7), &[7], [Step::Nothing, Step::Nothing]);
+        // It may have been taken away in an earlier life.
+        check(Some(7), None, &[], [Step::Nothing, Step::Begin(id(7))]);
+        // It runs, and has written nothing yet.
+        check(Some(7), Some(7), &[], [Step::Nothing, Step::Nothing]);
+        check(None, Some(7), &[7], [Step::Nothing, Step::Remove]);
+        check(None, None, &[7], [Step::Nothing, Step::Remove]);
+        // Another replica: first the one before goes.
+        check(Some(9), Some(7), &[7], [Step::Nothing, Step::Remove]);
+        check(Some(9), None, &[7], [Step::Nothing, Step::Remove]);
+        check(Some(9), None, &[], [Step::Nothing, Step::Begin(id(9))]);
+    }
 }

@@ -1,16 +1,18 @@
 //! The members of a shard's group follow its placement.
 //!
 //! The leader brings in who shall hold a replica, waits until it has caught up, gives it a vote, and takes out who shall hold none. The
-//! old members serve until then. It tells the cluster which members there are: a node that is none may delete what it has.
+//! old members serve until then. It tells the cluster which members there are: a node that is none may delete what it has. So it tells
+//! before it adds one, and tells that one is gone only when that is committed; the first time as soon as it leads, so that nothing
+//! which an earlier leader has said comes after it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use flotilla_raft::group::{GroupError, GroupStatus};
-use flotilla_state::{ClusterState, Command, NodeId, Reply, ShardChange, Status};
+use flotilla_raft::group::{GroupError, GroupId, GroupStatus};
+use flotilla_state::{ClusterState, Command, NodeId, ReplicaId, Reply, ShardChange, ShardId, Status};
 
 use super::{Shards, replica::Replica};
 
@@ -44,13 +46,17 @@ enum Step {
 /// Sees to the members as long as this node leads.
 pub(super) async fn follow_placement(replica: &Arc<Replica>, shards: &Arc<Shards>, term: u64) {
     let (mut quiet, mut pause) = (0, LOOK);
+    let mut told = Told { term, number: 0, is_first_done: false };
     loop {
         tokio::time::sleep(pause).await;
-        let step = next_step(replica, shards);
+        let Look { step, ids } = look(replica, shards, told.is_first_done);
         quiet = if matches!(step, Step::Lead(_)) { quiet + 1 } else { 0 };
         let is_at_rest = matches!(step, Step::Lead(_) | Step::Wait | Step::Nothing);
         let result = match step {
-            Step::AddLearner(node) => replica.group.add_learner(node).await,
+            Step::AddLearner(node) => match ids.get(&NodeId(node)) {
+                Some(id) => replica.group.add_learner(node, GroupId::of_replica(replica.id, *id)).await,
+                None => Ok(()),
+            },
             Step::ChangeVoters(voters) => replica.group.change_voters(voters).await,
             Step::HandOver(heir, voters) => match replica.group.transfer_leadership(heir).await {
                 Err(GroupError::Transfer(_)) => replica.group.change_voters(voters).await,
@@ -58,7 +64,8 @@ pub(super) async fn follow_placement(replica: &Arc<Replica>, shards: &Arc<Shards
             },
             Step::RemoveLearner(node) => replica.group.remove_learner(node).await,
             Step::Tell(members) => {
-                if !tell(replica, shards, term, members).await {
+                let of = |node: &NodeId| Some((*node, *ids.get(node)?));
+                if !told.tell(replica, shards, members.iter().filter_map(of).collect()).await {
                     pause = LOOK;
                     continue;
                 }
@@ -96,12 +103,35 @@ pub(super) async fn hand_over(replica: &Replica, shards: &Shards) {
     }
 }
 
-fn next_step(replica: &Replica, shards: &Shards) -> Step {
+/// What has to be done next, and the replicas of the nodes as of then.
+struct Look {
+    step: Step,
+    ids: BTreeMap<NodeId, ReplicaId>,
+}
+
+fn look(replica: &Replica, shards: &Shards, has_told: bool) -> Look {
     let (status, short) = (replica.group.status(), shards.short_nodes());
     let state = shards.state().read();
-    let Some(shard) = state.shards().shard(replica.id) else { return Step::Nothing };
-    let wanted = &shard.replicas.nodes;
-    decide(&status, wanted, &shard.members, shards.node().0, |node| standing(&state, &short, node))
+    let Some(shard) = state.shards().shard(replica.id) else {
+        return Look { step: Step::Nothing, ids: BTreeMap::new() };
+    };
+    let step = if is_known(replica.id, &status, &shard.ids) {
+        let told = Some(&shard.members[..]).filter(|_| has_told);
+        let standing = |node| standing(&state, &short, node);
+        decide(&status, &shard.replicas.nodes, told, shards.node().0, standing)
+    } else {
+        Step::Wait
+    };
+    Look { step, ids: shard.ids.clone() }
+}
+
+/// Whether the members are the replicas that this node knows of, and nobody can undo that: what it knows may be old, and the last change
+/// one of an earlier leader that is not committed.
+fn is_known(shard: ShardId, status: &GroupStatus, ids: &BTreeMap<NodeId, ReplicaId>) -> bool {
+    let is_replica = |(node, group): (&u64, &GroupId)| {
+        ids.get(&NodeId(*node)).is_some_and(|id| GroupId::of_replica(shard, *id) == *group)
+    };
+    status.committed >= status.membership_at && status.members.iter().all(is_replica)
 }
 
 /// What may be asked of a node.
@@ -126,7 +156,7 @@ fn standing(state: &ClusterState, short: &BTreeSet<NodeId>, node: u64) -> Standi
 fn decide(
     status: &GroupStatus,
     wanted: &[NodeId],
-    told: &[NodeId],
+    told: Option<&[NodeId]>,
     me: u64,
     standing: impl Fn(u64) -> Standing,
 ) -> Step {
@@ -134,14 +164,20 @@ fn decide(
         return Step::Nothing;
     }
     let all: BTreeSet<u64> = status.voters.union(&status.learners).copied().collect();
-    let members: Vec<NodeId> = all.iter().copied().map(NodeId).collect();
-    if members != told && !members.is_empty() {
-        return Step::Tell(members);
-    }
     let voters: BTreeSet<u64> = wanted.iter().map(|node| node.0).collect();
-    if let Some(new) = voters.iter().find(|node| !all.contains(node)) {
-        // One that is down can catch up later.
-        return if standing(*new) == Standing::Down { Step::Wait } else { Step::AddLearner(*new) };
+    let is_up = |node: &&u64| standing(**node) != Standing::Down;
+    let mut missing = voters.difference(&all).peekable();
+    let is_any_missing = missing.peek().is_some();
+    // One that is down can catch up later.
+    let new = missing.find(is_up);
+    let members: BTreeSet<NodeId> = all.iter().chain(new).copied().map(NodeId).collect();
+    if told.is_none_or(|told| !told.iter().eq(&members)) && !all.is_empty() {
+        return Step::Tell(members.into_iter().collect());
+    }
+    match new {
+        Some(new) => return Step::AddLearner(*new),
+        None if is_any_missing => return Step::Wait,
+        None => {}
     }
     let has_caught_up = |node: &u64| {
         let matching = status.replication.get(node).copied().flatten();
@@ -149,7 +185,9 @@ fn decide(
     };
     if status.voters != voters || status.is_joint {
         let mut new = voters.difference(&status.voters);
-        if !new.all(has_caught_up) {
+        // Who is down cannot agree to anything. What has begun is ended all the same.
+        let is_majority_up = voters.iter().filter(is_up).count() * 2 > voters.len();
+        if !new.all(has_caught_up) || !is_majority_up && !status.is_joint {
             return Step::Wait;
         }
         let is_heir = |node: &&u64| {
@@ -171,19 +209,35 @@ fn decide(
     heir.map_or(Step::Nothing, Step::Lead)
 }
 
-/// Tells the cluster who the members are; whether it knows.
-async fn tell(replica: &Replica, shards: &Shards, term: u64, members: Vec<NodeId>) -> bool {
-    let command = Command::Shard { shard: replica.id, term, change: ShardChange::Members(members) };
-    match shards.meta().propose(command, Instant::now() + TELL_TIMEOUT).await {
-        Ok((_, Reply::Done)) => return true,
-        Ok((_, reply)) => {
-            tracing::debug!(shard = replica.id.0, ?reply, "the members of a shard were not taken");
+/// What the leader of a term has told the cluster.
+struct Told {
+    term: u64,
+    /// How often.
+    number: u64,
+    /// The cluster has heard of this leader, and takes nothing of those before any more.
+    is_first_done: bool,
+}
+
+impl Told {
+    /// Tells the cluster who the members are; whether it knows.
+    async fn tell(&mut self, replica: &Replica, shards: &Shards, members: Vec<(NodeId, ReplicaId)>) -> bool {
+        self.number += 1;
+        let change = ShardChange::Members { number: self.number, members };
+        let command = Command::Shard { shard: replica.id, term: self.term, change };
+        match shards.meta().propose(command, Instant::now() + TELL_TIMEOUT).await {
+            Ok((_, Reply::Done)) => {
+                self.is_first_done = true;
+                return true;
+            }
+            Ok((_, reply)) => {
+                tracing::debug!(shard = replica.id.0, ?reply, "the members of a shard were not taken");
+            }
+            Err(error) => {
+                tracing::debug!(shard = replica.id.0, %error, "the members of a shard are not known yet");
+            }
         }
-        Err(error) => {
-            tracing::debug!(shard = replica.id.0, %error, "the members of a shard are not known yet");
-        }
+        false
     }
-    false
 }
 
 #[cfg(test)]
@@ -207,18 +261,26 @@ mod tests {
     fn check_of(me: u64, status: &GroupStatus, wanted: &[u64], told: &[u64], expected: &Step) {
         let nodes = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
         let standing = |node| match node {
-            9 => Standing::Down,
+            9 | 10 => Standing::Down,
             8 => Standing::Passing,
             _ => Standing::Up,
         };
-        assert_eq!(decide(status, &nodes(wanted), &nodes(told), me, standing), *expected);
+        assert_eq!(decide(status, &nodes(wanted), Some(&nodes(told)), me, standing), *expected);
+        let first = decide(status, &nodes(wanted), None, me, standing);
+        assert!(matches!(first, Step::Tell(_)), "{first:?}: who has said nothing yet says who is there");
     }
 
     #[test]
     fn members_come_one_after_the_other_and_go_when_the_new_ones_have_caught_up() {
         let set = |nodes: &[u64]| nodes.iter().copied().collect::<BTreeSet<u64>>();
-        check(&status(&[1], &[], &[]), &[1, 2], &[], &Step::Tell(vec![NodeId(1)]));
-        check(&status(&[1], &[], &[]), &[1, 2], &[1], &Step::AddLearner(2));
+        check(&status(&[1], &[], &[]), &[1, 2], &[], &Step::Tell(vec![NodeId(1), NodeId(2)]));
+        check(&status(&[1], &[], &[]), &[1, 2], &[1], &Step::Tell(vec![NodeId(1), NodeId(2)]));
+        check(&status(&[1], &[], &[]), &[1, 2], &[1, 2], &Step::AddLearner(2));
+        check(&status(&[1], &[], &[]), &[1, 9], &[1, 9], &Step::Tell(vec![NodeId(1)]));
+        check(&status(&[1], &[], &[]), &[1, 3, 9], &[1, 3], &Step::AddLearner(3));
+        // Two of the new ones are down.
+        let replication = [(2, 10_000), (9, 10_000), (10, 10_000)];
+        check(&status(&[1, 2], &[9, 10], &replication), &[1, 9, 10], &[1, 2, 9, 10], &Step::Wait);
         check(&status(&[1], &[], &[]), &[1, 9], &[1], &Step::Wait);
         check(&status(&[1], &[2], &[(2, 10)]), &[1, 2], &[1, 2], &Step::Wait);
         check(&status(&[1], &[2], &[(2, 9_500)]), &[1, 2], &[1, 2], &Step::ChangeVoters(set(&[1, 2])));
@@ -236,7 +298,7 @@ mod tests {
         check(&status(&[1, 2, 4], &[], &replication), &[2, 1, 4], &[1, 2, 4], &Step::Lead(2));
         check(&status(&[1, 9], &[], &[(9, 10_000)]), &[9, 1], &[1, 9], &Step::Nothing);
         check(&status(&[1, 8], &[], &[(8, 10_000)]), &[8, 1], &[1, 8], &Step::Nothing);
-        check(&status(&[1], &[], &[]), &[1, 8], &[1], &Step::AddLearner(8));
+        check(&status(&[1], &[], &[]), &[1, 8], &[1, 8], &Step::AddLearner(8));
         // A leader that should not lead gives it to whoever can.
         let replication = [(1, 10_000), (2, 10), (3, 10_000), (9, 10_000)];
         check_of(8, &status(&[1, 2, 8], &[], &replication), &[8, 2, 1], &[1, 2, 8], &Step::Lead(1));

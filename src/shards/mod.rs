@@ -56,10 +56,7 @@ use self::{
     replica::Replica,
     space::Space,
 };
-pub(crate) use self::{
-    host::{Ground, group_id},
-    retained::Page,
-};
+pub(crate) use self::{host::Ground, retained::Page};
 use crate::{
     cluster::{Carrier, Completion},
     node::Node,

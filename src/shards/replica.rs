@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use flotilla_raft::group::{Checkpoint, Corrupt, DurableState, Group, Refused, SnapshotChunks};
 use flotilla_shard::{FlushError, RestoreError, Shard};
-use flotilla_state::ShardId;
+use flotilla_state::{ReplicaId, ShardId};
 use flotilla_store::{Store, StoreError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use super::{desk::Desk, retained::Usage};
 /// A replica of a shard on this node.
 pub(super) struct Replica {
     pub(super) id: ShardId,
+    pub(super) number: ReplicaId,
     pub(super) group: Group,
     pub(super) state: Arc<Replicated>,
     pub(super) desk: Desk,

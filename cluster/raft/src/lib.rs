@@ -9,6 +9,7 @@ pub mod lanes;
 pub mod meta;
 pub mod peers;
 mod random;
+mod replica;
 
 #[cfg(feature = "simulation")]
 pub use random::seed;

@@ -156,7 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Incarnation;
+    use crate::{Incarnation, ReplicaId};
 
     #[test]
     fn the_bytes_never_change() {
@@ -242,7 +242,8 @@ mod tests {
 
     fn shard_change() -> impl Strategy<Value = ShardChange> {
         prop_oneof![
-            prop::collection::vec(node(), 0..4).prop_map(ShardChange::Members),
+            (any::<u64>(), prop::collection::vec((node(), any::<u64>().prop_map(ReplicaId)), 0..4))
+                .prop_map(|(number, members)| ShardChange::Members { number, members }),
             (any::<u64>(), prop::collection::vec(change(), 0..5))
                 .prop_map(|(number, changes)| ShardChange::Routes { number, changes }),
         ]

@@ -31,6 +31,10 @@ pub struct LogIndex(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
+/// A replica of a shard, among those that its node has ever had: the index of the log entry that gave it to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId(pub u64);
+
 /// One term of office of a shard's registrar: the index of the log entry that placed the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ShardEpoch(pub u64);

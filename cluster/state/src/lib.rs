@@ -32,7 +32,7 @@ mod wire;
 pub use command::{Command, NewStatus, RouteChange};
 pub use effects::{Effects, Event, Invalid, Reply, Why};
 pub use error::DecodeError;
-pub use ids::{ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, ShardEpoch, ShardId};
+pub use ids::{ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, ReplicaId, ShardEpoch, ShardId};
 pub use node::{Cluster, Node, Placement, Role, Status};
 pub use ring::ShardRing;
 pub use routes::{Fingerprint, GroupMembers, GroupRoute, RouteCount, Routes};

@@ -1,15 +1,21 @@
 //! The replicas of the shards, and the topics that their sessions want.
 //!
 //! Every shard is a Raft group. The state says which nodes its replicas *shall* be on; the leader of the group brings that about,
-//! one step after the other, and says which members it *has*. A node of neither list may delete what it holds.
+//! one step after the other, and says which members it *has*: before it adds one, and after one has gone. A node of neither list may
+//! delete what it holds.
+//!
+//! A replica has an identifier as long as its node is in one of the lists. Who is in neither loses it for good: should the node hold
+//! a replica again, that is another one, which begins with nothing, and nobody takes it for the one that has gone.
 //!
 //! A group begins once: when there are enough nodes, those that its replicas shall be on become its *founders*, for good. Each of
 //! them begins the same group, if it has none of its data, until the first leader has said which members there are. A node that
 //! has lost its disk comes back under another identifier, so that it is no founder.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::{
-    DecodeError, Invalid, LogIndex, NodeId, Placement, Reply, RouteChange, Routes, ShardId, limits,
-    placement, routes::Changed,
+    DecodeError, Invalid, LogIndex, NodeId, Placement, ReplicaId, Reply, RouteChange, Routes, ShardId,
+    limits, placement, routes::Changed,
 };
 
 /// The shards of the cluster.
@@ -32,8 +38,12 @@ pub struct Shard {
     pub founders: Vec<NodeId>,
     /// The nodes that are members of its group, as its leader has said; empty before.
     pub members: Vec<NodeId>,
+    /// The replica of each node that shall hold one, or is a member; a founder is one until there are members.
+    pub ids: BTreeMap<NodeId, ReplicaId>,
     /// The highest term of a leader that was heard of.
     pub term: u64,
+    /// The number of the last members that the leader of this term has told; 0: it has told none.
+    pub told_members: u64,
     /// The number of the last changes of routes that the leader of this term has told; 0: it has told none.
     pub told: u64,
 }
@@ -41,8 +51,13 @@ pub struct Shard {
 /// What the leader of a shard says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardChange {
-    /// These are the members of its group.
-    Members(Vec<NodeId>),
+    /// These replicas are the members of its group, or may be one very soon.
+    Members {
+        /// 1, 2, 3... for each term: what comes twice, or late, changes nothing.
+        number: u64,
+        /// In the order of the nodes. One that has lost its identifier cannot become a member any more.
+        members: Vec<(NodeId, ReplicaId)>,
+    },
     /// Its sessions want other topics than before.
     Routes {
         /// 1, 2, 3... for each term: what comes twice, or late, changes nothing. The first ones of a term may be none: what an
@@ -58,8 +73,25 @@ impl Shard {
     fn hear(&mut self, term: u64) {
         if term > self.term {
             self.term = term;
-            self.told = 0;
+            (self.told, self.told_members) = (0, 0);
         }
+    }
+
+    /// The nodes that have a replica.
+    fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        let founders: &[NodeId] = if self.members.is_empty() { &self.founders } else { &[] };
+        self.replicas.nodes.iter().chain(&self.members).chain(founders).copied()
+    }
+
+    /// Whether those, and no others, have an identifier.
+    fn are_identified(&self) -> bool {
+        self.nodes().collect::<BTreeSet<_>>().iter().eq(self.ids.keys())
+    }
+
+    /// Gives and takes identifiers after a change that an entry has made.
+    fn identify(&mut self, index: LogIndex) {
+        let id = |node| (node, self.ids.get(&node).copied().unwrap_or(ReplicaId(index.0)));
+        self.ids = self.nodes().map(id).collect();
     }
 }
 
@@ -118,6 +150,7 @@ impl Shards {
         let changed = placement::place(&mut placements, &self.holders, replicas, index);
         for (shard, placement) in self.shards.iter_mut().zip(placements) {
             shard.replicas = placement;
+            shard.identify(index);
         }
         changed
     }
@@ -136,18 +169,20 @@ impl Shards {
 
     /// One node is left, with replicas of these shards: it is their only member. The others begin anew with it; returns those of them
     /// whose sessions wanted something.
-    pub(crate) fn recover(&mut self, survivor: NodeId, kept: &[ShardId]) -> Vec<ShardId> {
+    pub(crate) fn recover(&mut self, survivor: NodeId, kept: &[ShardId], index: LogIndex) -> Vec<ShardId> {
         let mut silenced = Vec::new();
         for (id, shard) in (0..=u16::MAX).map(ShardId).zip(&mut self.shards) {
             shard.founders = vec![survivor];
             // The group goes on in the terms of the node that is left, which may be lower.
-            (shard.term, shard.told) = (0, 0);
+            (shard.term, shard.told, shard.told_members) = (0, 0, 0);
             if kept.contains(&id) {
                 shard.members = vec![survivor];
             } else {
                 shard.members = Vec::new();
+                shard.ids.clear();
                 silenced.extend(self.routes.remove_node(node_of(id)).then_some(id));
             }
+            shard.identify(index);
         }
         silenced
     }
@@ -158,17 +193,27 @@ impl Shards {
         id: ShardId,
         term: u64,
         change: ShardChange,
+        index: LogIndex,
     ) -> Result<Option<Told>, Reply> {
         let shard = self.shards.get_mut(usize::from(id.0)).ok_or(Reply::Invalid(Invalid::Shards))?;
         if term < shard.term {
             return Err(Reply::Stale);
         }
         match change {
-            ShardChange::Members(members) => {
-                check_members(&members).map_err(Reply::Invalid)?;
+            ShardChange::Members { number, members } => {
+                let nodes: Vec<NodeId> = members.iter().map(|(node, _)| *node).collect();
+                check_members(&nodes).map_err(Reply::Invalid)?;
+                if !members.iter().all(|(node, id)| shard.ids.get(node) == Some(id)) {
+                    return Err(Reply::Stale);
+                }
                 shard.hear(term);
-                let is_new = shard.members != members;
-                shard.members = members;
+                if number <= shard.told_members {
+                    return Ok(None);
+                }
+                shard.told_members = number;
+                let is_new = shard.members != nodes;
+                shard.members = nodes;
+                shard.identify(index);
                 Ok(is_new.then_some(Told::Members))
             }
             ShardChange::Routes { number, changes } => {
@@ -200,6 +245,7 @@ impl Shards {
         let is_holder = |node: &NodeId| self.holders.binary_search(node).is_ok();
         let is_valid = |shard: &Shard| {
             shard.replicas.nodes.iter().all(is_holder)
+                && shard.are_identified()
                 && (shard.members.is_empty() || check_members(&shard.members).is_ok())
         };
         let is_shard = |node: NodeId| usize::try_from(node.0).is_ok_and(|number| number < self.shards.len());
@@ -214,6 +260,9 @@ impl Shards {
     pub(crate) fn check_invariants(&self, replicas: u8, turn: u64) {
         let placements: Vec<Placement> = self.shards.iter().map(|shard| shard.replicas.clone()).collect();
         placement::check_invariants(&placements, &self.holders, replicas);
+        for shard in &self.shards {
+            assert!(shard.are_identified(), "{shard:?}");
+        }
         let shards = self.shards.len();
         self.routes.check_invariants(turn, |node| usize::try_from(node.0).is_ok_and(|node| node < shards));
     }

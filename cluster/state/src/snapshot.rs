@@ -476,6 +476,7 @@ mod tests {
         check_refused("shards", |chunk| chunk.holders.push(chunk.holders[0]));
         check_refused("shards", |chunk| chunk.holders[0] += 1);
         check_refused("shards", |chunk| chunk.shards[0].members = vec![2, 1]);
+        check_refused("shards", |chunk| chunk.shards[0].ids.clear());
         check_refused("shards", |chunk| chunk.shard_routes.as_mut().unwrap().sets[0].nodes[0] = 4);
         check_refused("placements", |chunk| {
             chunk.shards.pop();

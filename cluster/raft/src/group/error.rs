@@ -113,8 +113,12 @@ impl ProposeError {
     /// What openraft's refusal means.
     pub(super) fn of(error: &ClientWriteError<Types>) -> Self {
         match error {
-            ClientWriteError::ForwardToLeader(forward) => Self::NotLeader { leader: forward.leader_id },
-            ClientWriteError::LogEntryDiscarded(forward) => Self::Unknown { leader: forward.leader_id },
+            ClientWriteError::ForwardToLeader(forward) => {
+                Self::NotLeader { leader: forward.leader_id.map(|seat| seat.node) }
+            }
+            ClientWriteError::LogEntryDiscarded(forward) => {
+                Self::Unknown { leader: forward.leader_id.map(|seat| seat.node) }
+            }
             // Commands have neither; should they come to have, then nothing is known of their fate.
             ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
                 Self::Unknown { leader: None }

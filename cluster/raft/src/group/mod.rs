@@ -31,7 +31,7 @@ mod tests;
 mod types;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ use rest::Rest;
 use snapshot::{SnapshotData, SnapshotStore};
 use submit::{Submissions, Submitter};
 pub(crate) use types::blocking;
-use types::{Command, Raft, Snapshot, Types};
+use types::{Command, Raft, Seat, Snapshot, Types};
 
 pub use error::{Corrupt, DecodeError, GroupError, ProposeError, Refused, SnapshotError, Unreachable};
 pub use options::GroupOptions;
@@ -139,13 +139,13 @@ impl Group {
         };
         let peers = Peers {
             transport: options.transport,
-            group: options.id,
             append_ttl: options.election.start,
             failure: failure.clone(),
         };
-        let raft = Raft::new(options.me, Arc::new(config), peers, log.clone(), machine)
-            .await
-            .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
+        let raft =
+            Raft::new(Seat::new(options.me, options.id), Arc::new(config), peers, log.clone(), machine)
+                .await
+                .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
         outgoing.allow();
         // Until its first turn the status would be that of an empty group.
         raft.with_raft_state(|_| ()).await.map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
@@ -208,11 +208,13 @@ impl Group {
         self.inner.log.is_pristine() && !self.inner.has_state
     }
 
-    /// Makes a group of a pristine node and others like it. Called on one or on all of them, with the same voters.
+    /// Makes a group of a pristine node and others like it, each with the number under which it has the group. Called on one or on all
+    /// of them, with the same voters.
     ///
     /// # Errors
     /// [`GroupError::Initialized`] when it is one already.
-    pub async fn initialize(&self, voters: BTreeSet<u64>) -> Result<(), GroupError> {
+    pub async fn initialize(&self, voters: BTreeMap<u64, GroupId>) -> Result<(), GroupError> {
+        let voters: BTreeSet<Seat> = voters.into_iter().map(|(node, group)| Seat::new(node, group)).collect();
         self.inner.raft.initialize(voters).await.map_err(|error| match error {
             RaftError::APIError(InitializeError::NotAllowed(_)) => GroupError::Initialized,
             RaftError::APIError(error @ InitializeError::NotInMembers(_)) => {
@@ -261,17 +263,22 @@ impl Group {
         self.inner.submissions.submit(command, done);
     }
 
-    /// Adds a member without a vote; done when the change is committed, not when the member has caught up. Adding a member
-    /// again changes nothing. As with [`Group::propose`] there is no deadline.
+    /// Adds a member without a vote, which has the group under this number; done when the change is committed, not when the member has
+    /// caught up. Adding a member again changes nothing. As with [`Group::propose`] there is no deadline.
     ///
     /// # Errors
-    /// This node does not lead, or another change is under way.
-    pub async fn add_learner(&self, node: u64) -> Result<(), GroupError> {
+    /// This node does not lead, another change is under way, or the node is a member under another number.
+    pub async fn add_learner(&self, node: u64, group: GroupId) -> Result<(), GroupError> {
         let status = self.leading()?;
-        if status.learners.contains(&node) || status.voters.contains(&node) {
-            return Ok(());
+        match status.members.get(&node) {
+            Some(known) if *known == group => return Ok(()),
+            Some(known) => {
+                let reason = format!("node {node} is a member with another replica ({known}, not {group})");
+                return Err(GroupError::Membership(reason));
+            }
+            None => {}
         }
-        let result = self.inner.raft.add_learner(node, EmptyNode {}, false).await;
+        let result = self.inner.raft.add_learner(Seat::new(node, group), EmptyNode {}, false).await;
         self.membership_changed(result.map(drop))
     }
 
@@ -285,7 +292,10 @@ impl Group {
         if status.voters == voters && !status.is_joint {
             return Ok(());
         }
-        let result = self.inner.raft.change_membership(voters, true).await;
+        let seat = |node: &u64| status.members.get(node).map(|group| Seat::new(*node, *group));
+        let seats: Option<BTreeSet<Seat>> = voters.iter().map(seat).collect();
+        let seats = seats.ok_or_else(|| GroupError::Membership("a voter is no member".to_owned()))?;
+        let result = self.inner.raft.change_membership(seats, true).await;
         self.membership_changed(result.map(drop))
     }
 
@@ -298,10 +308,8 @@ impl Group {
         if status.voters.contains(&node) {
             return Err(GroupError::Membership(format!("node {node} votes")));
         }
-        if !status.learners.contains(&node) {
-            return Ok(());
-        }
-        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+        let Some(group) = status.members.get(&node) else { return Ok(()) };
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([Seat::new(node, *group)]));
         let result = self.inner.raft.change_membership(change, true).await;
         self.membership_changed(result.map(drop))
     }
@@ -318,13 +326,14 @@ impl Group {
         if to == self.inner.me {
             return Ok(());
         }
-        if !status.voters.contains(&to) {
+        let Some(group) = status.members.get(&to).filter(|_| status.voters.contains(&to)) else {
             return Err(GroupError::Transfer(format!("node {to} does not vote")));
-        }
-        if !self.has_answered_lately(to) {
+        };
+        let seat = Seat::new(to, *group);
+        if !self.has_answered_lately(seat) {
             return Err(GroupError::Transfer(format!("node {to} does not answer")));
         }
-        self.inner.raft.trigger().transfer_leader(to).await.map_err(|fatal| self.stopped(&fatal))?;
+        self.inner.raft.trigger().transfer_leader(seat).await.map_err(|fatal| self.stopped(&fatal))?;
 
         let mut watch = self.watch();
         let taken = watch.wait_for(|status| {
@@ -482,13 +491,13 @@ impl Group {
     }
 
     /// On the leader: whether the member was heard of within an election timeout.
-    fn has_answered_lately(&self, node: u64) -> bool {
+    fn has_answered_lately(&self, seat: Seat) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics
             .heartbeat
             .as_ref()
-            .and_then(|heard| heard.get(&node).copied().flatten())
+            .and_then(|heard| heard.get(&seat).copied().flatten())
             .is_some_and(|heard| heard.elapsed() < self.inner.election.start)
     }
 
@@ -500,7 +509,7 @@ impl Group {
             RaftError::APIError(
                 ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, .. })
                 | ClientWriteError::LogEntryDiscarded(ForwardToLeader { leader_id, .. }),
-            ) => GroupError::NotLeader { leader: leader_id },
+            ) => GroupError::NotLeader { leader: leader_id.map(|seat| seat.node) },
             RaftError::APIError(ClientWriteError::ChangeMembershipError(
                 error @ (ChangeMembershipError::InProgress(_)
                 | ChangeMembershipError::UncommittedLeaderLog(_)),

@@ -12,7 +12,7 @@ use super::machine::{Failure, Outgoing};
 use super::ports::GroupId;
 use super::rest::{AtRest, Rest};
 use super::status::{GroupStatus, Role};
-use super::types::Raft;
+use super::types::{Raft, Seat};
 
 /// Keeps the status, and does what openraft leaves undone: makes snapshots when the log is long or the group at rest, has a leader without a vote
 /// step down, and notes what is committed when the group is quiet.
@@ -92,8 +92,8 @@ impl Monitor {
         if leads_without_vote && self.handed_over_in != Some(now.term) {
             self.handed_over_in = Some(now.term);
             let next = now.voters.iter().max_by_key(|voter| now.replication.get(voter));
-            if let Some(next) = next {
-                let _ = self.raft.trigger().transfer_leader(*next).await;
+            if let Some((node, group)) = next.and_then(|next| now.members.get_key_value(next)) {
+                let _ = self.raft.trigger().transfer_leader(Seat::new(*node, *group)).await;
             }
         }
     }

@@ -23,13 +23,12 @@ use super::error::{DecodeError, Unreachable};
 use super::machine::Failure;
 use super::ports::{GroupId, Transport};
 use super::snapshot::{LiveSnapshot, SnapshotData, SnapshotFile};
-use super::types::{Snapshot, Types, Vote, blocking};
+use super::types::{Seat, Snapshot, Types, Vote, blocking};
 use super::wire::{self, SnapshotHead};
 
 /// Makes the [`Peer`] of each other member.
 pub(super) struct Peers {
     pub(super) transport: Arc<dyn Transport>,
-    pub(super) group: GroupId,
     /// The deadline of a message with entries. They may take longer than a heartbeat may, for they are written to the disk.
     pub(super) append_ttl: Duration,
     pub(super) failure: Failure,
@@ -38,11 +37,11 @@ pub(super) struct Peers {
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
-    async fn new_client(&mut self, to: u64, _: &EmptyNode) -> Peer {
+    async fn new_client(&mut self, to: Seat, _: &EmptyNode) -> Peer {
         Peer {
-            to,
+            to: to.node,
             transport: Arc::clone(&self.transport),
-            group: self.group,
+            group: GroupId(to.group),
             append_ttl: self.append_ttl,
             failure: self.failure.clone(),
         }
@@ -53,6 +52,7 @@ impl RaftNetworkFactory<Types> for Peers {
 pub(super) struct Peer {
     to: u64,
     transport: Arc<dyn Transport>,
+    /// The group as that node has it.
     group: GroupId,
     append_ttl: Duration,
     failure: Failure,

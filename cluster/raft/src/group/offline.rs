@@ -11,7 +11,7 @@ use super::{
     error::DecodeError,
     log::LogStore,
     snapshot::SnapshotStore,
-    types::{Command, Entry, LeaderId, LogId, Membership, Vote},
+    types::{Command, Entry, LeaderId, LogId, Membership, Seat, Vote},
     wire,
 };
 
@@ -67,6 +67,7 @@ pub(crate) fn sole_member(
     let voted = state.vote.map(wire::load_vote).transpose()?.map_or(0, |vote| vote.leader_id.term);
     // A term of its own: no other entry has the same index and the same leader.
     let term = voted.max(last.committed_leader_id().term) + 1;
+    let me = Seat::new(me, group);
     let voters = BTreeSet::from([me]);
     let alone = Membership::new(vec![voters.clone()], voters).expect("who votes is a member");
     let payloads = std::iter::once(EntryPayload::Membership(alone))

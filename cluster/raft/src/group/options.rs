@@ -13,7 +13,7 @@ use super::ports::{GroupId, State, Transport};
 
 /// What a group is started with.
 pub struct GroupOptions {
-    /// Names the group within the node and the cluster.
+    /// Names the group within the node.
     pub id: GroupId,
     /// This node.
     pub me: u64,

@@ -9,15 +9,10 @@ use futures_util::stream::BoxStream;
 
 use super::error::{Corrupt, Refused, Unreachable};
 
-/// Names a Raft group within a node and a cluster. 0 is the meta group.
+/// Names a Raft group within a node. 0 is the meta group, everywhere; a group of a shard has another number on each node, and another
+/// one again for the next replica of the shard on the same node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u64);
-
-impl std::fmt::Display for GroupId {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}", self.0)
-    }
-}
 
 /// The state that a group replicates. It lives in memory: after a restart it is restored from the latest snapshot, and the
 /// committed commands after that are applied again.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::error::Fatal;
 use openraft::{Instant, RaftMetrics, ServerState};
 
+use super::ports::GroupId;
 use super::types::Types;
 
 /// What this node is to the group.
@@ -50,6 +51,8 @@ pub struct GroupStatus {
     pub is_joint: bool,
     /// The members that do not vote.
     pub learners: BTreeSet<u64>,
+    /// All members, and under which number each has the group.
+    pub members: BTreeMap<u64, GroupId>,
     /// The index of the entry that set the members.
     pub membership_at: Option<u64>,
     /// On the leader: how far the log of each member is known to match.
@@ -89,22 +92,23 @@ impl GroupStatus {
                 (Ok(()), ServerState::Candidate) => Role::Candidate,
                 (Ok(()), ServerState::Leader) => Role::Leader,
             },
-            leader: metrics.current_leader,
+            leader: metrics.current_leader.map(|seat| seat.node),
             last_log: metrics.last_log_index,
             committed: metrics.local_committed.map(|id| id.index()),
             applied: metrics.last_applied.map(|id| id.index()),
             snapshot: metrics.snapshot.map(|id| id.index()),
             purged: metrics.purged.map(|id| id.index()),
             log_bytes,
-            voters: membership.voter_ids().collect(),
+            voters: membership.voter_ids().map(|seat| seat.node).collect(),
             is_joint: membership.get_joint_config().len() > 1,
-            learners: membership.learner_ids().collect(),
+            learners: membership.learner_ids().map(|seat| seat.node).collect(),
+            members: membership.nodes().map(|(seat, _)| (seat.node, GroupId(seat.group))).collect(),
             membership_at: metrics.membership_config.log_id().map(|id| id.index()),
             replication: metrics
                 .replication
                 .iter()
                 .flatten()
-                .map(|(node, id)| (*node, id.map(|id| id.index())))
+                .map(|(seat, id)| (seat.node, id.map(|id| id.index())))
                 .collect(),
             millis_since_quorum_ack: metrics
                 .last_quorum_acked

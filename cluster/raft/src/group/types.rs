@@ -7,6 +7,7 @@ use openraft::EmptyNode;
 use openraft::alias::{EntryOf, LeaderIdOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
 
 use super::machine::Machine;
+use super::ports::GroupId;
 use super::snapshot::SnapshotData;
 
 /// The runtime: in simulations, election timeouts come from a seed that the test sets.
@@ -16,11 +17,11 @@ pub(super) type Runtime = openraft_rt_tokio::TokioRuntime;
 pub(super) type Runtime = openraft_rt::deterministic_rng::DeterministicRng<openraft_rt_tokio::TokioRuntime>;
 
 openraft::declare_raft_types!(
-    /// A node is only its number here: addresses are kept elsewhere, for they change without a change of the membership.
+    /// A node has no address here: addresses are kept elsewhere, for they change without a change of the membership.
     pub(super) Types:
         D = Command,
         R = Bytes,
-        NodeId = u64,
+        NodeId = Seat,
         Node = EmptyNode,
         AsyncRuntime = Runtime,
 );
@@ -30,10 +31,32 @@ pub(super) type Entry = EntryOf<Types>;
 pub(super) type LogId = LogIdOf<Types>;
 pub(super) type LeaderId = LeaderIdOf<Types>;
 pub(super) type Vote = VoteOf<Types>;
-pub(super) type Membership = openraft::Membership<u64, EmptyNode>;
+pub(super) type Membership = openraft::Membership<Seat, EmptyNode>;
 pub(super) type StoredMembership = StoredMembershipOf<Types>;
 pub(super) type SnapshotMeta = SnapshotMetaOf<Types>;
 pub(super) type Snapshot = SnapshotOf<Types, SnapshotData>;
+
+/// A member as openraft knows it: a node, and the number under which it has the group.
+///
+/// Who has lost its log must not take part under the same identifier again, for others may count on what it had. A node that gives its
+/// replica up and gets another one has the group under another number then, and nothing that is meant for the one reaches the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Seat {
+    pub(super) node: u64,
+    pub(super) group: u64,
+}
+
+impl Seat {
+    pub(super) fn new(node: u64, group: GroupId) -> Self {
+        Self { node, group: group.0 }
+    }
+}
+
+impl fmt::Display for Seat {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.node, self.group)
+    }
+}
 
 /// A command of the state machine. What it says is not for logs.
 #[derive(Clone, PartialEq, Eq)]

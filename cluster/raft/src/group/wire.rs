@@ -2,7 +2,7 @@
 //!
 //! Stored values begin with a byte for their format.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_rpc::raft as pb;
@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::error::DecodeError;
 use super::types::{
-    Command, Entry, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Types, Vote,
+    Command, Entry, LeaderId, LogId, Membership, Seat, SnapshotMeta, StoredMembership, Types, Vote,
 };
 
 type Result<T> = std::result::Result<T, DecodeError>;
@@ -119,7 +119,8 @@ pub(super) fn decode_vote_reply(bytes: Bytes) -> Result<VoteResponse<Types>> {
 pub(super) fn encode_transfer_request(request: &TransferLeaderRequest<Types>) -> Bytes {
     encode(&pb::TransferRequest {
         from: Some(from_vote(request.from_leader())),
-        to: *request.to_node_id(),
+        to: request.to_node_id().node,
+        to_group: request.to_node_id().group,
         last_log: request.last_log_id().map(from_log_id),
     })
 }
@@ -128,7 +129,11 @@ pub(super) fn decode_transfer_request(bytes: Bytes) -> Result<TransferLeaderRequ
     const WHAT: &str = "request to take the leadership";
     let message: pb::TransferRequest = decode(WHAT, bytes)?;
     let from = to_vote(required(WHAT, "its leader", message.from)?);
-    Ok(TransferLeaderRequest::new(from, message.to, optional_log_id(message.last_log)?))
+    Ok(TransferLeaderRequest::new(
+        from,
+        to_seat(message.to, message.to_group),
+        optional_log_id(message.last_log)?,
+    ))
 }
 
 pub(super) fn encode_transfer_reply(reply: &TransferLeaderResponse<Types>) -> Bytes {
@@ -248,23 +253,29 @@ pub(super) fn load_position(bytes: Bytes) -> Result<SnapshotMeta> {
 // ---- parts ----
 
 fn from_vote(vote: &Vote) -> pb::Vote {
-    pb::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    let LeaderId { term, node_id: Seat { node, group } } = vote.leader_id;
+    pb::Vote { term, node, committed: vote.committed, group }
 }
 
 fn to_vote(vote: pb::Vote) -> Vote {
-    if vote.committed { Vote::new_committed(vote.term, vote.node) } else { Vote::new(vote.term, vote.node) }
+    let seat = to_seat(vote.node, vote.group);
+    if vote.committed { Vote::new_committed(vote.term, seat) } else { Vote::new(vote.term, seat) }
 }
 
 fn from_log_id(id: &LogId) -> pb::LogId {
-    let leader = id.committed_leader_id();
-    pb::LogId { term: leader.term, node: leader.node_id, index: id.index() }
+    let LeaderId { term, node_id: Seat { node, group } } = *id.committed_leader_id();
+    pb::LogId { term, node, index: id.index(), group }
 }
 
 fn to_log_id(id: pb::LogId) -> Result<LogId> {
     if id.index == u64::MAX {
         return Err(malformed("log id", "its index has none after it"));
     }
-    Ok(LogId::new(LeaderId::new(id.term, id.node), id.index))
+    Ok(LogId::new(LeaderId::new(id.term, to_seat(id.node, id.group)), id.index))
+}
+
+fn to_seat(node: u64, group: u64) -> Seat {
+    Seat { node, group }
 }
 
 fn optional_log_id(id: Option<pb::LogId>) -> Result<Option<LogId>> {
@@ -294,24 +305,42 @@ fn to_entry(entry: pb::Entry) -> Result<Entry> {
 }
 
 fn from_membership(membership: &Membership) -> pb::Membership {
+    let mut groups: Vec<u64> = membership.nodes().map(|(seat, _)| seat.group).collect();
+    if groups.iter().all(|group| *group == 0) {
+        groups.clear();
+    }
     pb::Membership {
         configs: membership
             .get_joint_config()
             .iter()
-            .map(|voters| pb::Voters { nodes: voters.iter().copied().collect() })
+            .map(|voters| pb::Voters { nodes: voters.iter().map(|seat| seat.node).collect() })
             .collect(),
-        members: membership.nodes().map(|(node, _)| *node).collect(),
+        members: membership.nodes().map(|(seat, _)| seat.node).collect(),
+        groups,
     }
 }
 
 fn to_membership(membership: pb::Membership) -> Result<Membership> {
     const WHAT: &str = "membership";
-    let members: BTreeSet<u64> = membership.members.into_iter().collect();
-    let configs: Vec<BTreeSet<u64>> =
-        membership.configs.into_iter().map(|voters| voters.nodes.into_iter().collect()).collect();
+    let pb::Membership { configs, members, mut groups } = membership;
     if configs.is_empty() && members.is_empty() {
         return Ok(Membership::default()); // Before the group is initialised.
     }
+    if groups.is_empty() {
+        groups.resize(members.len(), 0);
+    }
+    if members.len() != groups.len() {
+        return Err(malformed(WHAT, "it does not tell of each member under which number it has the group"));
+    }
+    let seats: BTreeMap<u64, Seat> =
+        members.into_iter().zip(groups).map(|(node, group)| (node, to_seat(node, group))).collect();
+    let seat = |node: &u64| seats.get(node).copied();
+    let configs = configs
+        .iter()
+        .map(|voters| voters.nodes.iter().map(seat).collect::<Option<BTreeSet<Seat>>>())
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| malformed(WHAT, "who votes is no member"))?;
+    let members: BTreeSet<Seat> = seats.values().copied().collect();
     Membership::new(configs, members).map_err(|error| malformed(WHAT, &error.to_string()))
 }
 
@@ -390,7 +419,7 @@ mod tests {
         ) {
             let mut next = id.map_or(number >> 8, |id: LogId| id.index() + 1);
             let entries: Vec<Entry> = payloads.into_iter().map(|payload| {
-                let entry = Entry::new(LogId::new(LeaderId::new(3, 4), next), payload);
+                let entry = Entry::new(LogId::new(LeaderId::new(3, to_seat(4, 5)), next), payload);
                 next += 1;
                 entry
             }).collect();
@@ -417,7 +446,7 @@ mod tests {
             prop_assert_eq!(decode_vote_request(encode_vote_request(&request)).expect("encoded"), request);
             let reply = VoteResponse::<Types>::new(vote, id, flag);
             prop_assert_eq!(decode_vote_reply(encode_vote_reply(&reply)).expect("encoded"), reply);
-            let request = TransferLeaderRequest::<Types>::new(vote, number, id);
+            let request = TransferLeaderRequest::<Types>::new(vote, to_seat(number, number ^ 7), id);
             prop_assert_eq!(decode_transfer_request(encode_transfer_request(&request)).expect("encoded"), request);
             for reply in [
                 Ok(()),
@@ -496,18 +525,24 @@ mod tests {
 
     #[test]
     fn a_voter_is_a_member() {
-        let membership = pb::Membership { configs: vec![pb::Voters { nodes: vec![1, 2] }], members: vec![1] };
-        assert!(matches!(to_membership(membership), Err(DecodeError::Malformed { .. })));
-        let membership = pb::Membership { configs: vec![pb::Voters { nodes: vec![] }], members: vec![1] };
-        assert!(matches!(to_membership(membership), Err(DecodeError::Malformed { .. })));
+        let is_taken = |voters: &[u64], groups: &[u64]| {
+            let configs = vec![pb::Voters { nodes: voters.to_vec() }];
+            to_membership(pb::Membership { configs, members: vec![1], groups: groups.to_vec() }).is_ok()
+        };
+        assert!(is_taken(&[1], &[7]));
+        assert!(is_taken(&[1], &[]), "as it was before members had numbers of their own");
+        for (voters, groups) in [(&[1, 2][..], &[7][..]), (&[], &[7]), (&[1], &[7, 8])] {
+            assert!(!is_taken(voters, groups), "{voters:?} {groups:?}");
+        }
     }
 
     #[test]
     fn entries_of_a_request_follow_one_another() {
-        let entry = |index| Entry::new(LogId::new(LeaderId::new(1, 1), index), EntryPayload::Blank);
+        let entry =
+            |index| Entry::new(LogId::new(LeaderId::new(1, to_seat(1, 7)), index), EntryPayload::Blank);
         let request = |previous: u64, entries: Vec<Entry>| AppendEntriesRequest::<Types> {
-            vote: Vote::new_committed(1, 1),
-            prev_log_id: Some(LogId::new(LeaderId::new(1, 1), previous)),
+            vote: Vote::new_committed(1, to_seat(1, 7)),
+            prev_log_id: Some(LogId::new(LeaderId::new(1, to_seat(1, 7)), previous)),
             entries,
             leader_commit: None,
         };
@@ -521,7 +556,10 @@ mod tests {
     #[test]
     fn commands_are_not_copied_out_of_a_request() {
         let command = Bytes::from(vec![7; 1000]);
-        let entry = Entry::new(LogId::new(LeaderId::new(1, 1), 4), EntryPayload::Normal(Command(command)));
+        let entry = Entry::new(
+            LogId::new(LeaderId::new(1, to_seat(1, 7)), 4),
+            EntryPayload::Normal(Command(command)),
+        );
         let stored = store_entry(entry);
         let range = stored.as_ptr_range();
         let EntryPayload::Normal(Command(command)) = load_entry(stored.clone()).expect("stored").payload
@@ -532,28 +570,36 @@ mod tests {
     }
 
     fn votes() -> impl Strategy<Value = Vote> {
-        (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| {
-            if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) }
+        (any::<u64>(), seats(), any::<bool>()).prop_map(|(term, seat, committed)| {
+            if committed { Vote::new_committed(term, seat) } else { Vote::new(term, seat) }
         })
+    }
+
+    fn seats() -> impl Strategy<Value = Seat> {
+        (any::<u64>(), any::<u64>()).prop_map(|(node, group)| to_seat(node, group))
     }
 
     fn log_ids() -> impl Strategy<Value = LogId> {
         // Room above, for the entries that follow.
-        (any::<u64>(), any::<u64>(), 0..u64::MAX / 2)
-            .prop_map(|(term, node, index)| LogId::new(LeaderId::new(term, node), index))
+        (any::<u64>(), seats(), 0..u64::MAX / 2)
+            .prop_map(|(term, seat, index)| LogId::new(LeaderId::new(term, seat), index))
     }
 
     fn memberships() -> impl Strategy<Value = Membership> {
-        (vec(btree_set(0..20u64, 1..5), 0..3), btree_set(0..20u64, 0..5)).prop_filter_map(
+        let nodes = || btree_set(0..20u64, 1..5);
+        (vec(nodes(), 0..3), btree_set(0..20u64, 0..5), 0..3u64).prop_filter_map(
             "members without voters",
-            |(configs, learners)| {
+            |(configs, learners, group)| {
+                let seat = |node: u64| to_seat(node, group * node);
+                let seats = |nodes: BTreeSet<u64>| nodes.into_iter().map(seat).collect::<BTreeSet<_>>();
+                let configs: Vec<_> = configs.into_iter().map(seats).collect();
                 (!configs.is_empty() || learners.is_empty())
-                    .then(|| Membership::new_with_defaults(configs, learners))
+                    .then(|| Membership::new_with_defaults(configs, seats(learners)))
             },
         )
     }
 
-    fn payloads() -> impl Strategy<Value = EntryPayload<Command, u64, openraft::EmptyNode>> {
+    fn payloads() -> impl Strategy<Value = EntryPayload<Command, Seat, openraft::EmptyNode>> {
         prop_oneof![
             Just(EntryPayload::Blank),
             vec(any::<u8>(), 0..50).prop_map(|bytes| EntryPayload::Normal(Command(bytes.into()))),

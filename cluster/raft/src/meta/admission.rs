@@ -7,7 +7,7 @@ use flotilla_state::{Command, Member, NodeId, Reply};
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use super::{shared::Shared, wire::NodeInfo};
+use super::{META, shared::Shared, wire::NodeInfo};
 use crate::{
     clock,
     group::{GroupError, GroupStatus, Role},
@@ -151,7 +151,7 @@ impl Shared {
         }
         // Its name comes with its admission, which is next.
         info!(%node, "a new learner");
-        self.within(self.group.add_learner(node.0)).await
+        self.within(self.group.add_learner(node.0, META)).await
     }
 
     /// The node votes no more.

@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
 
 use super::{
+    META,
     bootstrap::{Action, Attempt, Bootstrap, BootstrapOptions, Founder, GrantAnswer, Seen},
     shared::{Shared, client},
     wire,
@@ -280,7 +281,7 @@ impl Founding {
             }
             Action::Initialize(attempt) => {
                 info!(cluster = %attempt.cluster_id, members = attempt.members.len(), "founding a cluster");
-                let voters = attempt.members.iter().map(|member| member.id.0).collect();
+                let voters = attempt.members.iter().map(|member| (member.id.0, META)).collect();
                 if let Err(failed) = shared.group.initialize(voters).await {
                     // Only when it is initialised already: by entries of the same attempt.
                     warn!(error = %failed, "the Raft group was not initialised");

@@ -313,7 +313,7 @@ fn group_options(
     machine: Machine,
 ) -> GroupOptions {
     GroupOptions {
-        id: GroupId(0),
+        id: META,
         me: machine.me.0,
         heartbeat: options.heartbeat,
         election: options.election.clone(),
@@ -349,6 +349,9 @@ impl std::fmt::Debug for Services {
         formatter.debug_struct("Services").field("gate", &self.gate).finish_non_exhaustive()
     }
 }
+
+/// The number of the group, on every node: a node that has lost its log comes back under another identifier.
+const META: GroupId = GroupId(0);
 
 /// Answers and requests that wait for the task that founds or finds a cluster.
 const FOUNDING_INPUTS_MAX: usize = 256;

@@ -4,13 +4,13 @@
 //! the others out and gives the cluster another identifier: nodes that come back after all are not let in, for they may have gone
 //! on without this one.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
 use flotilla_kv::KvError;
 use flotilla_state::{ClusterState, Command, LogIndex, NodeId, Role, ShardId, SnapshotReader};
 
-use super::Storage;
+use super::{META, Storage};
 use crate::{
     group::{Corrupt, DecodeError, GroupError, GroupId, StateMachine, offline},
     peers::ClusterId,
@@ -31,6 +31,8 @@ pub struct Recovery {
     /// Those that it has none of: they are lost, and begin anew.
     pub lost: Vec<ShardId>,
     survivor: NodeId,
+    /// Those of the shards that are kept.
+    groups: BTreeMap<ShardId, GroupId>,
 }
 
 /// Why a node cannot go on alone.
@@ -57,11 +59,11 @@ pub enum RecoverError {
 }
 
 impl Recovery {
-    /// What would become of the cluster. `group_of` tells the group of a shard. Nothing changes.
+    /// What would become of the cluster. Nothing changes.
     ///
     /// # Errors
     /// See [`RecoverError`].
-    pub fn plan(storage: &Storage, group_of: impl Fn(ShardId) -> GroupId) -> Result<Self, RecoverError> {
+    pub fn plan(storage: &Storage) -> Result<Self, RecoverError> {
         let mut replayed = Replayed(ClusterState::new());
         let snapshots = (storage.dir.join("meta"), storage.files.clone());
         offline::replay(&storage.wal, META, snapshots, &mut replayed)?;
@@ -73,11 +75,18 @@ impl Recovery {
         if node.role != Role::Core {
             return Err(RecoverError::Edge);
         }
-        let has = |shard: &ShardId| {
-            let log = storage.wal.group(group_of(*shard).0);
-            log.last.is_some() || log.purged.is_some()
-        };
-        let (kept, lost) = (0..cluster.shards).map(ShardId).partition(has);
+        let (mut groups, mut lost) = (BTreeMap::new(), Vec::new());
+        for (shard, placed) in state.shards().iter() {
+            let group = placed.ids.get(&survivor).map(|replica| GroupId::of_replica(shard, *replica));
+            let has_log = |group: &GroupId| {
+                let log = storage.wal.group(group.0);
+                log.last.is_some() || log.purged.is_some()
+            };
+            match group.filter(has_log) {
+                Some(group) => drop(groups.insert(shard, group)),
+                None => lost.push(shard),
+            }
+        }
         Ok(Self {
             cluster: (cluster.name.to_string(), ClusterId(cluster.id)),
             new_id: ClusterId(random()),
@@ -86,9 +95,10 @@ impl Recovery {
                 .filter(|node| node.id != survivor)
                 .map(|node| node.name.to_string())
                 .collect(),
-            kept,
+            kept: groups.keys().copied().collect(),
             lost,
             survivor,
+            groups,
         })
     }
 
@@ -96,24 +106,19 @@ impl Recovery {
     ///
     /// # Errors
     /// See [`RecoverError`].
-    pub fn carry_out(
-        &self,
-        storage: &Storage,
-        group_of: impl Fn(ShardId) -> GroupId,
-    ) -> Result<(), RecoverError> {
-        let Self { new_id, kept, survivor, .. } = self;
+    pub fn carry_out(&self, storage: &Storage) -> Result<(), RecoverError> {
+        let Self { new_id, kept, survivor, groups, .. } = self;
         let command =
             Command::Recover { cluster_id: new_id.0, survivor: *survivor, shards: kept.clone() }.encode();
         let meta = offline::sole_member(&storage.wal, META, survivor.0, vec![command])?;
         let mut records = meta.ok_or(RecoverError::NoCluster)?;
-        for shard in kept {
-            let alone = offline::sole_member(&storage.wal, group_of(*shard), survivor.0, Vec::new())?;
+        for group in groups.values() {
+            let alone = offline::sole_member(&storage.wal, *group, survivor.0, Vec::new())?;
             records.extend(alone.into_iter().flatten());
         }
-        // A vote may be there of a shard without a log.
-        let groups: BTreeSet<u64> = storage.wal.groups().into_iter().collect();
-        for group in self.lost.iter().map(|shard| group_of(*shard)).filter(|group| groups.contains(&group.0))
-        {
+        // A vote may be there of a shard without a log, or a replica that was given up.
+        let is_lost = |group: &GroupId| group.replica().is_some_and(|(shard, _)| self.lost.contains(&shard));
+        for group in storage.wal.groups().into_iter().map(GroupId).filter(is_lost) {
             offline::forget(&storage.wal, group)?;
         }
         // First, so that no other node is let in by what follows.
@@ -149,5 +154,3 @@ impl StateMachine for Replayed {
         Ok(())
     }
 }
-
-const META: GroupId = GroupId(0);

@@ -1,9 +1,10 @@
 //! What only a leader, or whoever takes a replica away, wants of a shard.
 
-use flotilla_state::Member;
+use flotilla_state::{Member, ShardId};
+use flotilla_store::{Change, Store, StoreError};
 
 use super::{Shard, load::delete};
-use crate::{FlushError, Seq, SessionId, rows::Space};
+use crate::{Seq, SessionId, rows::Space};
 
 impl Shard {
     /// How many messages of a session before this place are not done, and how many bytes their topics, properties and payloads
@@ -22,15 +23,18 @@ impl Shard {
         self.state.sessions.iter().filter_map(|(_, session)| Some(session.owner()?.member))
     }
 
-    /// Deletes all that the store has of the shard, which is of no use afterwards.
+    /// Nothing more goes to the store, for what it has of the shard is about to be deleted.
+    pub fn give_up(&mut self) {
+        self.failure = Some("its replica was taken away".to_owned());
+    }
+
+    /// Deletes all that a store has of a shard, which nobody has open, or has given up.
     ///
     /// # Errors
     /// The store refuses; some of it may be gone.
-    pub fn erase(&mut self) -> Result<(), FlushError> {
-        self.failure = Some("its replica was taken away".to_owned());
-        let (from, to) = Space::all(self.space.shard);
-        delete(&*self.store, &from, &to)?;
-        self.store.write(vec![flotilla_store::Change::remove(Space::header_key(self.space.shard))])?;
-        Ok(())
+    pub fn erase(id: ShardId, store: &dyn Store) -> Result<(), StoreError> {
+        let (from, to) = Space::all(id);
+        delete(store, &from, &to)?;
+        store.write(vec![Change::remove(Space::header_key(id))])
     }
 }

@@ -262,7 +262,7 @@ impl ClusterState {
                 Ok(Reply::Done)
             }
             Command::Shard { shard, term, change } => {
-                events.extend(self.shards.change(shard, term, change)?.map(|told| match told {
+                events.extend(self.shards.change(shard, term, change, index)?.map(|told| match told {
                     Told::Members => Event::ShardChanged(shard),
                     Told::Routes(changed) => {
                         Event::ShardRoutesChanged { shard, exact: changed.exact, wildcard: changed.wildcard }
@@ -317,7 +317,7 @@ impl ClusterState {
         self.place(events);
         // It may have been about to leave.
         self.shards.add_holder(survivor, self.replicas(), self.applied);
-        let silenced = self.shards.recover(survivor, shards).into_iter();
+        let silenced = self.shards.recover(survivor, shards, self.applied).into_iter();
         events.extend(silenced.map(|shard| Event::ShardRoutesChanged {
             shard,
             exact: Vec::new(),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::{Fingerprint, ShardChange, ShardEpoch};
+use crate::{Fingerprint, ReplicaId, ShardChange, ShardEpoch};
 
 #[test]
 fn a_cluster_is_created_once() {
@@ -298,6 +298,11 @@ impl TestCluster {
         (member, self.set(member, NewStatus::Up))
     }
 
+    fn up_again(&mut self, member: Member) {
+        self.set(member, NewStatus::Draining);
+        self.set(member, NewStatus::Up);
+    }
+
     fn set(&mut self, member: Member, status: NewStatus) -> Vec<Event> {
         self.done(Command::SetStatus { member, status })
     }
@@ -405,14 +410,58 @@ fn a_shard_begins_once() {
 }
 
 #[test]
-fn the_leader_of_a_shard_tells_its_members_and_what_its_sessions_want() {
+fn a_replica_that_is_neither_wanted_nor_a_member_has_lost_its_identifier_for_good() {
+    let mut cluster = TestCluster::new();
+    let shard = ShardId(3);
+    let tell = |term, change| Command::Shard { shard, term, change };
+    let ids = |cluster: &TestCluster| {
+        let shard = cluster.state.shards().shard(shard).expect("there are 16");
+        shard.ids.iter().map(|(node, id)| (node.0, id.0)).collect::<Vec<_>>()
+    };
+    let [_, second, third] = [1, 2, 3].map(|id| cluster.up(id, &format!("node-{id}")).0);
+    cluster.apply(Command::FoundShards);
+    let [a, b, c] = ids(&cluster)[..] else { panic!("three replicas: {:?}", ids(&cluster)) };
+    assert_eq!([a.0, b.0, c.0], [1, 2, 3]);
+    // Founders keep theirs until there are members.
+    cluster.apply(Command::Evacuate { member: third });
+    assert_eq!(ids(&cluster), [a, b, c]);
+    let told = cluster.apply(tell(7, members(1, &[a, b])));
+    assert_eq!((told.reply, told.events), (Reply::Done, vec![Event::ShardChanged(shard)]));
+    assert_eq!(ids(&cluster), [a, b]);
+    assert_eq!(cluster.apply(tell(7, members(2, &[a, b, c]))).reply, Reply::Stale, "it is gone");
+    // A member that is not wanted keeps its own, and has it still when it is wanted again.
+    cluster.apply(Command::Evacuate { member: second });
+    assert_eq!(ids(&cluster), [a, b]);
+    cluster.up_again(second);
+    assert_eq!(ids(&cluster), [a, b]);
+    cluster.apply(Command::Evacuate { member: second });
+    cluster.apply(tell(7, members(2, &[a])));
+    assert_eq!(ids(&cluster), [a]);
+    cluster.up_again(second);
+    let [_, again] = ids(&cluster)[..] else { panic!("two replicas: {:?}", ids(&cluster)) };
+    assert!(again.0 == b.0 && again.1 > b.1, "{again:?} after {b:?}");
+    assert_eq!(cluster.apply(tell(7, members(3, &[a, b]))).reply, Reply::Stale);
+    assert_eq!(cluster.apply(tell(7, members(3, &[a, again]))).reply, Reply::Done);
+    // What is said late, or by a leader before, changes nothing.
+    assert_eq!(cluster.apply(tell(7, members(2, &[a]))).reply, Reply::Done);
+    assert_eq!(cluster.apply(tell(6, members(9, &[a]))).reply, Reply::Stale);
+    assert_eq!(cluster.apply(tell(8, members(1, &[a, again]))).events, []);
+    assert_eq!(cluster.apply(tell(7, members(4, &[a]))).reply, Reply::Stale);
+    assert_eq!(cluster.state.shards().shard(shard).map(|shard| shard.members.len()), Some(2));
+    let restored = ClusterState::restore(cluster.state.snapshot()).expect("it is a snapshot");
+    assert_eq!(restored.shards().shard(shard), cluster.state.shards().shard(shard));
+}
+
+fn members(number: u64, members: &[(u64, u64)]) -> ShardChange {
+    let members = members.iter().map(|(node, id)| (NodeId(*node), ReplicaId(*id))).collect();
+    ShardChange::Members { number, members }
+}
+
+#[test]
+fn the_leader_of_a_shard_tells_what_its_sessions_want() {
     let mut cluster = TestCluster::new();
     cluster.up(1, "a");
     let tell = |shard, term, change| Command::Shard { shard: ShardId(shard), term, change };
-    let members = |nodes: &[u64]| ShardChange::Members(nodes.iter().copied().map(NodeId).collect());
-    let told = cluster.apply(tell(3, 7, members(&[1, 2])));
-    assert_eq!(told.events, [Event::ShardChanged(ShardId(3))]);
-    assert_eq!(cluster.apply(tell(3, 7, members(&[1, 2]))).events, []);
     let fingerprint = cluster.state.routes().fingerprint("x");
     let changes = |number, changes| ShardChange::Routes { number, changes };
     let routes =
@@ -439,9 +488,9 @@ fn the_leader_of_a_shard_tells_its_members_and_what_its_sessions_want() {
     assert_eq!((wanting(&cluster, "x"), wanting(&cluster, "a/b")), (vec![5], vec![3, 5]));
     let group = RouteChange::SetGroup { filter: "$share/g/a".into(), online: 1, kept: 0 };
     for (shard, change, invalid) in [
-        (16, members(&[1]), Invalid::Shards),
-        (0, members(&[]), Invalid::Members),
-        (0, members(&[2, 1]), Invalid::Members),
+        (16, members(1, &[]), Invalid::Shards),
+        (0, members(1, &[]), Invalid::Members),
+        (0, members(1, &[(2, 1), (1, 1)]), Invalid::Members),
         (0, changes(1, vec![group]), Invalid::Group),
         (0, changes(1, vec![RouteChange::AddExact(fingerprint); 4097]), Invalid::Changes),
     ] {
@@ -452,11 +501,14 @@ fn the_leader_of_a_shard_tells_its_members_and_what_its_sessions_want() {
 #[test]
 fn the_one_node_that_is_left_goes_on_as_another_cluster() {
     let mut cluster = TestCluster::new();
-    let members: Vec<Member> = (1..4).map(|id| cluster.up(id, &format!("node-{id}")).0).collect();
+    let lives: Vec<Member> = (1..4).map(|id| cluster.up(id, &format!("node-{id}")).0).collect();
     cluster.apply(Command::FoundShards);
+    let before: Vec<_> = cluster.state.shards().iter().map(|(_, shard)| shard.ids.clone()).collect();
     for shard in 0..16 {
-        let members = ShardChange::Members(vec![NodeId(1), NodeId(2), NodeId(3)]);
-        cluster.apply(Command::Shard { shard: ShardId(shard), term: 7, change: members });
+        let shard_state = cluster.state.shards().shard(ShardId(shard)).expect("there are 16");
+        let ids: Vec<(u64, u64)> = shard_state.ids.iter().map(|(node, id)| (node.0, id.0)).collect();
+        let change = members(1, &ids);
+        cluster.apply(Command::Shard { shard: ShardId(shard), term: 7, change });
         let changes = vec![RouteChange::AddWildcard("a/+".into())];
         let routes = ShardChange::Routes { number: 1, changes };
         cluster.apply(Command::Shard { shard: ShardId(shard), term: 7, change: routes });
@@ -470,7 +522,7 @@ fn the_one_node_that_is_left_goes_on_as_another_cluster() {
     assert_eq!(cluster.apply(recover(9)).reply, Reply::UnknownNode);
     let effects = cluster.apply(recover(2));
     assert_eq!(effects.reply, Reply::Done);
-    for gone in [members[0], members[2]] {
+    for gone in [lives[0], lives[2]] {
         assert!(effects.events.contains(&Event::MemberEnded(gone, Why::Removed)));
     }
     assert!(effects.events.contains(&Event::Created));
@@ -479,8 +531,10 @@ fn the_one_node_that_is_left_goes_on_as_another_cluster() {
     let state = &cluster.state;
     assert_eq!(state.cluster().map(|cluster| (cluster.id, cluster.shards)), Some((99, 16)));
     assert_eq!(state.nodes().map(|node| node.id).collect::<Vec<_>>(), [NodeId(2)]);
-    for (id, shard) in state.shards().iter() {
+    for ((id, shard), before) in state.shards().iter().zip(before) {
         assert_eq!((&shard.replicas.nodes, &shard.founders), (&vec![NodeId(2)], &vec![NodeId(2)]));
+        let has_kept = shard.ids.get(&NodeId(2)) == before.get(&NodeId(2));
+        assert!(shard.ids.len() == 1 && has_kept == (id.0 < 15), "{id:?}: {:?}, {before:?}", shard.ids);
         let members = if id.0 < 15 { vec![NodeId(2)] } else { Vec::new() };
         assert_eq!((&shard.members, shard.term), (&members, 0), "{id:?}: the node may know of lower terms");
     }

@@ -4,11 +4,10 @@ use super::{
     Member, VERSION,
     cluster::{Cluster, Join, Role, Status, role},
     fingerprint, required,
-    snapshot::NodeSet,
 };
 use crate::{
-    Command as StateCommand, DecodeError, NewStatus, NodeId, RouteChange as StateRouteChange, ShardChange,
-    ShardId, settings::wire::Setting,
+    Command as StateCommand, DecodeError, NewStatus, NodeId, ReplicaId, RouteChange as StateRouteChange,
+    ShardChange, ShardId, settings::wire::Setting,
 };
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -81,15 +80,39 @@ pub(crate) struct Shard {
     pub(crate) term: u64,
     #[prost(oneof = "ShardChangeKind", tags = "3, 4")]
     pub(crate) change: Option<ShardChangeKind>,
-    /// Of changes of routes.
     #[prost(uint64, tag = "5")]
     pub(crate) number: u64,
+}
+
+/// A replica of a shard.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Replica {
+    #[prost(fixed64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) id: u64,
+}
+
+impl Replica {
+    pub(crate) fn of(node: NodeId, id: ReplicaId) -> Self {
+        Self { node: node.0, id: id.0 }
+    }
+
+    pub(crate) fn parts(self) -> (NodeId, ReplicaId) {
+        (NodeId(self.node), ReplicaId(self.id))
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Replicas {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) replicas: Vec<Replica>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(crate) enum ShardChangeKind {
     #[prost(message, tag = "3")]
-    Members(NodeSet),
+    Members(Replicas),
     /// Its `member` is not set.
     #[prost(message, tag = "4")]
     Routes(RouteChanges),
@@ -98,7 +121,10 @@ pub(crate) enum ShardChangeKind {
 impl Shard {
     fn of(shard: ShardId, term: u64, change: &ShardChange) -> Self {
         let (number, change) = match change {
-            ShardChange::Members(members) => (0, ShardChangeKind::Members(members.as_slice().into())),
+            ShardChange::Members { number, members } => {
+                let replicas = members.iter().map(|(node, id)| Replica::of(*node, *id)).collect();
+                (*number, ShardChangeKind::Members(Replicas { replicas }))
+            }
             ShardChange::Routes { number, changes } => {
                 let changes = changes.iter().map(RouteChange::from).collect();
                 (*number, ShardChangeKind::Routes(RouteChanges { member: None, changes }))
@@ -109,7 +135,10 @@ impl Shard {
 
     fn into_command(self) -> Result<StateCommand, DecodeError> {
         let change = match self.change.ok_or(DecodeError::Field("change"))? {
-            ShardChangeKind::Members(members) => ShardChange::Members(members.into()),
+            ShardChangeKind::Members(Replicas { replicas }) => ShardChange::Members {
+                number: self.number,
+                members: replicas.into_iter().map(Replica::parts).collect(),
+            },
             ShardChangeKind::Routes(RouteChanges { changes, .. }) => ShardChange::Routes {
                 number: self.number,
                 changes: changes.into_iter().map(TryInto::try_into).collect::<Result<_, DecodeError>>()?,

@@ -1,6 +1,9 @@
 //! Snapshots.
 
-use super::cluster::{Cluster, Node};
+use super::{
+    cluster::{Cluster, Node},
+    command::Replica,
+};
 use crate::{NodeId, ShardEpoch, routes, settings::wire::Setting};
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -65,6 +68,10 @@ pub(crate) struct Shard {
     pub(crate) term: u64,
     #[prost(uint64, tag = "5")]
     pub(crate) told: u64,
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) ids: Vec<Replica>,
+    #[prost(uint64, tag = "7")]
+    pub(crate) told_members: u64,
 }
 
 impl From<&crate::Shard> for Shard {
@@ -75,6 +82,8 @@ impl From<&crate::Shard> for Shard {
             members: numbers(&shard.members),
             term: shard.term,
             told: shard.told,
+            ids: shard.ids.iter().map(|(node, id)| Replica::of(*node, *id)).collect(),
+            told_members: shard.told_members,
         }
     }
 }
@@ -85,7 +94,9 @@ impl From<Shard> for crate::Shard {
             replicas: shard.replicas.unwrap_or_default().into(),
             founders: nodes(shard.founders),
             members: nodes(shard.members),
+            ids: shard.ids.into_iter().map(Replica::parts).collect(),
             term: shard.term,
+            told_members: shard.told_members,
             told: shard.told,
         }
     }

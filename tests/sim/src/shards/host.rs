@@ -2,15 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flotilla_raft::group::{Group, GroupError, GroupOptions, State, with_seed};
-use flotilla_shard::{FlushError, OpenError, Options, Shard};
-use flotilla_state::{Command, Shard as Placed, ShardId};
+use flotilla_raft::group::{Group, GroupError, GroupId, GroupOptions, State, with_seed};
+use flotilla_shard::{OpenError, Options, Shard};
+use flotilla_state::{Command, NodeId, ReplicaId, Shard as Placed, ShardId};
 use flotilla_store::{Store as _, StoreError};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
-    PowerFailed, group_id, leader,
+    PowerFailed, leader,
     points::Point,
     replica::{Machine, Replica, Replicated},
 };
@@ -37,12 +40,12 @@ macro_rules! wrong {
         }
     })* };
 }
-wrong!(OpenError, FlushError, StoreError, GroupError);
+wrong!(OpenError, StoreError, GroupError, std::io::Error);
 
 /// What is to be done about a shard.
 enum Step {
-    Start,
-    Found,
+    Start(ReplicaId),
+    Begin(ReplicaId),
     Remove,
     Nothing,
 }
@@ -94,58 +97,71 @@ async fn found(process: &Process) {
     }
 }
 
+/// The replicas whose logs are here.
+fn logs(process: &Process, id: ShardId) -> Vec<ReplicaId> {
+    let groups = process.shards.ground.get().map_or_else(Vec::new, |ground| ground.wal.groups());
+    let replicas = groups.into_iter().filter_map(|group| GroupId(group).replica());
+    replicas.filter(|(shard, _)| *shard == id).map(|(_, replica)| replica).collect()
+}
+
+fn next_step(process: &Process, id: ShardId, placed: &Placed, logs: &[ReplicaId]) -> Step {
+    let has = placed.ids.get(&process.meta.node()).copied();
+    let running = process.shards.replica(id).map(|replica| replica.number);
+    let is_admitted = process.meta.me().borrow().is_some();
+    match (running, has) {
+        (Some(running), Some(has)) if running == has => Step::Nothing,
+        (None, Some(has)) if logs.contains(&has) => Step::Start(has),
+        _ if !is_admitted => Step::Nothing,
+        (Some(_), _) => Step::Remove,
+        (None, _) if !logs.is_empty() => Step::Remove,
+        (None, Some(has)) => Step::Begin(has),
+        (None, None) => Step::Nothing,
+    }
+}
+
 async fn step(process: &Arc<Process>, id: ShardId, placed: &Placed) -> Result<(), HostError> {
-    let running = process.shards.replica(id);
-    match next_step(process, id, placed, running.as_deref()).await {
+    let logs = logs(process, id);
+    match next_step(process, id, placed, &logs) {
         Step::Nothing => {}
-        Step::Start => {
-            let replica = start(process, id).await?;
-            process.shards.replicas.write().insert(id, Arc::clone(&replica));
-            tokio::spawn(leader::run(Arc::clone(&replica), Arc::clone(process)));
-            tokio::spawn(leader::watch_log(replica, Arc::clone(process)));
-            // A founder begins at once.
-            process.shards.note_changed();
+        Step::Start(number) => run_replica(process, id, number).await?,
+        Step::Begin(number) => {
+            let ground = process.shards.ground.get().ok_or(HostError::Power)?;
+            Shard::erase(id, &ground.store)?;
+            ground.store.sync()?;
+            run_replica(process, id, number).await?;
         }
-        Step::Found => {
-            let founders = placed.founders.iter().map(|node| node.0).collect();
-            if let Some(replica) = running {
-                // Another founder may have been faster.
-                drop(replica.group.initialize(founders).await);
-            }
-        }
-        Step::Remove => remove(process, id).await?,
+        Step::Remove => remove(process, id, &logs).await?,
+    }
+    let me = process.meta.node();
+    if placed.members.is_empty()
+        && placed.founders.contains(&me)
+        && let Some(replica) = process.shards.replica(id)
+        && Some(replica.number) == placed.ids.get(&me).copied()
+        && !replica.group.is_initialized().await
+    {
+        let of = |node: &NodeId| Some((node.0, GroupId::of_replica(id, *placed.ids.get(node)?)));
+        // Another founder may have been faster.
+        drop(replica.group.initialize(placed.founders.iter().filter_map(of).collect()).await);
     }
     Ok(())
 }
 
-async fn next_step(process: &Process, id: ShardId, placed: &Placed, running: Option<&Replica>) -> Step {
-    let me = process.meta.node();
-    let is_wanted = placed.replicas.nodes.contains(&me);
-    let is_member =
-        placed.members.contains(&me) || placed.members.is_empty() && placed.founders.contains(&me);
-    let is_admitted = process.meta.me().borrow().is_some();
-    let has_log =
-        || process.shards.ground.get().is_some_and(|ground| ground.wal.groups().contains(&group_id(id).0));
-    match running {
-        None if is_wanted || is_member => Step::Start,
-        None if is_admitted && has_log() => Step::Remove,
-        None => Step::Nothing,
-        Some(replica) if placed.members.is_empty() && placed.founders.contains(&me) => {
-            if replica.group.is_initialized().await { Step::Nothing } else { Step::Found }
-        }
-        Some(_) if is_admitted && !is_wanted && !is_member => Step::Remove,
-        Some(_) => Step::Nothing,
-    }
+async fn run_replica(process: &Arc<Process>, id: ShardId, number: ReplicaId) -> Result<(), HostError> {
+    let replica = start(process, id, number).await?;
+    process.shards.replicas.write().insert(id, Arc::clone(&replica));
+    tokio::spawn(leader::run(Arc::clone(&replica), Arc::clone(process)));
+    tokio::spawn(leader::watch_log(replica, Arc::clone(process)));
+    Ok(())
 }
 
-async fn start(process: &Arc<Process>, id: ShardId) -> Result<Arc<Replica>, HostError> {
+async fn start(process: &Arc<Process>, id: ShardId, number: ReplicaId) -> Result<Arc<Replica>, HostError> {
     let ground = process.shards.ground.get().ok_or(HostError::Power)?;
     // Small, so that everything happens all the time.
     let options = Options { dirty_bytes_soft: 3 << 10, dirty_bytes_max: 1 << 20, references_read_max: 3 };
     let shard = Shard::open(id, Arc::new(ground.store.clone()), options)?;
     let state = Arc::new(Replicated::new(shard, ground.store.clone(), Arc::clone(&process.node)));
     let options = GroupOptions {
-        id: group_id(id),
+        id: GroupId::of_replica(id, number),
         me: process.meta.node().0,
         heartbeat: Duration::from_millis(200),
         election: Duration::from_millis(400)..Duration::from_millis(800),
@@ -160,28 +176,30 @@ async fn start(process: &Arc<Process>, id: ShardId) -> Result<Arc<Replica>, Host
     };
     let group = Group::start(options).await?;
     ground.raft.add(group.clone());
-    process.note(format_args!("holds shard {}", id.0));
-    Ok(Arc::new(Replica { id, group, state, desk: leader::Desk::default() }))
+    process.note(format_args!("holds shard {} (replica {})", id.0, number.0));
+    Ok(Arc::new(Replica { id, number, group, state, desk: leader::Desk::default() }))
 }
 
-/// Takes away what this node has of a shard: the log last, for as long as there is one this is tried again.
-async fn remove(process: &Arc<Process>, id: ShardId) -> Result<(), HostError> {
+/// Takes away what this node has of a shard: the log first.
+async fn remove(process: &Arc<Process>, id: ShardId, logs: &[ReplicaId]) -> Result<(), HostError> {
     process.note(format_args!("gives shard {} up", id.0));
     let ground = process.shards.ground.get().ok_or(HostError::Power)?;
     let removed = process.shards.replicas.write().remove(&id);
-    ground.raft.remove(group_id(id));
-    match removed {
-        Some(replica) => {
-            replica.group.shutdown().await;
-            replica.state.pass(Point::Removing);
-            replica.state.shard.lock().erase()?;
-        }
-        None => Shard::open(id, Arc::new(ground.store.clone()), Options::default())?.erase()?,
+    if let Some(replica) = removed {
+        ground.raft.remove(replica.group.id());
+        replica.group.shutdown().await;
+        replica.state.pass(Point::Removing);
+        replica.state.shard.lock().give_up();
     }
-    ground.store.sync()?;
+    for number in logs {
+        let (sender, forgotten) = oneshot::channel();
+        let done = move |result| drop(sender.send(result));
+        ground.wal.forget_group(GroupId::of_replica(id, *number).0, done);
+        forgotten.await.unwrap_or_else(|_| Err(std::io::Error::other("the log was closed")))?;
+    }
     process.pass(Point::Erased)?;
-    ground.wal.forget_group(group_id(id).0, |_| {});
-    Ok(())
+    Shard::erase(id, &ground.store)?;
+    Ok(ground.store.sync()?)
 }
 
 /// Now and then this node is to hold nothing for a while, so that replicas move.

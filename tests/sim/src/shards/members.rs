@@ -1,9 +1,13 @@
 //! The members of a shard's group follow its placement, one step after the other.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use flotilla_raft::group::{GroupError, GroupStatus};
-use flotilla_state::{ClusterState, Command, NodeId, Reply, ShardChange, Status};
+use flotilla_raft::group::{GroupError, GroupId, GroupStatus};
+use flotilla_state::{ClusterState, Command, NodeId, ReplicaId, Reply, Shard, ShardChange, Status};
 use tokio::time::{Instant, sleep};
 
 use super::{PowerFailed, points::Point, replica::Replica};
@@ -12,11 +16,11 @@ use crate::node::Process;
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    AddLearner(u64),
+    AddLearner(u64, GroupId),
     ChangeVoters(BTreeSet<u64>),
     HandOver(u64, BTreeSet<u64>),
     RemoveLearner(u64),
-    Tell(Vec<NodeId>),
+    Tell(Vec<(NodeId, ReplicaId)>),
     Lead(u64),
     Nothing,
 }
@@ -24,20 +28,21 @@ enum Step {
 /// Sees to the members as long as this node leads, or has power.
 pub async fn follow_placement(replica: &Arc<Replica>, process: &Arc<Process>, term: u64) -> PowerFailed {
     let mut quiet = 0;
+    let mut told = Told { term, number: 0, is_first_done: false };
     loop {
         sleep(LOOK).await;
         let step = {
             let status = replica.group.status();
             let state = process.meta.state();
             let state = state.read();
-            next_step(&status, &state, replica, process.meta.node().0)
+            next_step(&status, &state, replica, process.meta.node().0, told.is_first_done)
         };
         let is_quiet = matches!(step, Step::Lead(_)) && quiet < QUIET_LOOKS;
         quiet = if is_quiet { quiet + 1 } else { 0 };
         if !matches!(step, Step::Lead(_) | Step::Nothing) {
             process.note(format_args!("wants for shard {}: {step:?}", replica.id.0));
         }
-        if let Err(failed) = carry_out(step, quiet, replica, process, term).await {
+        if let Err(failed) = carry_out(step, quiet, replica, process, &mut told).await {
             return failed;
         }
     }
@@ -48,12 +53,12 @@ async fn carry_out(
     quiet: u32,
     replica: &Replica,
     process: &Process,
-    term: u64,
+    told: &mut Told,
 ) -> Result<(), PowerFailed> {
     let group = &replica.group;
     match step {
-        Step::AddLearner(node) => {
-            if group.add_learner(node).await.is_ok() {
+        Step::AddLearner(node, number) => {
+            if group.add_learner(node, number).await.is_ok() {
                 process.pass(Point::LearnerAdded)?;
             }
         }
@@ -70,12 +75,16 @@ async fn carry_out(
         }
         Step::Tell(members) => {
             process.pass(Point::Telling)?;
-            let command = Command::Shard { shard: replica.id, term, change: ShardChange::Members(members) };
+            told.number += 1;
+            let change = ShardChange::Members { number: told.number, members };
+            let command = Command::Shard { shard: replica.id, term: told.term, change };
             let deadline = (Instant::now() + TELL_TIMEOUT).into_std();
-            if let Ok((_, reply)) = process.meta.propose(command, deadline).await
-                && !matches!(reply, Reply::Done | Reply::Stale)
-            {
-                process.shared().check(Err(format!("members of a shard were answered {reply:?}")));
+            match process.meta.propose(command, deadline).await {
+                Ok((_, Reply::Done)) => told.is_first_done = true,
+                Ok((_, Reply::Stale)) | Err(_) => {}
+                Ok((_, reply)) => {
+                    process.shared().check(Err(format!("members of a shard were answered {reply:?}")));
+                }
             }
         }
         // Whatever comes of it, the next look sees it.
@@ -104,7 +113,31 @@ async fn change_voters(
     if changed.is_ok() { process.pass(Point::VotersChanged) } else { Ok(()) }
 }
 
-fn next_step(status: &GroupStatus, state: &ClusterState, replica: &Replica, me: u64) -> Step {
+/// What the leader of a term has told the cluster.
+struct Told {
+    term: u64,
+    number: u64,
+    is_first_done: bool,
+}
+
+/// The members, and perhaps one more, as the cluster is told; nothing where this node knows too little of them.
+fn to_tell(
+    status: &GroupStatus,
+    replica: &Replica,
+    shard: &Shard,
+    new: Option<u64>,
+) -> Option<Vec<(NodeId, ReplicaId)>> {
+    let is_committed = status.committed >= status.membership_at;
+    let of = |node: u64| Some((NodeId(node), *shard.ids.get(&NodeId(node))?));
+    let known = status
+        .members
+        .iter()
+        .map(|(node, group)| of(*node).filter(|(_, id)| GroupId::of_replica(replica.id, *id) == *group));
+    let all: Option<BTreeMap<_, _>> = known.chain(new.map(of)).collect();
+    all.filter(|_| is_committed).map(|all| all.into_iter().collect())
+}
+
+fn next_step(status: &GroupStatus, state: &ClusterState, replica: &Replica, me: u64, has_told: bool) -> Step {
     let Some(shard) = state.shards().shard(replica.id) else { return Step::Nothing };
     let wanted = &shard.replicas.nodes;
     let is_up = |node: u64| state.node(NodeId(node)).is_some_and(|node| node.status == Status::Up);
@@ -113,20 +146,27 @@ fn next_step(status: &GroupStatus, state: &ClusterState, replica: &Replica, me: 
         return Step::Nothing;
     }
     let all: BTreeSet<u64> = status.voters.union(&status.learners).copied().collect();
-    let members: Vec<NodeId> = all.iter().copied().map(NodeId).collect();
-    if members != shard.members && !members.is_empty() {
+    let voters: BTreeSet<u64> = wanted.iter().map(|node| node.0).collect();
+    let mut missing = voters.difference(&all).peekable();
+    let is_any_missing = missing.peek().is_some();
+    let new = missing.find(|node| !is_down(**node)).copied();
+    let Some(members) = to_tell(status, replica, shard, new) else { return Step::Nothing };
+    if !has_told || !members.iter().map(|(node, _)| node).eq(&shard.members) {
         return Step::Tell(members);
     }
-    let voters: BTreeSet<u64> = wanted.iter().map(|node| node.0).collect();
-    if let Some(new) = voters.iter().find(|node| !all.contains(node)) {
-        return if is_down(*new) { Step::Nothing } else { Step::AddLearner(*new) };
+    match new.map(|node| (node, shard.ids.get(&NodeId(node)))) {
+        Some((node, Some(id))) => return Step::AddLearner(node, GroupId::of_replica(replica.id, *id)),
+        Some((_, None)) => return Step::Nothing,
+        None if is_any_missing => return Step::Nothing,
+        None => {}
     }
     let has_caught_up = |node: &u64| {
         let matching = status.replication.get(node).copied().flatten();
         *node == me || matching.is_some_and(|index| index + LAG_MAX >= status.last_log.unwrap_or(0))
     };
     if status.voters != voters || status.is_joint {
-        if !voters.difference(&status.voters).all(has_caught_up) {
+        let is_majority_up = voters.iter().filter(|node| !is_down(**node)).count() * 2 > voters.len();
+        if !voters.difference(&status.voters).all(has_caught_up) || !is_majority_up && !status.is_joint {
             return Step::Nothing;
         }
         let is_heir = |node: &&u64| status.voters.contains(*node) && is_up(**node) && has_caught_up(node);

@@ -19,10 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_lane::{Batch, Frame, LaneId, lane_of};
-use flotilla_raft::{
-    group::GroupId,
-    peers::{RaftService, RaftTransport},
-};
+use flotilla_raft::peers::{RaftService, RaftTransport};
 use flotilla_shard::{Connection, EncodedPart, PartAnswer, Seq};
 use flotilla_state::{Member, ShardId, ShardRing};
 use flotilla_wal::{Files, Wal};
@@ -272,9 +269,4 @@ impl Process {
 /// Everything about a shard goes through one lane, so that it keeps its order.
 fn lane(shard: ShardId) -> LaneId {
     lane_of(&shard.0.to_le_bytes())
-}
-
-/// The group of a shard. 0 is the meta group.
-fn group_id(shard: ShardId) -> GroupId {
-    GroupId(u64::from(shard.0) + 1)
 }

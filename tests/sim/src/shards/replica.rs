@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use flotilla_raft::group::{Checkpoint, Corrupt, DurableState, Group, Refused, SnapshotChunks};
 use flotilla_shard::Shard;
-use flotilla_state::ShardId;
+use flotilla_state::{ReplicaId, ShardId};
 use flotilla_store::Store as _;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -17,6 +17,7 @@ use crate::{disk::SimStore, node::Node};
 pub struct Replica {
     /// Of which shard.
     pub id: ShardId,
+    pub number: ReplicaId,
     /// Its group.
     pub group: Group,
     /// What the group replicates.

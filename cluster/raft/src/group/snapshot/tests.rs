@@ -6,7 +6,7 @@ use flotilla_wal::MemoryFiles;
 
 use super::super::SNAPSHOT_CHUNK_BYTES_MAX;
 use super::super::machine::{Failure, Outgoing};
-use super::super::types::{LeaderId, LogId, Membership, StoredMembership};
+use super::super::types::{LeaderId, LogId, Membership, Seat, StoredMembership};
 use super::record::RECORD_BYTES_MAX;
 use super::*;
 use openraft::vote::RaftLeaderId;
@@ -148,9 +148,10 @@ fn open(files: &MemoryFiles) -> Result<SnapshotStore, SnapshotError> {
 }
 
 fn meta(index: u64) -> SnapshotMeta {
-    let id = |index| LogId::new(LeaderId::new(2, 9), index);
-    let voters = BTreeSet::from([1, 2, 9]);
-    let membership = Membership::new_with_defaults(vec![voters], [4]);
+    let id = |index| LogId::new(LeaderId::new(2, Seat { node: 9, group: 7 }), index);
+    let seat = |node| Seat { node, group: 7 };
+    let voters = BTreeSet::from([1, 2, 9].map(seat));
+    let membership = Membership::new_with_defaults(vec![voters], [seat(4)]);
     SnapshotMeta {
         last_log_id: Some(id(index)),
         last_membership: StoredMembership::new(Some(id(1)), membership),

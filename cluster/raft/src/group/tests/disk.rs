@@ -1,6 +1,5 @@
 //! Groups on the file system and on several threads, in real time.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use flotilla_wal::{DiskFiles, Wal, WalOptions};
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 
-use super::harness::{Cluster, GROUP, Link, Machine, State, TestResult, started};
+use super::harness::{Cluster, GROUP, Link, Machine, State, TestResult, started, voters};
 use crate::group::{Group, GroupOptions};
 
 const WRITERS: usize = 8;
@@ -20,7 +19,7 @@ async fn groups_restart_from_their_disks() -> TestResult {
     let dir = tempfile::tempdir()?;
     let cluster = &Cluster::new();
     let first = start_three(cluster, dir.path()).await?;
-    cluster.group(1).initialize(BTreeSet::from([1, 2, 3])).await?;
+    cluster.group(1).initialize(voters([1, 2, 3])).await?;
     try_join_all((0..WRITERS).map(|writer| async move {
         for n in 0..WRITES {
             cluster.set(&format!("{writer}-{n}"), &"x".repeat(200)).await?;

@@ -8,8 +8,8 @@ use flotilla_wal::Files;
 use futures_util::future::try_join_all;
 
 use super::durable_state::CrashAt;
-use super::harness::{Cluster, GROUP, TestResult, snapshot_dir};
-use crate::group::{GroupError, ProposeError, Role};
+use super::harness::{Cluster, GROUP, TestResult, snapshot_dir, voters};
+use crate::group::{GroupError, GroupId, ProposeError, Role};
 
 /// A follower of the leader.
 async fn a_follower(cluster: &Cluster) -> TestResult<(u64, u64)> {
@@ -225,10 +225,10 @@ async fn the_members_are_known_after_a_restart_without_the_entry_that_set_them()
     let mut cluster = Cluster::of_three_with(Cluster::durable()).await?;
     let leader = cluster.leader().await?;
     cluster.start(4).await?;
-    cluster.group(leader).add_learner(4).await?;
+    cluster.group(leader).add_learner(4, GROUP).await?;
     cluster.group(leader).change_voters(BTreeSet::from([1, 2, 3, 4])).await?;
     cluster.start(5).await?;
-    cluster.group(leader).add_learner(5).await?;
+    cluster.group(leader).add_learner(5, GROUP).await?;
     for n in 0..20 {
         cluster.set(&format!("key-{n}"), "1").await?;
     }
@@ -281,7 +281,7 @@ async fn a_state_alone_is_not_pristine() -> TestResult {
     let mut cluster = Cluster::durable();
     cluster.start(1).await?;
     assert!(cluster.group(1).is_pristine());
-    cluster.group(1).initialize(BTreeSet::from([1])).await?;
+    cluster.group(1).initialize(voters([1])).await?;
     cluster.set("a", "1").await?;
     cluster.group(1).make_snapshot().await?;
     cluster.wait(1, "a checkpoint", |status| status.snapshot.is_some()).await?;
@@ -324,15 +324,60 @@ async fn a_node_that_was_removed_forgets_and_comes_back_as_a_new_one() -> TestRe
     let files = node.files.crash(|_| 0..0);
     node.reopen(files)?;
     node.disk = Default::default();
+    node.group = SECOND;
     cluster.start(gone).await?;
     assert!(cluster.group(gone).is_pristine());
-    cluster.group(leader).add_learner(gone).await?;
+    cluster.group(leader).add_learner(gone, SECOND).await?;
+    let other = cluster.group(leader).add_learner(gone, GROUP).await;
+    assert!(matches!(other, Err(GroupError::Membership(_))), "{other:?}");
     cluster.group(leader).change_voters(BTreeSet::from([1, 2, 3])).await?;
     cluster.set("more", "1").await?;
     assert_eq!(cluster.settled().await?.len(), 31);
     assert_eq!(cluster.nodes[&gone].disk.lock().restores, 1);
     Ok(())
 }
+
+/// A node was taken out and begins anew, while one that has seen nothing of that comes back. The two are a majority of the members that
+/// the latter knows, but not with what the former has now.
+#[tokio::test(start_paused = true)]
+async fn a_second_replica_of_a_node_does_not_stand_for_the_first() -> TestResult {
+    let mut cluster = Cluster::of_three_with(Cluster::durable()).await?;
+    cluster.set("old", "1").await?;
+    cluster.settled().await?;
+    let (leader, again) = a_follower(&cluster).await?;
+    let stale = (1..=3).find(|id| ![leader, again].contains(id)).ok_or("three nodes")?;
+    cluster.network.isolate(stale);
+    cluster.start(4).await?;
+    let group = cluster.group(leader);
+    group.add_learner(4, GROUP).await?;
+    group.change_voters(BTreeSet::from([leader, stale, 4])).await?;
+    group.remove_learner(again).await?;
+    group.propose(Bytes::from_static(b"new=1")).await?;
+
+    let gone = cluster.network.groups.lock().remove(&again).ok_or("no group")?;
+    gone.forget().await?;
+    let node = cluster.nodes.get_mut(&again).ok_or("no node")?;
+    (node.disk, node.group) = (Default::default(), SECOND);
+    cluster.start(again).await?;
+    cluster.network.isolate(again);
+    group.add_learner(again, SECOND).await?;
+    drop(group);
+    cluster.stop(leader).await?;
+    cluster.stop(4).await?;
+    cluster.network.heal();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for id in [again, stale] {
+        assert_ne!(cluster.group(id).status().role, Role::Leader, "node {id}");
+    }
+
+    cluster.start(4).await?;
+    cluster.start(leader).await?;
+    assert_eq!(cluster.settled().await?.into_keys().collect::<Vec<_>>(), ["new", "old"]);
+    Ok(())
+}
+
+/// The number of the group on a node that had it under another one before.
+const SECOND: GroupId = GroupId(8);
 
 /// Power cuts of leaders, with a log that is cut all the time: what was answered is there.
 #[tokio::test(start_paused = true)]

@@ -40,6 +40,8 @@ pub(super) struct Cluster {
 }
 
 pub(super) struct Node {
+    /// The number under which it has the group.
+    pub(super) group: GroupId,
     pub(super) files: MemoryFiles,
     pub(super) wal: Wal,
     pub(super) state: Arc<Mutex<State>>,
@@ -74,7 +76,7 @@ impl Cluster {
         for id in 1..=3 {
             cluster.start(id).await?;
         }
-        cluster.group(1).initialize(BTreeSet::from([1, 2, 3])).await?;
+        cluster.group(1).initialize(voters([1, 2, 3])).await?;
         cluster.leader().await?;
         Ok(cluster)
     }
@@ -96,7 +98,7 @@ impl Cluster {
             crate::group::State::InMemory(Box::new(Machine { state: Arc::clone(&node.state) }))
         };
         let group = Group::start(GroupOptions {
-            id: GROUP,
+            id: node.group,
             me: id,
             heartbeat: GroupOptions::HEARTBEAT,
             election: GroupOptions::ELECTION,
@@ -243,6 +245,11 @@ pub(super) async fn started(
     start.await
 }
 
+/// The first members, all under the same number.
+pub(super) fn voters<const N: usize>(nodes: [u64; N]) -> BTreeMap<u64, GroupId> {
+    nodes.into_iter().map(|node| (node, GROUP)).collect()
+}
+
 pub(super) fn snapshot_dir() -> PathBuf {
     PathBuf::from("/data/groups/7")
 }
@@ -251,7 +258,7 @@ impl Node {
     fn new() -> Self {
         let files = MemoryFiles::new();
         let wal = open_wal(&files).expect("an empty disk");
-        Self { files, wal, state: Arc::default(), disk: Arc::default() }
+        Self { group: GROUP, files, wal, state: Arc::default(), disk: Arc::default() }
     }
 
     pub(super) fn reopen(&mut self, files: MemoryFiles) -> TestResult {
@@ -342,7 +349,12 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn call<F>(&self, to: u64, ttl: Duration, handle: F) -> BoxFuture<'_, Result<Bytes, Unreachable>>
+    fn call<F>(
+        &self,
+        (to, id): (u64, GroupId),
+        ttl: Duration,
+        handle: F,
+    ) -> BoxFuture<'_, Result<Bytes, Unreachable>>
     where
         F: FnOnce(Group) -> BoxFuture<'static, Result<Bytes, GroupError>> + Send + 'static,
     {
@@ -353,7 +365,7 @@ impl Link {
                 tokio::time::sleep(ttl).await;
                 return Err(lost());
             }
-            let group = self.network.groups.lock().get(&to).cloned();
+            let group = self.network.groups.lock().get(&to).filter(|group| group.id() == id).cloned();
             let Some(group) = group else { return Err(Unreachable("connection refused".to_owned())) };
             let reply = handle(group).await.map_err(|error| Unreachable(error.to_string()))?;
             if self.network.is_cut(to, self.from) {
@@ -370,47 +382,47 @@ impl Transport for Link {
     fn append(
         &self,
         to: u64,
-        _: GroupId,
+        group: GroupId,
         request: Bytes,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>> {
-        self.call(to, ttl, move |group| async move { group.handle_append(request).await }.boxed())
+        self.call((to, group), ttl, move |group| async move { group.handle_append(request).await }.boxed())
     }
 
     fn vote(
         &self,
         to: u64,
-        _: GroupId,
+        group: GroupId,
         request: Bytes,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>> {
-        self.call(to, ttl, move |group| async move { group.handle_vote(request).await }.boxed())
+        self.call((to, group), ttl, move |group| async move { group.handle_vote(request).await }.boxed())
     }
 
     fn pre_vote(
         &self,
         to: u64,
-        _: GroupId,
+        group: GroupId,
         request: Bytes,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>> {
-        self.call(to, ttl, move |group| async move { group.handle_pre_vote(request).await }.boxed())
+        self.call((to, group), ttl, move |group| async move { group.handle_pre_vote(request).await }.boxed())
     }
 
     fn transfer(
         &self,
         to: u64,
-        _: GroupId,
+        group: GroupId,
         request: Bytes,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>> {
-        self.call(to, ttl, move |group| async move { group.handle_transfer(request).await }.boxed())
+        self.call((to, group), ttl, move |group| async move { group.handle_transfer(request).await }.boxed())
     }
 
     fn snapshot(
         &self,
         to: u64,
-        _: GroupId,
+        group: GroupId,
         chunks: BoxStream<'static, io::Result<Bytes>>,
         ttl: Duration,
     ) -> BoxFuture<'_, Result<Bytes, Unreachable>> {
@@ -428,6 +440,6 @@ impl Transport for Link {
             *network.snapshots.lock() += 1;
             async move { group.handle_snapshot(chunks).await }.boxed()
         };
-        self.call(to, ttl, handle)
+        self.call((to, group), ttl, handle)
     }
 }

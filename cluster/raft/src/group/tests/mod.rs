@@ -14,7 +14,7 @@ use bytes::Bytes;
 use flotilla_wal::Files;
 
 use super::{GroupError, GroupStatus, ProposeError, Role};
-use harness::{Cluster, TestResult, snapshot_dir};
+use harness::{Cluster, GROUP, TestResult, snapshot_dir, voters};
 
 #[tokio::test(start_paused = true)]
 async fn a_command_reaches_every_member() -> TestResult {
@@ -38,11 +38,11 @@ async fn a_group_of_one_needs_nobody() -> TestResult {
     cluster.start(1).await?;
     assert!(cluster.group(1).is_pristine());
     assert!(!cluster.group(1).is_initialized().await);
-    cluster.group(1).initialize(BTreeSet::from([1])).await?;
+    cluster.group(1).initialize(voters([1])).await?;
     cluster.set("a", "1").await?;
     assert!(!cluster.group(1).is_pristine());
     assert!(cluster.group(1).is_initialized().await);
-    assert!(matches!(cluster.group(1).initialize(BTreeSet::from([1])).await, Err(GroupError::Initialized)));
+    assert!(matches!(cluster.group(1).initialize(voters([1])).await, Err(GroupError::Initialized)));
 
     cluster.stop(1).await?;
     let start = tokio::time::Instant::now();
@@ -58,7 +58,7 @@ async fn a_group_of_one_needs_nobody() -> TestResult {
 async fn a_group_ends_with_its_last_handle() -> TestResult {
     let mut cluster = Cluster::new();
     let group = cluster.try_start(1).await?;
-    group.initialize(BTreeSet::from([1])).await?;
+    group.initialize(voters([1])).await?;
     group.propose(Bytes::from_static(b"a=1")).await?;
     let state = std::sync::Arc::downgrade(&cluster.nodes[&1].state);
     cluster.nodes.clear();
@@ -94,7 +94,7 @@ async fn followers_refuse_commands_and_name_the_leader() -> TestResult {
     let follower = (1..=3).find(|id| *id != leader).expect("two followers");
     let refused = cluster.group(follower).propose(Bytes::from_static(b"a=1")).await;
     assert_eq!(refused, Err(ProposeError::NotLeader { leader: Some(leader) }));
-    let refused = cluster.group(follower).add_learner(4).await;
+    let refused = cluster.group(follower).add_learner(4, GROUP).await;
     assert!(matches!(refused, Err(GroupError::NotLeader { leader: Some(named) }) if named == leader));
     Ok(())
 }
@@ -273,8 +273,8 @@ async fn members_come_and_go() -> TestResult {
 
     cluster.start(4).await?;
     let group = cluster.group(leader);
-    group.add_learner(4).await?;
-    group.add_learner(4).await?;
+    group.add_learner(4, GROUP).await?;
+    group.add_learner(4, GROUP).await?;
     cluster
         .wait(4, "learning", |status| status.role == Role::Learner && status.learners.contains(&4))
         .await?;
@@ -322,7 +322,7 @@ async fn an_interrupted_change_of_voters_is_ended_by_the_next() -> TestResult {
     let leader = cluster.leader().await?;
     cluster.start(4).await?;
     let group = cluster.group(leader);
-    group.add_learner(4).await?;
+    group.add_learner(4, GROUP).await?;
     cluster.wait(4, "learning", |status| status.applied.is_some()).await?;
     // Breaks the change off between its two steps.
     tokio::select! {
@@ -431,7 +431,7 @@ async fn what_was_answered_survives_a_power_cut() -> TestResult {
         let mut cluster = Cluster::new();
         cluster.log_bytes_max = 512; // A snapshot with every few commands.
         cluster.start(1).await?;
-        cluster.group(1).initialize(BTreeSet::from([1])).await?;
+        cluster.group(1).initialize(voters([1])).await?;
         cluster.leader().await?;
         cluster.nodes[&1].files.stop_at_operation(operation);
         let mut answered = 0;

@@ -52,7 +52,7 @@ async fn it_has_all_that_was_committed_and_what_its_log_has_beyond() -> TestResu
         // It is a group like any other.
         cluster.nodes.retain(|id, _| *id == leader);
         cluster.start(9).await?;
-        cluster.group(leader).add_learner(9).await?;
+        cluster.group(leader).add_learner(9, GROUP).await?;
         cluster.group(leader).change_voters(BTreeSet::from([leader, 9])).await?;
         assert_eq!(cluster.settled().await?.len(), 53);
     }
@@ -65,7 +65,7 @@ async fn it_ends_a_change_of_voters_that_was_interrupted() -> TestResult {
     cluster.set("a", "1").await?;
     let leader = cluster.leader().await?;
     cluster.start(4).await?;
-    cluster.group(leader).add_learner(4).await?;
+    cluster.group(leader).add_learner(4, GROUP).await?;
     cluster.network.isolate(leader);
     let group = cluster.group(leader);
     let change = group.change_voters(BTreeSet::from([leader, 4]));
