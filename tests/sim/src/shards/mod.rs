@@ -234,7 +234,11 @@ impl Process {
 
     fn send_shard(&self, to: Member, message: Message) {
         if to.node == self.meta.node() {
-            return self.handle_shard(to, message);
+            // What is said to an earlier life is nobody's any more.
+            if self.life() == Some(to) {
+                self.handle_shard(to, message);
+            }
+            return;
         }
         let lane = lane(message.shard);
         let number = self.shared().parcels.put(message).to_le_bytes();
