@@ -194,7 +194,7 @@ impl<'a> Leader<'a> {
         let state = shards.state().read();
         // Those that have ended while nobody led.
         let owners: BTreeSet<Member> = shard.owners().collect();
-        let ended = owners.into_iter().filter(|owner| !state.is_live(*owner));
+        let ended = owners.into_iter().filter(|owner| state.has_ended(*owner));
         let ops = ended.map(|member| Op::MemberEnded { member }).collect();
         let not_retained = shard.stats().retained_refused;
         drop((state, shard));

@@ -153,7 +153,8 @@ impl World {
         let may_wipe = !self.has_wiped
             && self.faults.is_empty()
             && lacks(&self.nodes).is_none()
-            && self.shards_lack().is_none();
+            && self.shards_lack().is_none()
+            && self.are_shards_threefold();
         let fault = Fault::draw(&mut self.random, self.nodes.len(), may_wipe);
         if fault
             .victim()
@@ -329,6 +330,15 @@ impl World {
     /// What shards lack, if there are any.
     fn shards_lack(&self) -> Option<Violation> {
         self.clients.as_ref().and_then(|_| shards_lack(&self.shared, &self.processes()))
+    }
+
+    /// Whether each shard survives the loss of a disk: that is promised where three nodes hold it.
+    fn are_shards_threefold(&self) -> bool {
+        let processes = self.processes();
+        let Some((_, first)) = processes.first() else { return false };
+        let state = first.meta.state();
+        let state = state.read();
+        self.clients.is_none() || state.shards().iter().all(|(_, shard)| shard.replicas.nodes.len() >= 3)
     }
 
     fn processes(&self) -> Vec<(&str, Arc<Process>)> {

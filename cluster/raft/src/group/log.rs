@@ -77,9 +77,14 @@ impl LogStore {
         !self.shared.is_closed.load(Ordering::Relaxed) && self.shared.committed.lock().is_some()
     }
 
+    /// Waits for all that was submitted.
+    pub(super) async fn flush(&self) -> io::Result<()> {
+        self.submit(Vec::new()).await
+    }
+
     /// Notes what is committed, for a group that has nothing else to write.
     pub(super) async fn note_committed(&self) -> io::Result<()> {
-        if self.has_unnoted_commit() { self.submit(Vec::new()).await } else { Ok(()) }
+        if self.has_unnoted_commit() { self.flush().await } else { Ok(()) }
     }
 
     /// Forgets all that the group has here. The group has stopped, and writes nothing any more.
@@ -159,7 +164,13 @@ impl RaftLogReader<Types> for LogStore {
                     return Ok(None);
                 }
                 let read = log.read(range.clone(), READ_BYTES_MAX)?;
-                let Some(last) = read.last() else { return Ok(None) };
+                // The log has lost what was being written when its disk broke.
+                let Some(last) = read.last().filter(|_| read[0].log_id.index() == range.start) else {
+                    return Err(io::Error::other(format!(
+                        "entry {} is not there to be applied",
+                        range.start
+                    )));
+                };
                 range.start = last.log_id.index() + 1;
                 part = read.into_iter();
             }

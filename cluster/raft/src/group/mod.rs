@@ -208,6 +208,11 @@ impl Group {
         self.inner.log.is_pristine() && !self.inner.has_state
     }
 
+    /// Waits until what the log has so far is on the disk; false: it could not be written.
+    pub async fn is_on_disk(&self) -> bool {
+        self.inner.log.flush().await.is_ok()
+    }
+
     /// Makes a group of a pristine node and others like it, each with the number under which it has the group. Called on one or on all
     /// of them, with the same voters.
     ///

@@ -145,7 +145,8 @@ impl Founding {
     async fn learn(&mut self) -> Result<(), KvError> {
         let shared = &self.shared;
         let pristine = shared.group.is_pristine();
-        if !pristine && !shared.identity.has_log() {
+        // Only what is on the disk can be lost.
+        if !pristine && !shared.identity.has_log() && shared.group.is_on_disk().await {
             let identity = Arc::clone(&shared.identity);
             blocking(move || identity.keep_has_log()).await?;
         }

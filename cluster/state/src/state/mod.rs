@@ -97,6 +97,11 @@ impl ClusterState {
         self.member(member.node) == Some(member)
     }
 
+    /// Whether this life is over. A state that is behind knows nothing of a life that has begun since, and does not say so of it.
+    pub fn has_ended(&self, member: Member) -> bool {
+        !self.is_live(member) && member.incarnation.0 <= self.applied.0
+    }
+
     /// Who holds each shard, by shard; empty before the cluster is created.
     pub fn placements(&self) -> &[Placement] {
         &self.placements

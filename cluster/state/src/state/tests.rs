@@ -58,6 +58,9 @@ fn a_node_that_joins_again_begins_another_life() {
     expected.extend((0..16).map(|shard| Event::Placed(ShardId(shard))));
     assert_eq!(events, expected, "and no core node is up");
     assert!(!cluster.state.is_live(first) && cluster.state.is_live(second));
+    assert!(cluster.state.has_ended(first) && !cluster.state.has_ended(second));
+    let next = Member { incarnation: Incarnation(cluster.state.applied().0 + 1), ..second };
+    assert!(!cluster.state.is_live(next) && !cluster.state.has_ended(next), "this state does not know yet");
     assert_eq!(cluster.state.node(NodeId(1)).map(|node| node.status), Some(Status::Joining));
     assert_eq!(cluster.matches("x"), []);
     for command in [

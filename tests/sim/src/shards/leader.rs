@@ -203,9 +203,12 @@ impl<'a> Leader<'a> {
         drop(shard.take_changes());
         let owners: BTreeSet<Member> = shard.owners().collect();
         drop(shard);
-        let live = process.members();
-        let ended = owners.into_iter().filter(|owner| !live.contains(owner));
-        let ops = ended.map(|member| Op::MemberEnded { member }).collect();
+        let ended = {
+            let state = process.meta.state();
+            let state = state.read();
+            owners.into_iter().filter(|owner| state.has_ended(*owner)).collect::<Vec<_>>()
+        };
+        let ops = ended.into_iter().map(|member| Op::MemberEnded { member }).collect();
         let streams = Streams::default();
         Self { replica, process, term, streams, ops, entries: 0, has_lost: false, round: 0 }
     }
@@ -255,6 +258,8 @@ impl<'a> Leader<'a> {
                     self.process.deliver_shard(owner, self.replica.id, batch);
                 }
             }
+            // Without power nobody reads anything.
+            Err(_) if self.process.node.disk.lock().is_failing() => {}
             Err(error) => {
                 let (name, shard) = (&self.process.node.name, self.replica.id.0);
                 let what = format!("{name} cannot read messages of shard {shard}: {error}");
