@@ -14,7 +14,7 @@ use std::{
 use flotilla_raft::group::{GroupError, GroupId, GroupStatus};
 use flotilla_state::{ClusterState, Command, NodeId, ReplicaId, Reply, ShardChange, ShardId, Status};
 
-use super::{Shards, replica::Replica};
+use super::{Shards, host::ELECTION, replica::Replica};
 
 /// How often the leader looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -185,8 +185,13 @@ fn decide(
     };
     if status.voters != voters || status.is_joint {
         let mut new = voters.difference(&status.voters);
-        // Who is down cannot agree to anything. What has begun is ended all the same.
-        let is_majority_up = voters.iter().filter(is_up).count() * 2 > voters.len();
+        // Who is not there cannot agree to anything, and may be lost for good. What has begun is ended all the same.
+        let answers = |node: &&u64| {
+            let millis = status.millis_since_answer.get(*node);
+            **node == me || millis.is_some_and(|millis| Duration::from_millis(*millis) < ELECTION.start)
+        };
+        let is_majority_up =
+            voters.iter().filter(|node| is_up(node) && answers(node)).count() * 2 > voters.len();
         if !new.all(has_caught_up) || !is_majority_up && !status.is_joint {
             return Step::Wait;
         }
@@ -250,12 +255,25 @@ mod tests {
             voters: voters.iter().copied().collect(),
             learners: learners.iter().copied().collect(),
             replication: replication.iter().map(|(node, index)| (*node, Some(*index))).collect(),
+            millis_since_answer: voters.iter().chain(learners).map(|node| (*node, 10)).collect(),
             ..GroupStatus::default()
         }
     }
 
     fn check(status: &GroupStatus, wanted: &[u64], told: &[u64], expected: &Step) {
         check_of(1, status, wanted, told, expected);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_counted_on() {
+        let mut status = status(&[1, 2, 3], &[], &[(2, 10_000), (3, 10_000)]);
+        check(&status, &[1, 2], &[1, 2, 3], &Step::ChangeVoters(BTreeSet::from([1, 2])));
+        status.millis_since_answer.insert(2, 1_000);
+        check(&status, &[1, 2], &[1, 2, 3], &Step::Wait);
+        status.millis_since_answer.remove(&2);
+        check(&status, &[1, 2], &[1, 2, 3], &Step::Wait);
+        status.is_joint = true;
+        check(&status, &[1, 2], &[1, 2, 3], &Step::ChangeVoters(BTreeSet::from([1, 2])));
     }
 
     fn check_of(me: u64, status: &GroupStatus, wanted: &[u64], told: &[u64], expected: &Step) {

@@ -224,6 +224,8 @@ impl World {
         if wipe {
             *disk = Disk::default();
             self.has_wiped = true;
+            // What is left is not to become too few by the will of an operator.
+            self.shared.is_moving.store(false, Ordering::Relaxed);
         }
         drop(disk);
         *node.process.lock() = None;

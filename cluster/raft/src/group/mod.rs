@@ -43,7 +43,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::error::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError,
 };
-use openraft::{ChangeMembers, EmptyNode, Instant};
+use openraft::{ChangeMembers, EmptyNode};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -335,7 +335,8 @@ impl Group {
             return Err(GroupError::Transfer(format!("node {to} does not vote")));
         };
         let seat = Seat::new(to, *group);
-        if !self.has_answered_lately(seat) {
+        let has_answered = status.millis_since_answer.get(&to);
+        if has_answered.is_none_or(|millis| Duration::from_millis(*millis) >= self.inner.election.start) {
             return Err(GroupError::Transfer(format!("node {to} does not answer")));
         }
         self.inner.raft.trigger().transfer_leader(seat).await.map_err(|fatal| self.stopped(&fatal))?;
@@ -493,17 +494,6 @@ impl Group {
                 Err(GroupError::NotLeader { leader: status.leader })
             }
         }
-    }
-
-    /// On the leader: whether the member was heard of within an election timeout.
-    fn has_answered_lately(&self, seat: Seat) -> bool {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics
-            .heartbeat
-            .as_ref()
-            .and_then(|heard| heard.get(&seat).copied().flatten())
-            .is_some_and(|heard| heard.elapsed() < self.inner.election.start)
     }
 
     fn membership_changed(

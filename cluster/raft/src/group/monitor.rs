@@ -38,6 +38,7 @@ impl Monitor {
             metrics.borrow_and_update();
             let mut now = current_status(&self.raft, &self.log, &self.failure);
             now.millis_since_quorum_ack = None;
+            now.millis_since_answer.clear();
             self.act(&now).await;
             let ended = now.role == Role::Stopped;
             if let Some(failed) = &now.failed {

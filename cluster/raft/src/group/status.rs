@@ -1,6 +1,7 @@
 //! How a group is doing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use openraft::error::Fatal;
 use openraft::{Instant, RaftMetrics, ServerState};
@@ -57,6 +58,9 @@ pub struct GroupStatus {
     pub membership_at: Option<u64>,
     /// On the leader: how far the log of each member is known to match.
     pub replication: BTreeMap<u64, Option<u64>>,
+    /// On the leader: how long ago each other member last answered it, in milliseconds. Not told by [`Group::watch`](super::Group::watch),
+    /// where it would change all the time.
+    pub millis_since_answer: BTreeMap<u64, u64>,
     /// On the leader: how long ago a quorum last confirmed it. Not told by [`Group::watch`](super::Group::watch), where it would
     /// change all the time.
     pub millis_since_quorum_ack: Option<u64>,
@@ -110,15 +114,23 @@ impl GroupStatus {
                 .flatten()
                 .map(|(seat, id)| (seat.node, id.map(|id| id.index())))
                 .collect(),
-            millis_since_quorum_ack: metrics
-                .last_quorum_acked
-                .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            millis_since_answer: metrics
+                .heartbeat
+                .iter()
+                .flatten()
+                .filter_map(|(seat, at)| Some((seat.node, millis(at.as_ref()?.elapsed()))))
+                .collect(),
+            millis_since_quorum_ack: metrics.last_quorum_acked.map(|at| millis(at.elapsed())),
             failed: match &metrics.running_state {
                 Ok(()) | Err(Fatal::Stopped) => None,
                 Err(fatal) => Some(reason(fatal)),
             },
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// So many entries there are up to an index.

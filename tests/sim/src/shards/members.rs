@@ -165,7 +165,10 @@ fn next_step(status: &GroupStatus, state: &ClusterState, replica: &Replica, me: 
         *node == me || matching.is_some_and(|index| index + LAG_MAX >= status.last_log.unwrap_or(0))
     };
     if status.voters != voters || status.is_joint {
-        let is_majority_up = voters.iter().filter(|node| !is_down(**node)).count() * 2 > voters.len();
+        let answers =
+            |node: &u64| *node == me || status.millis_since_answer.get(node).is_some_and(|at| *at < 400);
+        let is_there = |node: &&u64| !is_down(**node) && answers(node);
+        let is_majority_up = voters.iter().filter(is_there).count() * 2 > voters.len();
         if !voters.difference(&status.voters).all(has_caught_up) || !is_majority_up && !status.is_joint {
             return Step::Nothing;
         }

@@ -45,6 +45,10 @@ impl Replicated {
     /// Compares the state with those of the other replicas.
     fn compare(&self, shard: &Shard) {
         let shared = &self.node.shared;
+        // Without power nobody reads anything.
+        if self.node.disk.lock().is_failing() {
+            return;
+        }
         shared.check(shared.replicas.check(&self.node.name, shard));
     }
 }
