@@ -528,8 +528,7 @@ impl Shards {
 
     /// The time of a shard, for whoever begins to lead it here.
     fn clock(&self, replica: &Replica) -> ShardClock {
-        let stamp = replica.state.shard.lock().stamp();
-        ShardClock::start(stamp, self.line(replica.id).and_then(Line::clock))
+        replica.state.clock(self.line(replica.id).and_then(Line::clock))
     }
 
     fn line(&self, shard: ShardId) -> Option<&Line> {

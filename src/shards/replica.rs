@@ -10,7 +10,7 @@ use flotilla_store::{Store, StoreError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{desk::Desk, retained::Usage};
+use super::{clock::ShardClock, desk::Desk, retained::Usage};
 
 /// A replica of a shard on this node.
 pub(super) struct Replica {
@@ -29,13 +29,27 @@ pub(super) struct Replicated {
     /// Told when something has been applied.
     pub(super) applied: Notify,
     pub(super) retained: Usage,
+    /// The time of the shard as its entries tell it, since this program started: after a rest, the first ones are old.
+    heard: Mutex<Option<ShardClock>>,
 }
 
 impl Replicated {
     pub(super) fn new(shard: Shard, store: Arc<dyn Store>) -> Self {
         let retained = Usage::default();
         retained.note(&shard);
-        Self { shard: Mutex::new(shard), store, applied: Notify::new(), retained }
+        Self { shard: Mutex::new(shard), store, applied: Notify::new(), retained, heard: Mutex::default() }
+    }
+
+    /// The time of the shard, where a leader has told what it is at all.
+    pub(super) fn clock(&self, told: Option<ShardClock>) -> ShardClock {
+        let heard = *self.heard.lock();
+        let known = told.map(|told| heard.map_or(told, |heard| told.later(heard)));
+        ShardClock::start(self.shard.lock().stamp(), known)
+    }
+
+    fn hear(&self, stamp: u64) {
+        let (now, mut heard) = (ShardClock::at(stamp), self.heard.lock());
+        *heard = Some(heard.map_or(now, |heard| heard.later(now)));
     }
 
     /// Whether what changes is kept until it is asked for.
@@ -65,6 +79,7 @@ impl DurableState for Machine {
         }
         shard.set_position(position);
         self.0.retained.note(&shard);
+        self.0.hear(shard.stamp());
         drop(shard);
         self.0.applied.notify_one();
         Ok(answers)
@@ -110,5 +125,38 @@ impl DurableState for Machine {
 impl std::fmt::Debug for Replica {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Replica").field("shard", &self.id.0).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_shard::{Entry, Op, Options, Part};
+    use flotilla_state::{Incarnation, Member, NodeId};
+    use flotilla_store::MemoryStore;
+
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn the_entry_that_came_fastest_tells_the_time_best() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let shard = Shard::open(ShardId(1), Arc::clone(&store), Options::default()).expect("an empty store");
+        let replicated = Arc::new(Replicated::new(shard, store));
+        let mut machine = Machine(Arc::clone(&replicated));
+        let mut hear = |index, stamp| {
+            let source = Member { node: NodeId(1), incarnation: Incarnation(1) };
+            let part = Part { source, number: 0, ops: vec![Op::Tick] };
+            let entry = Entry { stamp, retained_full: false, parts: vec![part] }.encode();
+            machine.apply(&[(index, entry)], Bytes::from_static(b"x")).expect("a valid entry");
+        };
+        // After a rest of the whole cluster the entries are old, and nobody has told the time.
+        hear(1, 1_000);
+        assert!(replicated.clock(None).now() >= clock::millis_since_epoch() - 1_000);
+        // It was told late, and an entry comes sooner.
+        let told = Some(ShardClock::at(60_000));
+        assert!((60_000..61_000).contains(&replicated.clock(told).now()));
+        hear(2, 62_000);
+        assert!((62_000..63_000).contains(&replicated.clock(told).now()));
+        assert!((70_000..71_000).contains(&replicated.clock(Some(ShardClock::at(70_000))).now()));
     }
 }
