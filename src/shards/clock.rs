@@ -8,7 +8,8 @@ use crate::clock;
 ///
 /// The first leader begins with its wall clock, or with what the log says where that is later, and goes on with its monotonic clock. It tells
 /// the members the time, and each goes on with its own monotonic clock, so that whoever leads next goes on with the same time. So a
-/// wall clock that jumps ends nothing early or late, unless all nodes have been down meanwhile.
+/// wall clock that jumps ends nothing early or late, unless all nodes have been down meanwhile, or a node leads that has just started and
+/// was told no time yet.
 ///
 /// What is told takes a while to arrive, and a leader whose clock is slow by that would be followed by one that ends things early. So
 /// replicas learn from every entry, too: the one that came fastest tells the time best.

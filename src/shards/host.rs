@@ -21,7 +21,7 @@ use flotilla_raft::{
     peers::{RaftService, RaftTransport},
 };
 use flotilla_shard::{OpenError, Options, Shard};
-use flotilla_state::{Command, ReplicaId, Shard as Placed, ShardId};
+use flotilla_state::{Command, NodeId, ReplicaId, Shard as Placed, ShardId};
 use flotilla_store::{Store, StoreError};
 use flotilla_wal::{Files, Wal};
 use tokio::sync::oneshot;
@@ -201,11 +201,11 @@ impl Shards {
             && let Some(replica) = self.replica(id).filter(|replica| Some(replica.number) == seen.has)
             && !replica.group.is_initialized().await
         {
-            let founders = placed
-                .founders
-                .iter()
-                .filter_map(|node| Some((node.0, GroupId::of_replica(id, *placed.ids.get(node)?))));
-            if let Err(error) = replica.group.initialize(founders.collect()).await {
+            let of = |node: &NodeId| Some((node.0, GroupId::of_replica(id, *placed.ids.get(node)?)));
+            // Each founder has one, and all of them begin with the same.
+            if let Some(founders) = placed.founders.iter().map(of).collect::<Option<BTreeMap<_, _>>>()
+                && let Err(error) = replica.group.initialize(founders).await
+            {
                 tracing::debug!(shard = id.0, %error, "the group of a shard has begun already");
             }
         }
@@ -254,12 +254,15 @@ impl Shards {
             "this node holds no replica of the shard any more, or shall begin another one"
         );
         let removed = self.replicas.write().remove(&id);
+        let running = removed.as_ref().map(|replica| replica.number);
         if let Some(replica) = removed {
             self.ground.raft.remove(replica.group.id());
-            replica.group.shutdown().await;
+            let forgotten = replica.group.clone().forget().await;
+            // Only now that the group has stopped: it would take what the shard says from then on for a broken disk.
             replica.state.shard.lock().give_up();
+            forgotten.map_err(HostError::Forget)?;
         }
-        for number in logs {
+        for number in logs.iter().filter(|number| Some(**number) != running) {
             let (sender, forgotten) = oneshot::channel();
             let group = GroupId::of_replica(id, *number);
             self.ground.wal.forget_group(group.0, move |result| drop(sender.send(result)));

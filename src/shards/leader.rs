@@ -116,8 +116,8 @@ async fn lead(replica: &Arc<Replica>, shards: &Arc<Shards>, term: u64) {
                 leader.routes_told(is_known);
             }
             () = until(deadline), if deadline.is_some() => leader.tick(),
-            // Its confirmation is no event.
-            () = tokio::time::sleep(PAUSE), if leader.is_unsure => {}
+            // Its confirmation is no event, and neither is what a snapshot says.
+            () = tokio::time::sleep(PAUSE), if leader.is_unsure || !leader.unknown.is_empty() => {}
         }
     }
 }
@@ -175,6 +175,8 @@ struct Leader<'a> {
     post: Post<Answering>,
     /// What it wants done itself.
     ops: Vec<Op>,
+    /// Owners of which this node knows neither that they live nor that they have ended: it is behind.
+    unknown: Vec<Member>,
     entries: usize,
     /// Whether a tick is wanted, and not applied yet.
     ticking: bool,
@@ -194,8 +196,7 @@ impl<'a> Leader<'a> {
         let state = shards.state().read();
         // Those that have ended while nobody led.
         let owners: BTreeSet<Member> = shard.owners().collect();
-        let ended = owners.into_iter().filter(|owner| state.has_ended(*owner));
-        let ops = ended.map(|member| Op::MemberEnded { member }).collect();
+        let unknown = owners.into_iter().filter(|owner| !state.is_live(*owner)).collect();
         let not_retained = shard.stats().retained_refused;
         drop((state, shard));
         let leader = Self {
@@ -206,7 +207,8 @@ impl<'a> Leader<'a> {
             streams: Streams::default(),
             routes: RouteTeller::new(replica.id),
             post: Post::new(),
-            ops,
+            ops: Vec::new(),
+            unknown,
             entries: 0,
             ticking: false,
             is_unsure: false,
@@ -227,6 +229,7 @@ impl<'a> Leader<'a> {
 
     /// Does what there is to do.
     fn work(&mut self) {
+        self.end_lives();
         let (parts, applied) = self.take_inbox();
         self.handle_changes();
         for applied in applied {
@@ -235,6 +238,20 @@ impl<'a> Leader<'a> {
         self.propose(&parts);
         self.send_letters();
         self.look_up();
+    }
+
+    /// Looks whether lives of owners have ended that this node did not hear of.
+    fn end_lives(&mut self) {
+        if self.unknown.is_empty() {
+            return;
+        }
+        let state = self.shards.state().read();
+        let ops = &mut self.ops;
+        self.unknown.retain(|owner| {
+            let has_ended = state.has_ended(*owner);
+            ops.extend(has_ended.then_some(Op::MemberEnded { member: *owner }));
+            !has_ended && !state.is_live(*owner)
+        });
     }
 
     fn take_inbox(&mut self) -> (Vec<(Member, Brought)>, VecDeque<Applied>) {

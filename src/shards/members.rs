@@ -46,10 +46,10 @@ enum Step {
 /// Sees to the members as long as this node leads.
 pub(super) async fn follow_placement(replica: &Arc<Replica>, shards: &Arc<Shards>, term: u64) {
     let (mut quiet, mut pause) = (0, LOOK);
-    let mut told = Told { term, number: 0, is_first_done: false };
+    let mut told = Told { term, number: 0, is_known: false };
     loop {
         tokio::time::sleep(pause).await;
-        let Look { step, ids } = look(replica, shards, told.is_first_done);
+        let Look { step, ids } = look(replica, shards, told.is_known);
         quiet = if matches!(step, Step::Lead(_)) { quiet + 1 } else { 0 };
         let is_at_rest = matches!(step, Step::Lead(_) | Step::Wait | Step::Nothing);
         let result = match step {
@@ -64,8 +64,13 @@ pub(super) async fn follow_placement(replica: &Arc<Replica>, shards: &Arc<Shards
             },
             Step::RemoveLearner(node) => replica.group.remove_learner(node).await,
             Step::Tell(members) => {
-                let of = |node: &NodeId| Some((*node, *ids.get(node)?));
-                if !told.tell(replica, shards, members.iter().filter_map(of).collect()).await {
+                let of = |node: NodeId| Some((node, *ids.get(&node)?));
+                let members: Option<Vec<_>> = members.into_iter().map(of).collect();
+                let is_known = match members {
+                    Some(members) => told.tell(replica, shards, members).await,
+                    None => false,
+                };
+                if !is_known {
                     pause = LOOK;
                     continue;
                 }
@@ -219,20 +224,23 @@ struct Told {
     term: u64,
     /// How often.
     number: u64,
-    /// The cluster has heard of this leader, and takes nothing of those before any more.
-    is_first_done: bool,
+    /// The cluster, and this node, know of what was told last. Nothing of earlier leaders is taken any more, and nothing of this one is
+    /// still on its way: what the state says now is what holds.
+    is_known: bool,
 }
 
 impl Told {
-    /// Tells the cluster who the members are; whether it knows.
+    /// Tells the cluster who the members are; whether it knows, and this node, too.
     async fn tell(&mut self, replica: &Replica, shards: &Shards, members: Vec<(NodeId, ReplicaId)>) -> bool {
+        self.is_known = false;
         self.number += 1;
         let change = ShardChange::Members { number: self.number, members };
         let command = Command::Shard { shard: replica.id, term: self.term, change };
         match shards.meta().propose(command, Instant::now() + TELL_TIMEOUT).await {
-            Ok((_, Reply::Done)) => {
-                self.is_first_done = true;
-                return true;
+            Ok((index, Reply::Done)) => {
+                let mut meta = shards.meta().group().watch();
+                self.is_known = meta.wait_for(|status| status.applied >= Some(index.0)).await.is_ok();
+                return self.is_known;
             }
             Ok((_, reply)) => {
                 tracing::debug!(shard = replica.id.0, ?reply, "the members of a shard were not taken");

@@ -40,6 +40,8 @@ pub struct Shard {
     flushed: (u64, Bytes),
     /// Why it takes no more entries.
     failure: Option<String>,
+    /// Its replica is taken away: nothing more goes to the store, not even a snapshot that has just come.
+    is_given_up: bool,
 }
 
 /// What a shard may use.

@@ -479,9 +479,9 @@ impl Group {
     ///
     /// # Errors
     /// The log could not be written.
-    pub async fn forget(self) -> Result<(), GroupError> {
+    pub async fn forget(self) -> io::Result<()> {
         self.shutdown().await;
-        self.inner.log.forget().await.map_err(|error| GroupError::Storage(error.to_string()))
+        self.inner.log.forget().await
     }
 
     /// The status, on the leader.

@@ -86,10 +86,3 @@ pub(crate) fn write(wal: &Wal, records: Vec<Record>) -> io::Result<()> {
     wal.submit(records, move |result| drop(sender.send(result)));
     written.recv().unwrap_or_else(|_| Err(io::Error::other("the write-ahead log was closed")))
 }
-
-/// Forgets what a log has of a group.
-pub(crate) fn forget(wal: &Wal, group: GroupId) -> io::Result<()> {
-    let (sender, forgotten) = std::sync::mpsc::channel();
-    wal.forget_group(group.0, move |result| drop(sender.send(result)));
-    forgotten.recv().unwrap_or_else(|_| Err(io::Error::other("the write-ahead log was closed")))
-}

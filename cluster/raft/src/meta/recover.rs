@@ -116,11 +116,7 @@ impl Recovery {
             let alone = offline::sole_member(&storage.wal, *group, survivor.0, Vec::new())?;
             records.extend(alone.into_iter().flatten());
         }
-        // A vote may be there of a shard without a log, or a replica that was given up.
-        let is_lost = |group: &GroupId| group.replica().is_some_and(|(shard, _)| self.lost.contains(&shard));
-        for group in storage.wal.groups().into_iter().map(GroupId).filter(is_lost) {
-            offline::forget(&storage.wal, group)?;
-        }
+        // What else it has of shards is of no replica that it has then, and is taken away when it starts.
         // First, so that no other node is let in by what follows.
         storage.identity.keep_cluster(*new_id)?;
         Ok(offline::write(&storage.wal, records)?)

@@ -6,6 +6,9 @@ use flotilla_store::{Change, Store, StoreError};
 use super::{Shard, load::delete};
 use crate::{Seq, SessionId, rows::Space};
 
+/// Why a shard takes nothing more.
+pub(super) const GIVEN_UP: &str = "its replica was taken away";
+
 impl Shard {
     /// How many messages of a session before this place are not done, and how many bytes their topics, properties and payloads
     /// have. It looks at each of them.
@@ -25,7 +28,8 @@ impl Shard {
 
     /// Nothing more goes to the store, for what it has of the shard is about to be deleted.
     pub fn give_up(&mut self) {
-        self.failure = Some("its replica was taken away".to_owned());
+        self.is_given_up = true;
+        self.failure = Some(GIVEN_UP.to_owned());
     }
 
     /// Deletes all that a store has of a shard, which nobody has open, or has given up.

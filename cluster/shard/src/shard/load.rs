@@ -42,7 +42,7 @@ pub(super) fn open(id: ShardId, store: Arc<dyn Store>, options: Options) -> Resu
     let state = load(&*store, space, &header)?;
     let Header { position, applied, .. } = header;
     let flushed = (applied, position.clone());
-    Ok(Shard { store, options, space, state, applied, position, flushed, failure: None })
+    Ok(Shard { store, options, space, state, applied, position, flushed, failure: None, is_given_up: false })
 }
 
 /// Deletes the rows of all other generations: a restore was interrupted before or after it switched.

@@ -7,6 +7,7 @@ use flotilla_store::{Change, Item, StoreError};
 
 use super::{
     Shard,
+    lead::GIVEN_UP,
     load::{PAGE_BYTES, delete, load},
     snapshot::SnapshotReader,
 };
@@ -28,6 +29,9 @@ impl Shard {
         position: Bytes,
         chunks: &mut dyn Iterator<Item = io::Result<Bytes>>,
     ) -> Result<(), RestoreError> {
+        if self.is_given_up {
+            return Err(io::Error::other(GIVEN_UP).into());
+        }
         let space = Space { generation: self.space.generation + 1, ..self.space };
         if space.generation > GENERATION_MAX {
             return Err(DecodeError::Row("there were as many snapshots as there may be").into());

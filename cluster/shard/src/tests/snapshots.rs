@@ -107,6 +107,23 @@ fn a_snapshot_is_of_its_moment() {
 }
 
 #[test]
+fn nothing_comes_back_of_what_was_given_up() {
+    let (mut source, _) = filled();
+    let chunks = chunks(&mut source);
+    let mut target = Replica::new();
+    target.subscriber("z", "z");
+    target.flush();
+    target.shard.give_up();
+    crate::Shard::erase(SHARD, &target.store).unwrap();
+    // What was under way when its replica was taken away.
+    assert!(matches!(restore(&mut target, chunks), Err(RestoreError::Read(_))));
+    assert!(target.shard.flush().is_err());
+    assert_eq!(target.rows(), []);
+    target.reopen();
+    assert_eq!((target.shard.applied(), target.shard.position().len()), (0, 0));
+}
+
+#[test]
 fn what_is_not_a_whole_snapshot_changes_nothing() {
     let (mut source, _) = filled();
     let whole = chunks(&mut source).concat();

@@ -140,8 +140,10 @@ async fn step(process: &Arc<Process>, id: ShardId, placed: &Placed) -> Result<()
         && !replica.group.is_initialized().await
     {
         let of = |node: &NodeId| Some((node.0, GroupId::of_replica(id, *placed.ids.get(node)?)));
-        // Another founder may have been faster.
-        drop(replica.group.initialize(placed.founders.iter().filter_map(of).collect()).await);
+        if let Some(founders) = placed.founders.iter().map(of).collect() {
+            // Another founder may have been faster.
+            drop(replica.group.initialize(founders).await);
+        }
     }
     Ok(())
 }
@@ -185,13 +187,15 @@ async fn remove(process: &Arc<Process>, id: ShardId, logs: &[ReplicaId]) -> Resu
     process.note(format_args!("gives shard {} up", id.0));
     let ground = process.shards.ground.get().ok_or(HostError::Power)?;
     let removed = process.shards.replicas.write().remove(&id);
+    let running = removed.as_ref().map(|replica| replica.number);
     if let Some(replica) = removed {
         ground.raft.remove(replica.group.id());
-        replica.group.shutdown().await;
         replica.state.pass(Point::Removing);
+        let forgotten = replica.group.clone().forget().await;
         replica.state.shard.lock().give_up();
+        forgotten?;
     }
-    for number in logs {
+    for number in logs.iter().filter(|number| Some(**number) != running) {
         let (sender, forgotten) = oneshot::channel();
         let done = move |result| drop(sender.send(result));
         ground.wal.forget_group(GroupId::of_replica(id, *number).0, done);

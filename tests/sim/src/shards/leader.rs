@@ -164,6 +164,8 @@ async fn lead(replica: &Arc<Replica>, process: &Arc<Process>, term: u64) -> Resu
             () = replica.desk.wake.notified() => {}
             () = replica.state.applied.notified() => {}
             failed = &mut members => return Err(failed),
+            // What a snapshot says is no event.
+            () = sleep(PAUSE), if !leader.unknown.is_empty() => {}
         }
     }
 }
@@ -192,6 +194,8 @@ struct Leader<'a> {
     streams: Streams,
     /// What it wants done itself.
     ops: Vec<Op>,
+    /// Owners of which this node knows neither that they live nor that they have ended.
+    unknown: Vec<Member>,
     entries: usize,
     has_lost: bool,
     round: u64,
@@ -203,17 +207,29 @@ impl<'a> Leader<'a> {
         drop(shard.take_changes());
         let owners: BTreeSet<Member> = shard.owners().collect();
         drop(shard);
-        let ended = {
-            let state = process.meta.state();
-            let state = state.read();
-            owners.into_iter().filter(|owner| state.has_ended(*owner)).collect::<Vec<_>>()
-        };
-        let ops = ended.into_iter().map(|member| Op::MemberEnded { member }).collect();
-        let streams = Streams::default();
-        Self { replica, process, term, streams, ops, entries: 0, has_lost: false, round: 0 }
+        let live = process.members();
+        let unknown = owners.into_iter().filter(|owner| !live.contains(owner)).collect();
+        let (streams, ops) = (Streams::default(), Vec::new());
+        Self { replica, process, term, streams, ops, unknown, entries: 0, has_lost: false, round: 0 }
+    }
+
+    /// Looks whether lives of owners have ended that this node did not hear of.
+    fn end_lives(&mut self) {
+        if self.unknown.is_empty() {
+            return;
+        }
+        let state = self.process.meta.state();
+        let state = state.read();
+        let ops = &mut self.ops;
+        self.unknown.retain(|owner| {
+            let has_ended = state.has_ended(*owner);
+            ops.extend(has_ended.then_some(Op::MemberEnded { member: *owner }));
+            !has_ended && !state.is_live(*owner)
+        });
     }
 
     fn work(&mut self) -> Result<(), PowerFailed> {
+        self.end_lives();
         let (parts, applied) = self.take_inbox();
         self.handle_changes();
         for applied in applied {

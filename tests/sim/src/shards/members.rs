@@ -28,14 +28,14 @@ enum Step {
 /// Sees to the members as long as this node leads, or has power.
 pub async fn follow_placement(replica: &Arc<Replica>, process: &Arc<Process>, term: u64) -> PowerFailed {
     let mut quiet = 0;
-    let mut told = Told { term, number: 0, is_first_done: false };
+    let mut told = Told { term, number: 0, is_known: false };
     loop {
         sleep(LOOK).await;
         let step = {
             let status = replica.group.status();
             let state = process.meta.state();
             let state = state.read();
-            next_step(&status, &state, replica, process.meta.node().0, told.is_first_done)
+            next_step(&status, &state, replica, process.meta.node().0, told.is_known)
         };
         let is_quiet = matches!(step, Step::Lead(_)) && quiet < QUIET_LOOKS;
         quiet = if is_quiet { quiet + 1 } else { 0 };
@@ -75,12 +75,16 @@ async fn carry_out(
         }
         Step::Tell(members) => {
             process.pass(Point::Telling)?;
+            told.is_known = false;
             told.number += 1;
             let change = ShardChange::Members { number: told.number, members };
             let command = Command::Shard { shard: replica.id, term: told.term, change };
             let deadline = (Instant::now() + TELL_TIMEOUT).into_std();
             match process.meta.propose(command, deadline).await {
-                Ok((_, Reply::Done)) => told.is_first_done = true,
+                Ok((index, Reply::Done)) => {
+                    let mut meta = process.meta.group().watch();
+                    told.is_known = meta.wait_for(|status| status.applied >= Some(index.0)).await.is_ok();
+                }
                 Ok((_, Reply::Stale)) | Err(_) => {}
                 Ok((_, reply)) => {
                     process.shared().check(Err(format!("members of a shard were answered {reply:?}")));
@@ -117,7 +121,8 @@ async fn change_voters(
 struct Told {
     term: u64,
     number: u64,
-    is_first_done: bool,
+    /// The cluster and this node know of what was told last.
+    is_known: bool,
 }
 
 /// The members, and perhaps one more, as the cluster is told; nothing where this node knows too little of them.
