@@ -297,6 +297,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_done_with_members_that_may_not_be_what_they_seem() {
+        let (shard, id) = (ShardId(3), |id| GroupId::of_replica(ShardId(3), ReplicaId(id)));
+        let ids = BTreeMap::from([(NodeId(1), ReplicaId(10)), (NodeId(2), ReplicaId(20))]);
+        let check = |committed, members: &[(u64, GroupId)], expected| {
+            let members = members.iter().copied().collect();
+            let status =
+                GroupStatus { committed, membership_at: Some(7), members, ..status(&[1, 2], &[], &[]) };
+            assert_eq!(is_known(shard, &status, &ids), expected, "{status:?}");
+        };
+        check(Some(7), &[(1, id(10)), (2, id(20))], true);
+        check(Some(9), &[(1, id(10))], true);
+        check(Some(6), &[(1, id(10)), (2, id(20))], false); // An earlier leader's change may be undone.
+        check(None, &[(1, id(10))], false);
+        check(Some(7), &[(1, id(10)), (2, id(21))], false); // This node, or the group, is behind.
+        check(Some(7), &[(1, id(10)), (3, id(30))], false);
+    }
+
+    #[test]
     fn members_come_one_after_the_other_and_go_when_the_new_ones_have_caught_up() {
         let set = |nodes: &[u64]| nodes.iter().copied().collect::<BTreeSet<u64>>();
         check(&status(&[1], &[], &[]), &[1, 2], &[], &Step::Tell(vec![NodeId(1), NodeId(2)]));
