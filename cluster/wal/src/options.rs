@@ -11,6 +11,9 @@ pub struct WalOptions {
     pub segment_bytes: u32,
     /// Segments that wait to be used again, beside the reserve; 2.
     pub spares_max: usize,
+    /// How long they wait; 60 s. Where no segment was begun or freed for so long, the log is at rest, and the disk gets them back.
+    /// The time passes for [`Flushing::OnThread`] only.
+    pub spares_for: Duration,
     /// Segments that are kept for when no other can be made; 1. What is written into them should be what makes room: see
     /// [`WalStatus::reserve_in_use`].
     pub reserve_segments: usize,
@@ -52,6 +55,7 @@ impl Default for WalOptions {
         Self {
             segment_bytes: 8 << 20,
             spares_max: 2,
+            spares_for: Duration::from_secs(60),
             reserve_segments: 1,
             cache_bytes_max: 16 << 20,
             sync: Sync::Always,

@@ -98,7 +98,7 @@ impl Spares {
     /// A file of `bytes` bytes: one that is there, a new one, or, where none can be made, one of the reserve.
     pub(crate) fn take(&mut self, bytes: u32) -> Result<(String, Arc<dyn File>), Refused> {
         let usual = bytes == self.segment_bytes;
-        if usual && self.names.len() > self.reserve {
+        if usual && self.can_shrink() {
             return self.take_last();
         }
         match self.zeroed(bytes) {
@@ -127,6 +127,21 @@ impl Spares {
         let name = spare_name(self.next);
         self.next += 1;
         name
+    }
+
+    /// Whether there are more than the reserve.
+    pub(crate) fn can_shrink(&self) -> bool {
+        self.names.len() > self.reserve
+    }
+
+    /// Removes all but the reserve. A power cut may bring any of them back, for the next start.
+    pub(crate) fn shrink(&mut self) -> io::Result<()> {
+        while self.can_shrink()
+            && let Some(name) = self.names.pop()
+        {
+            self.files.remove(&self.dir.join(name))?;
+        }
+        Ok(())
     }
 
     /// Makes the reserve whole, where there is space. Its files are on the medium: what delays the choice of blocks until then would

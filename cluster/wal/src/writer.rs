@@ -84,6 +84,8 @@ pub(crate) struct Writer {
     spares: Spares,
     /// When to try to make the reserve whole; `None` while it is.
     refill_at: Option<Instant>,
+    /// When to remove the spares, where none is taken or given until then; `None` while only the reserve is there.
+    shrink_at: Option<Instant>,
     buffer: Vec<u8>,
     _lock: DirectoryLock,
 }
@@ -128,7 +130,17 @@ impl Writer {
             flushed: end,
             written_at: None,
         });
-        Self { shared, files, dir, active, spares, refill_at: None, buffer: Vec::new(), _lock: lock }
+        Self {
+            shared,
+            files,
+            dir,
+            active,
+            spares,
+            refill_at: None,
+            shrink_at: None,
+            buffer: Vec::new(),
+            _lock: lock,
+        }
     }
 
     /// Makes the first segment of a new log, or the first of the format that is written (`is_current`: it is there), and the reserve
@@ -146,7 +158,7 @@ impl Writer {
     pub(crate) fn run(mut self) {
         let _end = EndOnPanic(self.shared.clone());
         loop {
-            let until = self.flush_at().into_iter().chain(self.refill_at).min();
+            let until = [self.flush_at(), self.refill_at, self.shrink_at].into_iter().flatten().min();
             match self.shared.wait_for_jobs(until) {
                 Woken::Jobs => {
                     if self.write_batch() == Turn::Full && self.shared.pause(FULL_PAUSE) {
@@ -163,6 +175,9 @@ impl Writer {
             }
             if self.refill_at.is_some_and(|at| at <= now) {
                 self.refill();
+            }
+            if self.shrink_at.is_some_and(|at| at <= now) {
+                self.change_spares(Spares::shrink);
             }
         }
     }
@@ -186,8 +201,12 @@ impl Writer {
 
     /// Makes the reserve whole, where there is space.
     pub(crate) fn refill(&mut self) {
+        self.change_spares(Spares::refill);
+    }
+
+    fn change_spares(&mut self, change: impl FnOnce(&mut Spares) -> io::Result<()>) {
         if self.shared.state().failed.is_none()
-            && let Err(error) = self.spares.refill()
+            && let Err(error) = change(&mut self.spares)
         {
             self.shared.state().fail(&error);
         }
@@ -197,7 +216,10 @@ impl Writer {
     fn count_spares(&mut self) {
         self.shared.state().spares = self.spares.count();
         let is_whole = self.spares.is_reserve_whole();
-        self.refill_at = (!is_whole).then(|| Instant::now() + REFILL_PAUSE);
+        let now = Instant::now();
+        self.refill_at = (!is_whole).then(|| now + REFILL_PAUSE);
+        let idle = self.shared.options.spares_for;
+        self.shrink_at = self.spares.can_shrink().then(|| now.checked_add(idle)).flatten();
     }
 
     fn flush(&mut self) -> io::Result<()> {

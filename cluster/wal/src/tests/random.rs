@@ -281,7 +281,8 @@ proptest! {
         sync in prop_oneof![Just(Sync::Always), Just(Sync::Interval(Duration::from_secs(1)))],
     ) {
         let flushing = Flushing::InSubmit;
-        let options = WalOptions { segment_bytes, spares_max, reserve_segments, cache_bytes_max, sync, flushing };
+        let sizes = WalOptions { segment_bytes, spares_max, reserve_segments, cache_bytes_max, ..WalOptions::default() };
+        let options = WalOptions { sync, flushing, ..sizes };
         let files = MemoryFiles::new();
         let mut run = Run {
             wal: Some(open(&files, &options)),

@@ -47,6 +47,29 @@ fn segments_are_used_again_and_their_old_records_do_not_count() {
     assert!(largest < 8, "{largest}");
 }
 
+#[test]
+fn a_log_at_rest_gives_its_spares_back_but_the_reserve() {
+    for spares_for in [Duration::ZERO, Duration::from_secs(3600)] {
+        let files = MemoryFiles::new();
+        let flushing = Flushing::OnThread;
+        let options =
+            WalOptions { spares_max: 4, reserve_segments: 1, spares_for, flushing, ..options(1024) };
+        let wal = open(&files, &options);
+        for index in 0..100 {
+            submit(&wal, vec![entry(1, index, vec![7; 40])]).unwrap();
+        }
+        submit(&wal, vec![purged(1, 99)]).unwrap();
+        let start = std::time::Instant::now();
+        let at_rest = if spares_for.is_zero() { 1 } else { 5 };
+        while wal.status().spares != at_rest || wal.status().segments > 2 {
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", wal.status());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let names = files.list(&dir()).unwrap();
+        assert_eq!(names.iter().filter(|name| name.ends_with(".spare")).count(), at_rest, "{names:?}");
+    }
+}
+
 /// Does something before the next read, as another thread might.
 type BeforeRead = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
