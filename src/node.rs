@@ -1,19 +1,11 @@
 //! What all workers of a node share.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use flotilla_mqtt::{
-    session::{ClientId, Limits},
-    topic::TopicFilter,
-};
-use flotilla_state::ConnectionEpoch;
-use parking_lot::Mutex;
+use flotilla_mqtt::{session::Limits, topic::TopicFilter};
 use tokio::sync::Notify;
 
 use crate::{
@@ -26,7 +18,7 @@ use crate::{
     registry::Registry,
     repetitions::Repetitions,
     retained::OwnRetained,
-    router::{GroupTarget, Router, SessionRef},
+    router::{GroupTarget, Router},
     worker::{Event, Mailbox},
 };
 
@@ -49,8 +41,6 @@ pub(crate) struct Node {
     pub(crate) metrics: Box<[Metrics]>,
     /// Open sockets of each listener, by its number.
     pub(crate) sockets: Box<[SocketCount]>,
-    /// What is left here of sessions that have gone to other nodes.
-    pub(crate) stubs: Stubs,
     /// Messages that publishers may send again.
     pub(crate) repetitions: Repetitions,
     /// What operators ask; set once the node is a part of a cluster.
@@ -64,45 +54,6 @@ pub(crate) struct Node {
 pub(crate) struct SocketCount {
     open: AtomicUsize,
     max: usize,
-}
-
-/// What is left on this node of sessions that have gone to others, by the claim that took them. There may be several of
-/// one client that comes and goes quickly.
-#[derive(Debug, Default)]
-pub(crate) struct Stubs {
-    stubs: Mutex<BTreeMap<(ClientId, ConnectionEpoch), SessionRef>>,
-    /// How many there are: nearly always none, and then nobody has to look further.
-    count: AtomicUsize,
-}
-
-impl Stubs {
-    pub(crate) fn insert(&self, client_id: &ClientId, epoch: ConnectionEpoch, stub: SessionRef) {
-        let mut stubs = self.stubs.lock();
-        stubs.insert((client_id.clone(), epoch), stub);
-        self.count.store(stubs.len(), Ordering::Release);
-    }
-
-    pub(crate) fn find(&self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
-        self.stubs.lock().get(&(client_id.clone(), epoch)).copied()
-    }
-
-    /// What is left of the session of a client that went last.
-    pub(crate) fn latest(&self, client_id: &ClientId) -> Option<SessionRef> {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let stubs = self.stubs.lock();
-        let first = (client_id.clone(), ConnectionEpoch::default());
-        let own = stubs.range(first..).take_while(|((client, _), _)| client == client_id);
-        own.last().map(|(_, stub)| *stub)
-    }
-
-    pub(crate) fn remove(&self, client_id: &ClientId, epoch: ConnectionEpoch) -> Option<SessionRef> {
-        let mut stubs = self.stubs.lock();
-        let stub = stubs.remove(&(client_id.clone(), epoch));
-        self.count.store(stubs.len(), Ordering::Release);
-        stub
-    }
 }
 
 impl Node {

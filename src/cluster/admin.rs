@@ -223,7 +223,7 @@ impl AdminSource for Overview {
             let found = client_id.zip(self.0.node.get()).and_then(|(client_id, node)| {
                 let session = node.registry.find(&client_id)?;
                 let order = Order::Kick { client_id };
-                node.mailboxes[usize::from(session.worker)].send(Event::Transfer(order));
+                node.mailboxes[usize::from(session.worker)].send(Event::Order(order));
                 Some(())
             });
             Ok(found.is_some())

@@ -12,7 +12,7 @@ use std::{
 };
 
 use flotilla_mqtt::topic::TopicFilter;
-use flotilla_state::{Fingerprint, LogIndex, RouteChange as Change, limits::CHANGES_MAX};
+use flotilla_state::{Fingerprint, RouteChange as Change, limits::CHANGES_MAX};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -71,7 +71,7 @@ pub(super) enum Done {
     /// A session.
     Session(Completion),
     /// A task of this node.
-    Task(oneshot::Sender<LogIndex>),
+    Task(oneshot::Sender<()>),
 }
 
 /// What goes into one entry.
@@ -121,7 +121,7 @@ impl Announcer {
     }
 
     /// Takes in everything that this node wants, after its routes were reset; the receiver is told when it is committed.
-    pub(super) fn announce_all(&self, wants: &impl Wants) -> oneshot::Receiver<LogIndex> {
+    pub(super) fn announce_all(&self, wants: &impl Wants) -> oneshot::Receiver<()> {
         // The queue is locked for all of it: a change that comes meanwhile must stand behind what was read before it.
         let mut queue = self.queue.lock();
         queue.forget();

@@ -32,7 +32,7 @@ pub(super) fn note_setting(node: &Node, key: &str, state: &ClusterState) {
     match ClientId::new(who).filter(|_| banned.kind() == BanKind::ClientId) {
         Some(client_id) => {
             if let Some(session) = node.registry.find(&client_id) {
-                let kick = Event::Transfer(Order::Kick { client_id });
+                let kick = Event::Order(Order::Kick { client_id });
                 node.mailboxes[usize::from(session.worker)].send(kick);
             }
         }
@@ -112,7 +112,7 @@ impl Member {
         match self.meta.propose(command, deadline).await {
             Ok((index, Reply::Done)) => {
                 // It is committed, also where this node does not apply it in time.
-                let _ = tokio::time::timeout_at(deadline.into(), self.barriers.applied(index)).await;
+                let _ = tokio::time::timeout_at(deadline.into(), self.applied.wait_for(index)).await;
                 Ok(())
             }
             Ok((_, Reply::UnknownSetting)) => Err(AdminError::NotFound("such setting".to_owned())),

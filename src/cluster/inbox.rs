@@ -17,14 +17,12 @@ use flotilla_raft::{
     lanes::{LaneEvents, Receipt},
     meta::Lease,
 };
-use flotilla_state::{LogIndex, Member};
+use flotilla_state::Member;
 use parking_lot::Mutex;
 
 use super::{
     Carrier, Completion,
-    barriers::Barriers,
     claims::{Claims, Input},
-    early::{Early, EarlyMessages},
     links::{Control, Links},
     reports::{Report, Reports},
 };
@@ -32,7 +30,7 @@ use crate::{
     node::Node,
     router::{MatchCache, NodeChoice, PickHint, Picked, SessionRef},
     shards::Shards,
-    worker::{Batch, Event, KeptDelivery, Order, Receivers, Source, TRIES_MAX},
+    worker::{Batch, Event, KeptDelivery, Receivers, TRIES_MAX},
 };
 
 /// Takes what the lanes bring.
@@ -41,8 +39,6 @@ pub(super) struct Inbox {
     pub(super) node: OnceLock<Arc<Node>>,
     pub(super) links: Arc<Links>,
     pub(super) claims: Arc<Claims>,
-    pub(super) barriers: Arc<Barriers>,
-    pub(super) early: Arc<EarlyMessages>,
     pub(super) reports: Arc<Reports>,
     pub(super) shards: OnceLock<Arc<Shards>>,
     pub(super) lease: Lease,
@@ -70,27 +66,11 @@ impl Inbox {
         let now = node.clock.now();
         for frame in batch.frames() {
             match frame {
-                Frame::Publish { stamp, message } => desk.publish(node, now, stamp, &message),
+                Frame::Publish { message } => desk.publish(node, now, &message),
                 Frame::Group { filter, tried, message } => {
                     desk.group(node, &self.links, now, filter, tried, &message);
                 }
-                Frame::Directed { stamp, client_id, options, message } => {
-                    self.directed(node, &mut desk, now, stamp, client_id, options, &message);
-                }
-                Frame::EndOfStub { client_id, epoch } => {
-                    desk.hand_over(node);
-                    let Some(client_id) = ClientId::new(client_id) else { continue };
-                    if let Some(session) = node.registry.find(&client_id) {
-                        let order = Order::EndGathering { client_id: client_id.clone(), epoch };
-                        node.mailboxes[usize::from(session.worker)].send(Event::Transfer(order));
-                    }
-                    self.claims.put(Input::StubEnded(client_id, epoch));
-                }
-                Frame::Barrier { id } => {
-                    desk.hand_over(node);
-                    self.barriers.handle_mark(from, lane, id);
-                }
-                Frame::Control { kind, bytes } if lane == CONTROL => self.control(node, from, kind, bytes),
+                Frame::Control { kind, bytes } if lane == CONTROL => self.control(from, kind, bytes),
                 Frame::Control { kind, bytes } if Control::from_u8(kind) == Some(Control::Shard) => {
                     desk.hand_over(node);
                     self.shards().handle_bytes(from, bytes.to_vec().into());
@@ -116,7 +96,7 @@ impl Inbox {
         self.shards.get().expect("they are there before anything is received")
     }
 
-    fn control(&self, node: &Arc<Node>, from: Member, kind: u8, bytes: &[u8]) {
+    fn control(&self, from: Member, kind: u8, bytes: &[u8]) {
         match Control::from_u8(kind) {
             Some(Control::Registry) => self.claims.put(Input::Message(from, bytes.to_vec().into())),
             Some(Control::Report) => match Report::from_bytes(bytes) {
@@ -126,44 +106,9 @@ impl Inbox {
                 }
                 Err(error) => tracing::warn!(%from, %error, "report of a node does not decode"),
             },
-            Some(Control::Barrier) => {
-                let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-                if let (Some(id), Some(index)) = (number(0), number(8)) {
-                    let (barriers, links) = (Arc::clone(&self.barriers), Arc::clone(&self.links));
-                    let node = Arc::clone(node);
-                    // One for each round of one other node, which waits for it.
-                    tokio::spawn(
-                        async move { barriers.answer(&node, &links, from, id, LogIndex(index)).await },
-                    );
-                }
-            }
             Some(Control::Shard) => tracing::warn!(%from, "frame about a shard in the control lane ignored"),
             // Of a later version: a node may be asked for what it does not know only when all have it.
             None => tracing::warn!(%from, kind, "unknown control frame ignored"),
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one for each part of a frame")]
-    fn directed(
-        &self,
-        node: &Node,
-        desk: &mut Desk,
-        now: Timestamp,
-        stamp: LogIndex,
-        client_id: &str,
-        options: DeliveryOptions,
-        message: &Forwarded<'_>,
-    ) {
-        let Some(client_id) = ClientId::new(client_id) else { return };
-        let publisher = desk.publisher.of(message.publisher).cloned();
-        let transit = message.transit(now, publisher.as_ref());
-        let here = || node.registry.find(&client_id).or_else(|| node.stubs.latest(&client_id));
-        let early = || Early { message: transit.keep(), options: options.clone(), stamp };
-        let session = here().or_else(|| self.early.find_or_keep(&client_id, here, early));
-        if let Some(session) = session {
-            let source = Source { publisher: None, stamp };
-            let receivers = Receivers::Moved(session, Box::new(options));
-            desk.batches[usize::from(session.worker)].push(&transit, source, receivers);
         }
     }
 }
@@ -202,20 +147,16 @@ impl Desk {
         let Some(session) = node.registry.find(&client_id) else { return };
         let Some(sequence) = Sequence::new(to.sequence) else { return };
         let delivery = KeptDelivery { term: to.term, epoch: to.epoch, turn: to.turn, sequence, options };
-        let source = Source { publisher: None, stamp: LogIndex::default() };
         let receivers = Receivers::Kept(session, Box::new(delivery));
-        self.batches[usize::from(session.worker)].push(message, source, receivers);
+        self.batches[usize::from(session.worker)].push(message, None, receivers);
     }
 
-    fn publish(&mut self, node: &Node, now: Timestamp, stamp: LogIndex, message: &Forwarded<'_>) {
+    fn publish(&mut self, node: &Node, now: Timestamp, message: &Forwarded<'_>) {
         let matches = self.cache.matches(message.topic, &node.router);
         let transit = message.transit(now, self.publisher.of(message.publisher));
-        // What is left here of a session goes on after its client: that has No Local too [MQTT-3.8.3-3].
-        let publisher = transit.publisher.and_then(|publisher| node.stubs.latest(publisher));
-        let source = Source { publisher, stamp };
         for (worker, batch) in self.batches.iter_mut().enumerate() {
             if !matches.of_worker(worker).is_empty() {
-                batch.push_matched(&transit, source, matches);
+                batch.push_matched(&transit, None, matches);
             }
         }
     }
@@ -235,10 +176,9 @@ impl Desk {
         let transit = message.transit(now, self.publisher.of(message.publisher));
         let hint = PickHint::of(&transit, random);
         if let Some(picked) = node.router.group(&filter).and_then(|group| group.pick(&hint)) {
-            let source = Source { publisher: None, stamp: LogIndex::default() };
             let SessionRef { worker, .. } = picked.subscriber.session;
             let picked = Picked { tried, ..picked };
-            return self.batches[usize::from(worker)].push(&transit, source, Receivers::One(picked));
+            return self.batches[usize::from(worker)].push(&transit, None, Receivers::One(picked));
         }
         // The last member here that may have it has gone since the sender looked.
         let me = node.router.remote().me();

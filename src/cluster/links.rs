@@ -15,7 +15,7 @@ use flotilla_raft::{
     lanes::{Lanes, Sent, Untaken},
     meta::Lease,
 };
-use flotilla_state::{LogIndex, Member, NodeId};
+use flotilla_state::{Member, NodeId};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Completion, inbox::Events};
@@ -41,8 +41,6 @@ pub(super) struct Links {
 pub(super) enum Control {
     /// For the registry.
     Registry = 1,
-    /// Asks for a barrier: its number and an entry of the log, each as a `u64` in little endian.
-    Barrier = 3,
     /// What a node says of itself.
     Report = 4,
     /// About a shard; in one of the lanes of messages.
@@ -51,9 +49,7 @@ pub(super) enum Control {
 
 impl Control {
     pub(super) fn from_u8(kind: u8) -> Option<Self> {
-        [Self::Registry, Self::Barrier, Self::Report, Self::Shard]
-            .into_iter()
-            .find(|control| *control as u8 == kind)
+        [Self::Registry, Self::Report, Self::Shard].into_iter().find(|control| *control as u8 == kind)
     }
 }
 
@@ -181,7 +177,7 @@ impl Links {
     /// Sends messages of clients.
     pub(super) fn forward(&self, to: NodeId, lane: LaneId, batch: Batch, completions: Vec<Completion>) {
         match self.member_of(to) {
-            Some(member) => _ = self.send(member, lane, batch, completions),
+            Some(member) => self.send(member, lane, batch, completions),
             None => self.recover(Untaken { lane, batch, done: completions }),
         }
     }
@@ -190,41 +186,30 @@ impl Links {
         self.send_control(to, Control::Registry, bytes);
     }
 
-    /// Returns whether the member lives, so that it gets this as long as it does.
-    pub(super) fn send_control(&self, to: Member, control: Control, bytes: &[u8]) -> bool {
-        self.send_frame(to, CONTROL, &Frame::Control { kind: control as u8, bytes })
+    pub(super) fn send_control(&self, to: Member, control: Control, bytes: &[u8]) {
+        self.send_frame(to, CONTROL, &Frame::Control { kind: control as u8, bytes });
     }
 
-    /// Puts a mark into every lane of messages.
-    pub(super) fn send_marks(&self, to: Member, id: u64) {
-        for lane in LaneId::all().filter(|lane| *lane != CONTROL) {
-            self.send_frame(to, lane, &Frame::Barrier { id });
+    pub(super) fn send_frame(&self, to: Member, lane: LaneId, frame: &Frame<'_>) {
+        let mut writer = BatchWriter::new();
+        writer.push(frame);
+        if let Some(batch) = writer.take() {
+            self.send(to, lane, batch, Vec::new());
         }
     }
 
-    /// As [`Links::send_control`].
-    pub(super) fn send_frame(&self, to: Member, lane: LaneId, frame: &Frame<'_>) -> bool {
-        let mut writer = BatchWriter::new();
-        writer.push(frame);
-        writer.take().is_some_and(|batch| self.send(to, lane, batch, Vec::new()))
-    }
-
-    pub(super) fn send(&self, to: Member, lane: LaneId, batch: Batch, completions: Vec<Completion>) -> bool {
-        let Some(lanes) = self.lanes.get() else { return false };
+    pub(super) fn send(&self, to: Member, lane: LaneId, batch: Batch, completions: Vec<Completion>) {
+        let Some(lanes) = self.lanes.get() else { return };
         match lanes.send(to, lane, batch, completions) {
-            Ok(Sent::Queued) => true,
-            Ok(Sent::Congested) => {
-                // Workers ask before they read on from their clients.
-                self.any_congested.store(true, Ordering::Relaxed);
-                true
-            }
+            Ok(Sent::Queued) => {}
+            // Workers ask before they read on from their clients.
+            Ok(Sent::Congested) => self.any_congested.store(true, Ordering::Relaxed),
             Err(untaken) => {
                 // A member that lives and has not got it: nobody says that it has. The publishers' sessions end in time, and
                 // they send it again where they connect next.
                 if self.member_of(to.node) != Some(to) {
                     self.recover(*untaken);
                 }
-                false
             }
         }
     }
@@ -238,7 +223,7 @@ impl Links {
         }
         for (mailbox, completions) in node.mailboxes.iter().zip(by_worker) {
             if !completions.is_empty() {
-                mailbox.send(Event::Completed(completions, ReasonCode::Success, LogIndex::default()));
+                mailbox.send(Event::Completed(completions, ReasonCode::Success));
             }
         }
     }

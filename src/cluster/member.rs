@@ -14,31 +14,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use flotilla_lane::{Batch, LaneId};
-use flotilla_mqtt::{
-    ReasonCode,
-    session::{ClientId, SessionExpiry},
-    topic::TopicFilter,
-};
+use flotilla_mqtt::{ReasonCode, session::ClientId, topic::TopicFilter};
 use flotilla_raft::meta::{Lease, Meta, Observer, ProposeError};
-use flotilla_registry::{Limits, Registry, Tenure, View, WillId};
-use flotilla_shard::{Answer, Connection, Op, Open, Opened};
+use flotilla_registry::{Limits, Registry, Tenure, View};
 use flotilla_state::{
     ClusterState, Command, ConnectionEpoch, Effects, Event as StateEvent, Fingerprint, LogIndex,
-    Member as Life, NodeId, Reply, ShardId, ShardRing, Status, Why,
+    Member as Life, NodeId, Reply, ShardRing, Status, Why,
 };
 use parking_lot::RwLock;
-use tokio::sync::oneshot;
 
 use super::{
-    BoxFuture, Claim, Claimed, Cluster, Completion, Early, Kept, Opening, Origin, Receipt,
+    BoxFuture, Claim, Claimed, Cluster, Completion, Receipt,
     announcer::{Announcement, Announcer, Done, Wants},
+    applied::Applied,
     bans,
-    barriers::Barriers,
     claims::{Claims, Input},
     close_unused,
-    early::EarlyMessages,
     links::{Control, Links},
     reports::{Report, Reports},
 };
@@ -46,7 +38,7 @@ use crate::{
     node::Node,
     router::{Members, RouteChange},
     shards::{self, Shards},
-    worker::{Event, Order},
+    worker::Event,
 };
 
 /// This node as a member of a cluster.
@@ -60,9 +52,8 @@ pub(crate) struct Member {
     pub(super) meta: Meta,
     pub(super) links: Arc<Links>,
     pub(super) claims: Arc<Claims>,
-    pub(super) barriers: Arc<Barriers>,
+    pub(super) applied: Applied,
     pub(super) announcer: Announcer,
-    pub(super) early: Arc<EarlyMessages>,
     pub(super) reports: Arc<Reports>,
     pub(super) shards: Arc<Shards>,
     pub(super) node: OnceLock<Arc<Node>>,
@@ -93,10 +84,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 impl Member {
     /// Lets the node find its cluster, and does what a member does besides answering, for ever.
     pub(super) async fn run(self: Arc<Self>) {
-        let Some(node) = self.node.get().cloned() else { return };
         self.meta.run();
-        let (barriers, links) = (Arc::clone(&self.barriers), Arc::clone(&self.links));
-        tokio::spawn(async move { barriers.run(&node, &links).await });
         tokio::spawn(Arc::clone(&self).announce_changes());
         tokio::spawn(Arc::clone(&self).report());
         self.live().await;
@@ -109,9 +97,9 @@ impl Member {
             let committed = self.propose_routes(&announcement).await;
             let done = std::mem::take(&mut announcement.done);
             if let Some(index) = committed {
-                self.complete(done, index);
+                self.complete(done);
                 // The announcer looks at what this node has applied: until then the entry counts as on its way.
-                self.barriers.applied(index).await;
+                self.applied.wait_for(index).await;
             }
             self.announcer.settled(&announcement);
         }
@@ -150,7 +138,7 @@ impl Member {
         }
     }
 
-    fn complete(&self, announced: Vec<Done>, index: LogIndex) {
+    fn complete(&self, announced: Vec<Done>) {
         let Some(node) = self.node.get() else { return };
         let mut by_worker: Vec<Vec<Completion>> = vec![Vec::new(); node.mailboxes.len()];
         for done in announced {
@@ -158,12 +146,12 @@ impl Member {
                 Done::Session(completion) => {
                     by_worker[usize::from(completion.session.worker)].push(completion);
                 }
-                Done::Task(sender) => drop(sender.send(index)),
+                Done::Task(sender) => drop(sender.send(())),
             }
         }
         for (mailbox, completions) in node.mailboxes.iter().zip(by_worker) {
             if !completions.is_empty() {
-                mailbox.send(Event::Completed(completions, ReasonCode::Success, index));
+                mailbox.send(Event::Completed(completions, ReasonCode::Success));
             }
         }
     }
@@ -201,18 +189,14 @@ impl Member {
         let limits = Limits { claim_timeout: node.config.mqtt.connect_timeout, ..Limits::default() };
         let registry = Registry::new(limits, ShardRing::new(shards));
         let (claims, links) = (Arc::clone(&self.claims), Arc::clone(&self.links));
-        let barriers = Arc::clone(&self.barriers);
-        tokio::spawn(async move { claims.run(registry, node, links, barriers).await });
+        tokio::spawn(async move { claims.run(registry, node, links).await });
         true
     }
 
     async fn begin(&self, me: Life) {
         let wants = NodeWants { member: self };
-        if !self.is_alone {
-            let committed: oneshot::Receiver<LogIndex> = self.announcer.announce_all(&wants);
-            if committed.await.is_err() {
-                return;
-            }
+        if !self.is_alone && self.announcer.announce_all(&wants).await.is_err() {
+            return;
         }
         while let Err(error) = self.meta.set_up(Instant::now() + PROPOSE_TIMEOUT).await {
             tracing::debug!(%error, "this node is not up yet");
@@ -297,7 +281,6 @@ impl Member {
             StateEvent::MemberEnded(member, why) if member.node != self.me => {
                 tracing::info!(%member, name = name_of(*member, state), "{}", ending(*why));
                 self.links.ended(*member);
-                self.barriers.handle_ended(*member);
                 self.reports.ended(*member);
                 self.shards.member_ended(*member);
             }
@@ -351,8 +334,8 @@ impl Observer for Watcher {
     fn applied(&self, index: LogIndex, effects: &Effects, state: &ClusterState) {
         let Some(member) = self.0.get() else { return };
         let Some(node) = member.node.get() else { return };
-        node.router.remote().note_applied(index, effects);
-        member.barriers.note_applied(index);
+        node.router.remote().note_applied(effects);
+        member.applied.note(index);
         let mut is_view_new = false;
         for event in &effects.events {
             member.handle_event(event, state);
@@ -377,13 +360,12 @@ impl Observer for Watcher {
     fn restored(&self, state: &ClusterState) {
         let Some(member) = self.0.get() else { return };
         let Some(node) = member.node.get() else { return };
-        node.router.remote().note_restored(state.applied());
+        node.router.remote().note_restored();
         bans::note_restored(node, state);
-        member.barriers.note_applied(state.applied());
+        member.applied.note(state.applied());
         let others = state.nodes().filter_map(flotilla_state::Node::member);
         let others: Vec<Life> = others.filter(|other| other.node != member.me).collect();
         for gone in member.links.members().into_iter().filter(|known| !others.contains(known)) {
-            member.barriers.handle_ended(gone);
             member.reports.ended(gone);
             member.shards.member_ended(gone);
         }
@@ -412,7 +394,6 @@ impl Observer for Watcher {
         }
         member.links.fenced();
         member.announcer.clear();
-        member.barriers.clear();
         member.claims.put(Input::Fenced);
         member.shards.begin_life(None);
     }
@@ -443,66 +424,26 @@ impl Cluster for Arc<Member> {
         if self.is_draining() {
             return Box::pin(std::future::ready(Err(ReasonCode::UseAnotherServer)));
         }
-        let (sender, answer) = oneshot::channel();
-        let Claim { client_id, clean_start, open, .. } = claim.clone();
-        self.early.expect(&client_id);
-        // The shard has the will of the connection.
-        let claim = Claim { will: None, open: None, ..claim };
-        self.claims.put(Input::Claim(claim, sender));
-        let mut pending = PendingClaim { member: self, client_id: client_id.clone(), answer: Some(answer) };
-        Box::pin(async move {
-            let claimed = pending.wait().await?;
-            match open {
-                Some(open) => self.open(&client_id, clean_start, *open, claimed).await,
-                None => Ok(claimed),
-            }
-        })
+        self.connect(claim)
     }
 
     fn attached(&self, client_id: &ClientId, tenure: Tenure) {
-        self.early.done(client_id);
         self.claims.put(Input::Attached(client_id.clone(), tenure));
-    }
-
-    fn will_delayed(&self, client_id: &ClientId, tenure: Tenure) {
-        self.claims.put(Input::WillDelayed(client_id.clone(), tenure));
-    }
-
-    fn will_dropped(&self, client_id: &ClientId, tenure: Tenure) {
-        self.claims.put(Input::WillDropped(client_id.clone(), tenure));
-    }
-
-    fn will_published(&self, will: WillId) {
-        self.claims.put(Input::WillPublished(will));
     }
 
     fn abandon(&self, client_id: &ClientId, claimed: &Claimed) {
         if let Some(kept) = &claimed.kept {
             self.shards.tell(kept.shard, close_unused(kept.connection.clone(), kept.expiry));
         }
-        self.early.done(client_id);
-        let was_here = matches!(claimed.origin, Origin::Here);
-        self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure, was_here));
+        self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure));
     }
 
     fn release(&self, client_id: &ClientId, tenure: Tenure) {
         self.claims.put(Input::Release(client_id.clone(), tenure));
     }
 
-    fn exported(&self, client_id: &ClientId, epoch: ConnectionEpoch, session: Option<Bytes>) {
-        self.claims.put(Input::Exported(client_id.clone(), epoch, session));
-    }
-
-    fn early(&self, client_id: &ClientId) -> Vec<Early> {
-        self.early.take(client_id)
-    }
-
-    fn settle(&self, client_id: &ClientId, epoch: ConnectionEpoch, routes_at: LogIndex) {
-        self.claims.put(Input::Settle(client_id.clone(), epoch, routes_at));
-    }
-
-    fn stub_ended(&self, client_id: &ClientId, epoch: ConnectionEpoch) {
-        self.claims.put(Input::StubEnded(client_id.clone(), epoch));
+    fn closed(&self, client_id: &ClientId, epoch: ConnectionEpoch) {
+        self.claims.put(Input::Closed(client_id.clone(), epoch));
     }
 
     fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
@@ -522,132 +463,6 @@ impl Cluster for Arc<Member> {
 
     fn shards(&self) -> Option<&Shards> {
         Some(&self.shards)
-    }
-}
-
-impl Member {
-    /// Tells the shard of a client that it connects; a claim that it has no answer for comes to nothing.
-    async fn open(
-        self: &Arc<Self>,
-        client_id: &ClientId,
-        clean_start: bool,
-        opening: Opening,
-        claimed: Claimed,
-    ) -> Result<Claimed, ReasonCode> {
-        let Tenure { epoch, turn } = claimed.tenure;
-        let connection = Connection { client: client_id.clone(), epoch, turn };
-        let mut given_up = GivenUp { member: self, client_id, claimed: Some(claimed), opening: None };
-        let Some(shard) = self.shards.shard_of(client_id.as_str().as_bytes()) else {
-            return Err(ReasonCode::ServerUnavailable);
-        };
-        if self.shards.is_busy(shard) {
-            // Perhaps nobody leads it: who waits there, and comes again and again, takes room.
-            return Err(ReasonCode::ServerBusy);
-        }
-        self.displace(client_id, given_up.tenure()).await;
-        let has_will = opening.will.is_some();
-        let expiry = opening.expiry;
-        let open = Open {
-            connection: connection.clone(),
-            clean_start,
-            only_present: self.shards.is_short(shard),
-            expiry,
-            window: opening.window,
-            queue: opening.queue,
-            awaiting_rel_max: opening.awaiting_rel_max,
-            queue_qos0: opening.queue_qos0,
-            overlap: opening.overlap,
-            group_strategy: opening.group_strategy,
-            will: opening.will,
-        };
-        given_up.opening = Some((shard, close_unused(connection.clone(), expiry)));
-        let answer = self.shards.request(shard, Op::Open(Box::new(open)));
-        let opened = match answer.await {
-            Ok(Answer::Opened(opened)) => *opened,
-            // The disks are nearly full.
-            Ok(Answer::Full) => return Err(ReasonCode::QuotaExceeded),
-            // A later connection of the client has come before.
-            Ok(_) => return Err(ReasonCode::ServerBusy),
-            Err(_) => return Err(ReasonCode::ServerUnavailable),
-        };
-        given_up.opening = None;
-        let mut claimed = given_up.claimed.take().unwrap_or_default();
-        let Opened { present, session } = opened;
-        if let Some(session) = session {
-            // A will alone needs no session there: what the client gets ends with its connection.
-            let is_will_alone = has_will && !present && expiry == SessionExpiry::AtDisconnect;
-            let session = (!is_will_alone).then_some(session);
-            claimed.kept = Some(Box::new(Kept { shard, connection, present, expiry, session }));
-        }
-        Ok(claimed)
-    }
-}
-
-impl Member {
-    /// Closes the connection that the client has on this node, if it has one.
-    async fn displace(&self, client_id: &ClientId, tenure: Tenure) {
-        let Some(node) = self.node.get() else { return };
-        let Some(session) = node.registry.find(client_id) else { return };
-        let (done, displaced) = oneshot::channel();
-        let order = Order::Displace { client_id: client_id.clone(), tenure, done };
-        node.mailboxes[usize::from(session.worker)].send(Event::Transfer(order));
-        // An error: the worker ends.
-        let _ = displaced.await;
-    }
-}
-
-/// A claim that was granted, and is given back unless the shard of the client answers.
-struct GivenUp<'a> {
-    member: &'a Arc<Member>,
-    client_id: &'a ClientId,
-    claimed: Option<Claimed>,
-    /// What the shard is told behind the opening that it has not answered: that may be committed at any time.
-    opening: Option<(ShardId, Op)>,
-}
-
-impl GivenUp<'_> {
-    fn tenure(&self) -> Tenure {
-        self.claimed.as_ref().map(|claimed| claimed.tenure).unwrap_or_default()
-    }
-}
-
-impl Drop for GivenUp<'_> {
-    fn drop(&mut self) {
-        if let Some(claimed) = self.claimed.take() {
-            self.member.abandon(self.client_id, &claimed);
-        }
-        if let Some((shard, close)) = self.opening.take() {
-            self.member.shards.tell(shard, close);
-        }
-    }
-}
-
-/// A claim that is waited for. Whoever gives up waiting may have been granted it at the same moment: then it is given back.
-struct PendingClaim<'a> {
-    member: &'a Arc<Member>,
-    client_id: ClientId,
-    answer: Option<oneshot::Receiver<Result<Claimed, ReasonCode>>>,
-}
-
-impl PendingClaim<'_> {
-    async fn wait(&mut self) -> Result<Claimed, ReasonCode> {
-        let Some(answer) = &mut self.answer else { return Err(ReasonCode::ServerUnavailable) };
-        let granted = answer.await.unwrap_or(Err(ReasonCode::ServerUnavailable));
-        if granted.is_ok() {
-            self.answer = None;
-        }
-        granted
-    }
-}
-
-impl Drop for PendingClaim<'_> {
-    fn drop(&mut self) {
-        let Some(mut answer) = self.answer.take() else { return };
-        answer.close();
-        match answer.try_recv() {
-            Ok(Ok(claimed)) => self.member.abandon(&self.client_id, &claimed),
-            _ => self.member.early.done(&self.client_id),
-        }
     }
 }
 

@@ -5,11 +5,11 @@
 
 mod admin;
 mod announcer;
+mod applied;
 mod backup;
 mod bans;
-mod barriers;
 mod claims;
-mod early;
+mod connecting;
 mod inbox;
 mod links;
 mod member;
@@ -17,14 +17,7 @@ mod recover;
 mod reports;
 mod seat;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use flotilla_lane::{Batch, LaneId};
@@ -33,14 +26,12 @@ use flotilla_mqtt::{
     session::{Accepted, ClientId, SessionExpiry, Ticket},
     topic::TopicFilter,
 };
-use flotilla_registry::{KeptWill, Tenure, WillId};
+use flotilla_registry::Tenure;
 use flotilla_shard::{
     Connection, GroupStrategy, Op, OpenedSession, Overlap, QueueLimits, Seq, Will, WillFate,
 };
-use flotilla_state::{ConnectionEpoch, LogIndex, Member, NodeId, ShardId};
-use tokio::sync::Notify;
+use flotilla_state::{ConnectionEpoch, Member, NodeId, ShardId};
 
-pub(crate) use early::Early;
 pub use recover::{RecoverError, recover};
 pub use seat::ClusterError;
 pub(crate) use seat::{Candidate, Seated};
@@ -57,7 +48,7 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
     fn is_serving(&self) -> bool;
 
     /// Makes this node the only one that serves a client: whoever else does has closed its connection when the future is
-    /// ready, and its session is in the answer.
+    /// ready, and what a shard keeps of the client is in the answer.
     ///
     /// Whoever gets an answer calls [`Cluster::attached`] or [`Cluster::abandon`] with its tenure.
     ///
@@ -68,32 +59,16 @@ pub(crate) trait Cluster: Send + Sync + std::fmt::Debug {
     /// The connection of a claim has its session.
     fn attached(&self, client_id: &ClientId, tenure: Tenure);
 
-    /// The connection has ended, the session goes on, and its will waits for its delay.
-    fn will_delayed(&self, client_id: &ClientId, tenure: Tenure);
-
-    /// The will has been published here, or never will be.
-    fn will_dropped(&self, client_id: &ClientId, tenure: Tenure);
-
-    /// A will that the cluster asked for has been published here.
-    fn will_published(&self, will: WillId);
-
-    /// The claim has come to nothing: its connection gets no session.
+    /// The claim has come to nothing: its connection gets no session. The one before it on this node, if it is still there, is
+    /// taken over all the same [MQTT-3.1.4-3].
     fn abandon(&self, client_id: &ClientId, claimed: &Claimed);
 
-    /// The session of a claim is over.
+    /// The connection of a claim is over.
     fn release(&self, client_id: &ClientId, tenure: Tenure);
 
-    /// The session of a client that another node has claimed with `epoch` has left this one; `None`: there was none.
-    fn exported(&self, client_id: &ClientId, epoch: ConnectionEpoch, session: Option<Bytes>);
-
-    /// Messages for a session that has just come from another node, which were here before it.
-    fn early(&self, client_id: &ClientId) -> Vec<Early>;
-
-    /// The routes of a session that has come with a claim are those of entry `routes_at`.
-    fn settle(&self, client_id: &ClientId, epoch: ConnectionEpoch, routes_at: LogIndex);
-
-    /// What was left here of a session that went with a claim is gone.
-    fn stub_ended(&self, client_id: &ClientId, epoch: ConnectionEpoch);
+    /// This node has no connection any more of a client that another one has claimed with `epoch`, and all that the client has
+    /// said here is on its way.
+    fn closed(&self, client_id: &ClientId, epoch: ConnectionEpoch);
 
     /// This node's interest in `filter` has changed; a SUBACK waits for the answer (P6). For [`RouteChange::None`] too:
     /// somebody else's announcement may still be on its way.
@@ -130,8 +105,6 @@ pub(crate) struct Claim {
     pub(crate) client_id: ClientId,
     /// Whether the session of old ends instead of going on.
     pub(crate) clean_start: bool,
-    /// To be published by others if this node dies (P5).
-    pub(crate) will: Option<KeptWill>,
     /// What the shard of the client is to be told; `None`: nobody else can have this client identifier.
     pub(crate) open: Option<Box<Opening>>,
 }
@@ -151,15 +124,9 @@ pub(crate) struct Opening {
 
 impl Claim {
     pub(crate) fn of(accepted: &Accepted, config: &Config) -> Self {
-        let Accepted { client_id, clean_start, will, expiry, .. } = accepted;
+        let Accepted { client_id, clean_start, .. } = accepted;
         let open = Opening::of(accepted, config).map(Box::new);
-        let will = will.as_ref().map(|will| KeptWill {
-            message: Arc::clone(&will.message),
-            delay: will.delay,
-            expiry: will.expiry,
-            session_expiry: *expiry,
-        });
-        Self { client_id: client_id.clone(), clean_start: *clean_start, will, open }
+        Self { client_id: client_id.clone(), clean_start: *clean_start, open }
     }
 }
 
@@ -208,7 +175,6 @@ impl Opening {
 pub(crate) struct Claimed {
     /// Later claims of the same client have a higher one.
     pub(crate) tenure: Tenure,
-    pub(crate) origin: Origin,
     /// What the shard of the client has of it.
     pub(crate) kept: Option<Box<Kept>>,
 }
@@ -229,18 +195,6 @@ pub(crate) struct Kept {
 /// What a shard is told of a connection that it was told of before and that has come to nothing: its client has heard of neither.
 pub(crate) fn close_unused(connection: Connection, expiry: SessionExpiry) -> Op {
     Op::Close { connection, expiry, will: WillFate::Drop, sent_until: Seq(1), stored: Vec::new() }
-}
-
-/// Where the session of a client is that has been granted to a connection.
-#[derive(Debug, Clone, Default)]
-pub(crate) enum Origin {
-    /// On this node, if there is one.
-    #[default]
-    Here,
-    /// There is none: what this node may have has been taken over by others since.
-    Nowhere,
-    /// Another node had it.
-    Elsewhere(Bytes),
 }
 
 /// Whom to tell when something has been kept.
@@ -270,8 +224,6 @@ pub(crate) enum Awaited {
     Retained(Ticket),
     /// The routes of a SUBSCRIBE.
     Routes(flotilla_mqtt::PacketId),
-    /// The routes of a session that has come from another node.
-    Adoption,
     /// A shard has noted PUBRECs.
     Released,
     /// A QoS 2 PUBLISH gets its number from a shard.
@@ -293,36 +245,6 @@ pub(crate) enum Receipt {
     Later,
 }
 
-/// A round in which every worker hands over what it has ready.
-#[derive(Debug)]
-pub(crate) struct FlushRound {
-    missing: AtomicUsize,
-    complete: Notify,
-}
-
-impl FlushRound {
-    pub(crate) fn of(workers: usize) -> Self {
-        Self { missing: AtomicUsize::new(workers), complete: Notify::new() }
-    }
-
-    /// A worker has handed over.
-    pub(crate) fn arrive(&self) {
-        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.complete.notify_one();
-        }
-    }
-
-    /// Waits for all workers. One task waits.
-    ///
-    /// # Cancel safety
-    /// It can be called again.
-    pub(crate) async fn wait(&self) {
-        while self.missing.load(Ordering::Acquire) > 0 {
-            self.complete.notified().await;
-        }
-    }
-}
-
 /// A node that nobody else has to be asked for, for tests.
 #[cfg(test)]
 #[derive(Debug)]
@@ -340,25 +262,11 @@ impl Cluster for Alone {
 
     fn attached(&self, _: &ClientId, _: Tenure) {}
 
-    fn will_delayed(&self, _: &ClientId, _: Tenure) {}
-
-    fn will_dropped(&self, _: &ClientId, _: Tenure) {}
-
-    fn will_published(&self, _: WillId) {}
-
     fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
     fn release(&self, _: &ClientId, _: Tenure) {}
 
-    fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
-
-    fn early(&self, _: &ClientId) -> Vec<Early> {
-        Vec::new()
-    }
-
-    fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
-
-    fn stub_ended(&self, _: &ClientId, _: ConnectionEpoch) {}
+    fn closed(&self, _: &ClientId, _: ConnectionEpoch) {}
 
     fn announce(&self, _: &TopicFilter, _: RouteChange, _: Option<Completion>) -> Receipt {
         Receipt::Done
@@ -381,7 +289,8 @@ pub(crate) mod tests {
     };
 
     use flotilla_state::{
-        BanKind, Banned, ClusterState, Command, Incarnation, Member, NewStatus, Role, RouteChange as Change,
+        BanKind, Banned, ClusterState, Command, Incarnation, LogIndex, Member, NewStatus, Role,
+        RouteChange as Change,
     };
     use parking_lot::{Mutex, RwLock};
     use tokio::sync::oneshot;
@@ -421,25 +330,11 @@ pub(crate) mod tests {
 
         fn attached(&self, _: &ClientId, _: Tenure) {}
 
-        fn will_delayed(&self, _: &ClientId, _: Tenure) {}
-
-        fn will_dropped(&self, _: &ClientId, _: Tenure) {}
-
-        fn will_published(&self, _: WillId) {}
-
         fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
         fn release(&self, _: &ClientId, _: Tenure) {}
 
-        fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
-
-        fn early(&self, _: &ClientId) -> Vec<Early> {
-            Vec::new()
-        }
-
-        fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
-
-        fn stub_ended(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn closed(&self, _: &ClientId, _: ConnectionEpoch) {}
 
         fn announce(&self, _: &TopicFilter, _: RouteChange, done: Option<Completion>) -> Receipt {
             let Some(done) = done else { return Receipt::Done };
@@ -511,7 +406,7 @@ pub(crate) mod tests {
 
     fn complete(broker: &BrokerHandle, asked: Completion) {
         let worker = usize::from(asked.session.worker);
-        let event = Event::Completed(vec![asked], ReasonCode::Success, LogIndex(9));
+        let event = Event::Completed(vec![asked], ReasonCode::Success);
         broker.node().mailboxes[worker].send(event);
     }
 
@@ -575,7 +470,7 @@ pub(crate) mod tests {
         go.send(()).expect("it waits");
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).expect("it closes");
-        // Its session has come with the claim, and is kept; so it was accepted.
+        // What a shard keeps of it has come with the claim; so it was accepted.
         assert_eq!(answer, [0x20, 2, 0, 0]);
         let totals = broker.node().totals();
         assert_eq!((totals.client_connected, totals.messages_published, totals.connections), (1, 0, 0));

@@ -22,9 +22,8 @@ use tokio::{net::TcpListener, runtime::Runtime};
 use super::{
     admin::Overview,
     announcer::Announcer,
-    barriers::Barriers,
+    applied::Applied,
     claims::Claims,
-    early::EarlyMessages,
     inbox::{Events, Inbox},
     links::Links,
     member::{Member, Watcher},
@@ -133,15 +132,12 @@ impl Candidate {
             .map_err(|source| ClusterError::Store { dir: data_dir.clone(), source })?;
         let (me, state, lease) = (meta.node(), meta.state(), meta.lease().clone());
         let links = Arc::new(Links::new(lease.clone()));
-        let (claims, barriers): (Arc<Claims>, Arc<Barriers>) = Default::default();
-        let (early, reports): (Arc<EarlyMessages>, Arc<Reports>) = Default::default();
+        let (claims, reports): (Arc<Claims>, Arc<Reports>) = Default::default();
         let clock = Clock::start();
         let inbox = Arc::new(Inbox {
             node: OnceLock::new(),
             links: Arc::clone(&links),
             claims: Arc::clone(&claims),
-            barriers: Arc::clone(&barriers),
-            early: Arc::clone(&early),
             reports: Arc::clone(&reports),
             shards: OnceLock::new(),
             lease: lease.clone(),
@@ -173,9 +169,8 @@ impl Candidate {
             meta,
             links,
             claims,
-            barriers,
+            applied: Applied::default(),
             announcer: Announcer::default(),
-            early,
             reports,
             shards,
             node: OnceLock::new(),
@@ -253,7 +248,7 @@ impl Seated {
         runtime.block_on(async {
             let me = *member.meta.me().borrow();
             let sent = async {
-                // First what clients have left behind, such as a will that has been published here and must not be again.
+                // First what clients have left behind: that their connections have ended, and what is for their shards.
                 while me.is_some() && !(member.claims.is_idle() && member.shards.is_idle())
                     || !member.links.is_all_sent()
                 {

@@ -5,13 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use flotilla_state::{ClusterState, Effects, Event, Fingerprint, GroupRoute, LogIndex, NodeId, ShardId};
+use flotilla_state::{ClusterState, Effects, Event, Fingerprint, GroupRoute, NodeId, ShardId};
 use parking_lot::RwLock;
 
 /// The routes of the cluster's state, with what a cached match needs to know that it is still right.
-///
-/// A worker reads [`RemoteRoutes::applied`] before it matches, and stamps the message with it. The order of the writes in
-/// [`RemoteRoutes::note_applied`] makes that stamp honest: whoever reads index `n` also sees the routes of entry `n`.
 #[derive(Debug)]
 pub(crate) struct RemoteRoutes {
     /// `None`: a node alone.
@@ -21,7 +18,6 @@ pub(crate) struct RemoteRoutes {
     exact: [AtomicU64; PARTS],
     /// Counts the changes of wildcard routes and of groups.
     wildcard: AtomicU64,
-    applied: AtomicU64,
 }
 
 /// The generations that a [`RemoteMatches`] was made from.
@@ -58,12 +54,7 @@ impl RemoteRoutes {
 
     fn over(state: Option<Arc<RwLock<ClusterState>>>, me: NodeId) -> Self {
         let exact = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { state, me, exact, wildcard: AtomicU64::new(0), applied: AtomicU64::new(0) }
-    }
-
-    /// The routes of this entry, and of all before it, are seen by every match that begins from now on.
-    pub(crate) fn applied(&self) -> LogIndex {
-        LogIndex(self.applied.load(Ordering::Acquire))
+        Self { state, me, exact, wildcard: AtomicU64::new(0) }
     }
 
     /// This node.
@@ -72,7 +63,7 @@ impl RemoteRoutes {
     }
 
     /// An entry has been applied to the state.
-    pub(crate) fn note_applied(&self, index: LogIndex, effects: &Effects) {
+    pub(crate) fn note_applied(&self, effects: &Effects) {
         for event in &effects.events {
             match event {
                 Event::RoutesChanged { member, .. } | Event::RoutesReset(member)
@@ -85,7 +76,6 @@ impl RemoteRoutes {
                 _ => {}
             }
         }
-        self.applied.fetch_max(index.0, Ordering::Release);
     }
 
     fn note_changed(&self, exact: &[Fingerprint], is_any_affected: bool) {
@@ -98,9 +88,8 @@ impl RemoteRoutes {
     }
 
     /// The state was replaced as a whole.
-    pub(crate) fn note_restored(&self, index: LogIndex) {
+    pub(crate) fn note_restored(&self) {
         self.invalidate();
-        self.applied.fetch_max(index.0, Ordering::Release);
     }
 
     fn invalidate(&self) {

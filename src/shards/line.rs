@@ -20,7 +20,7 @@ use std::{
 
 use flotilla_mqtt::ReasonCode;
 use flotilla_shard::{Answer, OPS_MAX, Op, Part, PartAnswer};
-use flotilla_state::{LogIndex, Member, ShardId};
+use flotilla_state::{Member, ShardId};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -411,7 +411,7 @@ fn tell(node: &Node, waiting: Vec<(usize, Waiting)>, answers: Vec<Answer>) {
     }
     for (mailbox, (stored, answered)) in node.mailboxes.iter().zip(stored.into_iter().zip(answered)) {
         if !stored.is_empty() {
-            mailbox.send(Event::Completed(stored, ReasonCode::Success, LogIndex::default()));
+            mailbox.send(Event::Completed(stored, ReasonCode::Success));
         }
         if !answered.is_empty() {
             mailbox.send(Event::Answered(answered));

@@ -10,12 +10,11 @@ use flotilla_mqtt::{
     session::{Delivered, DeliveryOptions, DropReason},
     topic::TopicFilter,
 };
-use flotilla_state::{LogIndex, ShardId};
+use flotilla_state::ShardId;
 
 use super::{
-    Source, Worker,
+    Worker,
     mailbox::{Batch, Receivers},
-    transfer::Transfer,
 };
 use crate::{
     cluster::Completion,
@@ -58,12 +57,10 @@ impl Worker {
         done: Option<Completion>,
         (retains, origin): (Option<ShardId>, Option<Origin>),
     ) -> Routed {
-        // Before the match, so that the stamp never claims routes that the match has not seen.
-        let source = Source { publisher, stamp: self.node.router.remote().applied() };
         let matches = Arc::clone(self.cache.matches(message.topic, &self.node.router));
         let (mut awaited, mut refused, mut served) = (0, None, Vec::new());
         if origin.is_none_or(|origin| self.node.repetitions.admit(origin)) {
-            awaited += self.route_unkept(message, &matches, source, reach, done);
+            awaited += self.route_unkept(message, &matches, publisher, reach, done);
             let (count, groups) = self.route_to_groups(message, &matches, reach, done, retains);
             (awaited, served) = (awaited + count, groups);
         }
@@ -93,24 +90,24 @@ impl Worker {
         &mut self,
         message: &Transit<'_>,
         matches: &Arc<MatchSet>,
-        source: Source,
+        publisher: Option<SessionRef>,
         reach: Reach,
         done: Option<Completion>,
     ) -> u32 {
         for target in matches.of_worker(usize::from(self.id)) {
-            self.deliver_to_target(target, message, source);
+            self.deliver_to_target(target, message, publisher);
         }
         self.deliveries += matches.deliveries();
         for worker in 0..self.outbound.len() {
             if worker != usize::from(self.id) && !matches.of_worker(worker).is_empty() {
-                self.outbound[worker].push_matched(message, source, matches);
+                self.outbound[worker].push_matched(message, publisher, matches);
                 self.wake_flusher();
             }
         }
         let mut awaited = 0;
         if reach == Reach::Cluster {
             for &node in &matches.nodes {
-                awaited += self.forward(node, message, source.stamp, done);
+                awaited += self.forward(node, message, done);
             }
         }
         awaited
@@ -154,9 +151,9 @@ impl Worker {
 
     /// Delivers what another worker handed over.
     pub(super) fn deliver_batch(&mut self, batch: Batch) {
-        batch.for_each(|message, source, receivers| {
+        batch.for_each(|message, publisher, receivers| {
             // Whoever it is that cannot take the message: the next one is for others.
-            self.catch(|worker| worker.deliver_to_receivers(message, source, receivers));
+            self.catch(|worker| worker.deliver_to_receivers(message, publisher, receivers));
         });
         if self.node.mailboxes[usize::from(self.id)].delivered(&batch) {
             self.node.note_decongested();
@@ -164,25 +161,27 @@ impl Worker {
         self.spare.give_batch(batch);
     }
 
-    fn deliver_to_receivers(&mut self, message: &Transit<'_>, source: Source, receivers: &Receivers) {
+    fn deliver_to_receivers(
+        &mut self,
+        message: &Transit<'_>,
+        publisher: Option<SessionRef>,
+        receivers: &Receivers,
+    ) {
         match receivers {
             Receivers::All(matches) => {
                 for target in matches.of_worker(usize::from(self.id)) {
-                    self.deliver_to_target(target, message, source);
+                    self.deliver_to_target(target, message, publisher);
                 }
             }
             Receivers::Again => debug_assert!(false, "a batch says who that is"),
             Receivers::One(picked) => self.deliver_to_picked(picked, message),
             Receivers::Kept(session, delivery) => self.deliver_kept(*session, delivery, message),
-            Receivers::Moved(session, options) => {
-                self.deliver_moved(*session, message, options, source.stamp);
-            }
         }
     }
 
-    fn deliver_to_target(&mut self, target: &Target, message: &Transit<'_>, source: Source) {
+    fn deliver_to_target(&mut self, target: &Target, message: &Transit<'_>, publisher: Option<SessionRef>) {
         let here = SessionRef { worker: self.id, slot: target.slot, epoch: target.epoch };
-        let grant = if source.publisher == Some(here) {
+        let grant = if publisher == Some(here) {
             match &target.own {
                 OwnMessage::Same => &target.grant,
                 OwnMessage::Less(grant) => grant,
@@ -192,9 +191,6 @@ impl Worker {
             &target.grant
         };
         let options = options(grant, message, None);
-        if self.is_transferring(here) {
-            return self.deliver_in_transfer(here, message, &options, source.stamp);
-        }
         if message.qos.min(options.qos) > QoS::AtMostOnce && self.is_kept_at(here) {
             return; // It comes from the shard that keeps it for the session.
         }
@@ -239,9 +235,8 @@ impl Worker {
     }
 
     fn push_picked(&mut self, picked: Picked, message: &Transit<'_>) {
-        let source = Source { publisher: None, stamp: LogIndex::default() };
         let worker = usize::from(picked.subscriber.session.worker);
-        self.outbound[worker].push(message, source, Receivers::One(picked));
+        self.outbound[worker].push(message, None, Receivers::One(picked));
         self.wake_flusher();
     }
 
@@ -330,12 +325,6 @@ impl Worker {
     ) -> Option<Delivered> {
         let now = self.now;
         let entry = self.sessions.entry_of(to.slot, to.epoch)?;
-        if let Some(Transfer::Stub(stub)) = entry.transfer.as_deref() {
-            // A group's message that was picked for it here is nobody else's: it goes after its session.
-            let stub = stub.clone();
-            self.forward_moved(&stub, message, options, LogIndex::default());
-            return Some(Delivered::Queued { displaced: 0 });
-        }
         let delivered = match &mut entry.link {
             Some(link) => {
                 if link.out.is_empty() && !link.out.has_storage() {
@@ -386,7 +375,6 @@ impl Worker {
         metrics.messages_acked.add(report.acked.into());
         self.count_drop(DropReason::Expired, report.expired.into());
         self.count_drop(DropReason::TooLarge, report.too_large.into());
-        self.count_drop(DropReason::QueueFull, report.trimmed.into());
         if has_output {
             self.mark_dirty(slot);
         }

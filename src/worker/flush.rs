@@ -176,13 +176,11 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use flotilla_mqtt::{QoS, Transit};
-    use flotilla_state::LogIndex;
 
     use super::*;
     use crate::{
         config::{Overlap, SharedStrategy},
         router::Router,
-        worker::Source,
     };
 
     /// A batch with this many messages of 1,000 bytes.
@@ -190,10 +188,9 @@ mod tests {
         let router = Router::new(1, Overlap::Merge, SharedStrategy::RoundRobin);
         let matches = std::sync::Arc::new(router.matches("t"));
         let message = Transit::new("t", &[], &[0; 1_000], QoS::AtMostOnce, false, None, None, None);
-        let source = Source { publisher: None, stamp: LogIndex::default() };
         let mut batch = Batch::default();
         for _ in 0..messages {
-            batch.push_matched(&message, source, &matches);
+            batch.push_matched(&message, None, &matches);
         }
         batch
     }

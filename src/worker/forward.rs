@@ -5,10 +5,10 @@
 //! whatever worker it is on.
 
 use flotilla_lane::{BatchWriter, Forwarded, Frame, LaneId, Origin, Texts, lane_of};
-use flotilla_mqtt::{QoS, ReasonCode, Transit, session::DeliveryOptions, topic::TopicFilter};
-use flotilla_state::{LogIndex, NodeId, ShardId};
+use flotilla_mqtt::{QoS, ReasonCode, Transit, topic::TopicFilter};
+use flotilla_state::{NodeId, ShardId};
 
-use super::{Slow, Worker, transfer::Stub};
+use super::{Slow, Worker};
 use crate::{
     cluster::{Awaited, Completion},
     router::{NodeChoice, PickHint},
@@ -116,14 +116,8 @@ impl Worker {
     }
 
     /// Sends a message to all subscribers on another node. Returns 1 if the node will say that it has it.
-    pub(super) fn forward(
-        &mut self,
-        to: NodeId,
-        message: &Transit<'_>,
-        stamp: LogIndex,
-        done: Option<Completion>,
-    ) -> u32 {
-        let frame = Frame::Publish { stamp, message: Forwarded::new(message, self.now) };
+    pub(super) fn forward(&mut self, to: NodeId, message: &Transit<'_>, done: Option<Completion>) -> u32 {
+        let frame = Frame::Publish { message: Forwarded::new(message, self.now) };
         self.send_on(to, lane_for(message), message.qos, done, &frame)
     }
 
@@ -157,28 +151,6 @@ impl Worker {
             }
             Some(NodeChoice::Here | NodeChoice::Shard) | None => false,
         }
-    }
-
-    /// Passes a message on to a session that has moved.
-    pub(super) fn forward_moved(
-        &mut self,
-        stub: &Stub,
-        message: &Transit<'_>,
-        options: &DeliveryOptions,
-        stamp: LogIndex,
-    ) {
-        let client_id = stub.client_id.as_str();
-        let message = Forwarded::new(message, self.now);
-        let qos = message.qos.min(options.qos);
-        let frame = Frame::Directed { stamp, client_id, options: options.clone(), message };
-        self.send_on(stub.to, lane_of(client_id.as_bytes()), qos, None, &frame);
-    }
-
-    /// Everything that this node passes on to a session that has moved has been sent.
-    pub(super) fn end_of_stub(&mut self, stub: &Stub) {
-        let client_id = stub.client_id.as_str();
-        let frame = Frame::EndOfStub { client_id, epoch: stub.epoch };
-        self.send_on(stub.to, lane_of(client_id.as_bytes()), QoS::AtLeastOnce, None, &frame);
     }
 
     fn send_on(

@@ -50,17 +50,14 @@ mod tests {
         time::Duration,
     };
 
-    use bytes::Bytes;
     use flotilla_lane::{Batch, LaneId};
     use flotilla_mqtt::{session::ClientId, topic::TopicFilter};
-    use flotilla_registry::{Tenure, WillId};
-    use flotilla_state::{ConnectionEpoch, LogIndex, NodeId};
+    use flotilla_registry::Tenure;
+    use flotilla_state::{ConnectionEpoch, NodeId};
 
     use crate::{
         Broker, BrokerHandle,
-        cluster::{
-            Alone, BoxFuture, Claim, Claimed, Cluster, Completion, Early, Receipt, tests::seat_beside,
-        },
+        cluster::{Alone, BoxFuture, Claim, Claimed, Cluster, Completion, Receipt, tests::seat_beside},
         config::Config,
         router::RouteChange,
     };
@@ -82,25 +79,11 @@ mod tests {
 
         fn attached(&self, _: &ClientId, _: Tenure) {}
 
-        fn will_delayed(&self, _: &ClientId, _: Tenure) {}
-
-        fn will_dropped(&self, _: &ClientId, _: Tenure) {}
-
-        fn will_published(&self, _: WillId) {}
-
         fn abandon(&self, _: &ClientId, _: &Claimed) {}
 
         fn release(&self, _: &ClientId, _: Tenure) {}
 
-        fn exported(&self, _: &ClientId, _: ConnectionEpoch, _: Option<Bytes>) {}
-
-        fn early(&self, _: &ClientId) -> Vec<Early> {
-            Vec::new()
-        }
-
-        fn settle(&self, _: &ClientId, _: ConnectionEpoch, _: LogIndex) {}
-
-        fn stub_ended(&self, _: &ClientId, _: ConnectionEpoch) {}
+        fn closed(&self, _: &ClientId, _: ConnectionEpoch) {}
 
         fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
             Alone.announce(filter, change, done)

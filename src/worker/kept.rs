@@ -322,7 +322,7 @@ impl Worker {
             Awaited::Received(ticket) => self.received(slot, ticket, answer),
             Awaited::Routes(id) => self.routes_known(slot, id),
             Awaited::Unsubscribed(id) => self.unsubscribed(slot, id),
-            Awaited::Publish(_) | Awaited::Retained(_) | Awaited::Adoption | Awaited::Will(..) => {}
+            Awaited::Publish(_) | Awaited::Retained(_) | Awaited::Will(..) => {}
         }
     }
 

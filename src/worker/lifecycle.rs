@@ -9,7 +9,6 @@ use flotilla_mqtt::{
     session::{Accepted, Cause, ClientId, Due, Ending, Refusal, Session},
 };
 use flotilla_registry::Tenure;
-use flotilla_state::ConnectionEpoch;
 use tokio::{
     net::TcpStream,
     task::yield_now,
@@ -25,14 +24,8 @@ use super::{
     replay::forget_look_up,
     sessions::Entry,
     timers::{Reminder, TICK},
-    transfer::Transfer,
 };
-use crate::{
-    cluster::{Claimed, Origin},
-    registry::Home,
-    router::SessionRef,
-    sys::ClientEvent,
-};
+use crate::{cluster::Claimed, registry::Home, router::SessionRef, sys::ClientEvent};
 
 /// A connection that is ready for its session.
 pub(super) struct Arrival {
@@ -50,10 +43,6 @@ struct Removed {
     client_id: ClientId,
     session: SessionRef,
     claim: Tenure,
-    /// The claim of another node that waits for it.
-    wanted: Option<ConnectionEpoch>,
-    /// The claim that it came with, if the node that it came from passes on what still comes for it.
-    gathered: Option<ConnectionEpoch>,
 }
 
 /// Where a client's session is, from the point of view of one worker.
@@ -65,11 +54,9 @@ enum Place {
     Worker(u16),
     /// The client has connected again since.
     Late,
-    /// It came from another node, and this one cannot read it.
-    Unreadable,
 }
 
-/// How often a connection is handed on before it is refused: each time its session had just ended or moved.
+/// How often a connection is handed on before it is refused: each time its session had just ended.
 const HOPS_MAX: u8 = 8;
 /// Sessions whose deadlines are looked at before others get their turn.
 const DEADLINES_PER_TURN: usize = 1_024;
@@ -85,14 +72,10 @@ impl Worker {
             self.refuse_arrival(arrival, ReasonCode::ServerUnavailable);
             return None;
         }
-        match self.find_session(&arrival) {
+        match self.make_session(&arrival) {
             Place::Here { slot, is_new } => Some(self.begin(slot, is_new, arrival)),
             Place::Late => {
                 self.refuse_arrival(arrival, ReasonCode::ServerBusy);
-                None
-            }
-            Place::Unreadable => {
-                self.refuse_arrival(arrival, ReasonCode::UnspecifiedError);
                 None
             }
             Place::Worker(worker) => {
@@ -129,9 +112,8 @@ impl Worker {
         self.say_farewell(Farewell { stream: arrival.stream, out, listener: arrival.peer.listener });
     }
 
-    /// Finds the session that a CONNECT goes on with, after it has ended whatever is in the way.
-    fn find_session(&mut self, arrival: &Arrival) -> Place {
-        let now = self.now;
+    /// Makes the session of a connection, after it has ended whatever is in the way.
+    fn make_session(&mut self, arrival: &Arrival) -> Place {
         let Arrival { accepted, claimed, .. } = arrival;
         loop {
             let (slot, epoch) = self.sessions.vacancy();
@@ -139,10 +121,7 @@ impl Worker {
             let home = match self.node.registry.find_or_insert(&accepted.client_id, offer) {
                 Home::Existing(home) => home,
                 Home::Offered => {
-                    let Some(is_new) = self.make_session(arrival) else {
-                        self.node.registry.remove(&accepted.client_id, offer);
-                        return Place::Unreadable;
-                    };
+                    let is_new = self.insert_session(arrival);
                     self.catch_up();
                     return Place::Here { slot, is_new };
                 }
@@ -158,66 +137,25 @@ impl Worker {
             if entry.claim > claimed.tenure {
                 return Place::Late;
             }
-            if entry.is_gone() {
-                // It has been taken back, and the order to do so is on its way.
-                self.revive(home.slot);
-                continue;
-            }
-            // A shard has what counts of a kept session; nothing is here without a connection unless its end has panicked.
-            let is_void = !matches!(claimed.origin, Origin::Here) || entry.session.is_kept();
-            if is_void {
-                // Others have served the client since, and what they did with this will counts.
-                entry.session.forget_will();
-            }
-            if entry.link.is_some() {
-                self.metrics().session_takenover.increment();
-                self.end_link(home.slot, Cause::Server(ReasonCode::SessionTakenOver));
-            } else if accepted.clean_start || is_void {
-                let ending = entry.session.end(now);
-                self.metrics().session_discarded.increment();
-                self.finish(home.slot, ending);
-            } else {
-                self.metrics().session_resumed.increment();
-                return Place::Here { slot: home.slot, is_new: false };
-            }
+            self.take_over(home.slot);
+            self.end_remnant(home.slot);
         }
     }
 
-    /// Makes the session of a client that has none on this node, in the vacant slot; whether it is a new one. `None`: it
-    /// cannot be made of what another node has sent, which keeps it.
-    fn make_session(&mut self, arrival: &Arrival) -> Option<bool> {
-        let Arrival { accepted, claimed, .. } = arrival;
-        let client_id = &accepted.client_id;
-        if let Some(kept) = &claimed.kept
-            && let Some(opened) = &kept.session
-        {
-            let session = self.restore_kept(kept, opened);
-            self.sessions.insert(Entry::new(session));
-            let metrics = self.metrics();
-            metrics.sessions.increment();
-            let begun = if kept.present { &metrics.session_resumed } else { &metrics.session_created };
-            begun.increment();
-            return Some(!kept.present);
-        }
-        let Origin::Elsewhere(bytes) = &claimed.origin else {
-            let session = Session::new(client_id.clone(), Arc::clone(&self.node.limits));
-            self.sessions.insert(Entry::new(session));
-            self.metrics().sessions.increment();
-            self.metrics().session_created.increment();
-            return Some(true);
+    /// Puts the session of a client that has none on this node into the vacant slot; returns whether it is a new one.
+    fn insert_session(&mut self, Arrival { accepted, claimed, .. }: &Arrival) -> bool {
+        let kept = claimed.kept.as_ref().and_then(|kept| Some((kept, kept.session.as_ref()?)));
+        let session = match kept {
+            Some((kept, opened)) => self.restore_kept(kept, opened),
+            None => Session::new(accepted.client_id.clone(), Arc::clone(&self.node.limits)),
         };
-        match self.adopt_session(client_id, claimed.tenure.epoch, bytes) {
-            Ok(entry) => {
-                let slot = self.sessions.insert(entry);
-                self.metrics().sessions.increment();
-                self.take_early(slot);
-                Some(false)
-            }
-            Err(error) => {
-                tracing::error!(client_id = ?client_id.as_str(), %error, "another node's session cannot be read");
-                None
-            }
-        }
+        self.sessions.insert(Entry::new(session));
+        let is_new = kept.is_none_or(|(kept, _)| !kept.present);
+        let metrics = self.metrics();
+        metrics.sessions.increment();
+        let begun = if is_new { &metrics.session_created } else { &metrics.session_resumed };
+        begun.increment();
+        is_new
     }
 
     /// Starts a connection on its session.
@@ -267,10 +205,6 @@ impl Worker {
         if is_kept {
             self.begin_kept(slot);
         }
-        if matches!(claimed.origin, Origin::Elsewhere(_)) {
-            self.metrics().session_resumed.increment();
-            self.announce_adopted(slot);
-        }
         let metrics = &self.node.metrics[usize::from(self.id)];
         metrics.connections.increment();
         metrics.client_connected.increment();
@@ -280,7 +214,7 @@ impl Worker {
         self.mark_dirty(slot);
         self.remind(slot);
         let link = LinkRef { slot, link: id };
-        // A ban that has come since its CONNECT; the session may have come from another node, and is not lost this way.
+        // A ban that has come since its CONNECT.
         if self.close_if_banned(slot) {
             return link;
         }
@@ -313,18 +247,6 @@ impl Worker {
             // The shard has all of it.
             ending.ended = true;
         }
-        let Some(entry) = self.sessions.entry(slot) else { return };
-        if !self.node.cluster.is_serving() {
-            // The cluster has taken this node for dead, or is about to: the will is published by others.
-            entry.session.forget_will();
-        } else if !ending.ended && ending.will.is_none() {
-            let (client_id, claim) = (entry.session.client_id(), entry.claim);
-            if entry.session.has_will() {
-                self.node.cluster.will_delayed(client_id, claim);
-            } else {
-                self.node.cluster.will_dropped(client_id, claim);
-            }
-        }
         let metrics = self.metrics();
         metrics.tally(&tally);
         metrics.connections.decrement();
@@ -349,30 +271,16 @@ impl Worker {
     pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
         let publisher = self.session_ref(slot);
         let removed = if ending.ended { self.remove_session(slot) } else { None };
-        let will = ending.will.filter(|_| self.node.cluster.is_serving());
-        if let Some(will) = &will {
+        if let Some(will) = ending.will.filter(|_| self.node.cluster.is_serving()) {
             // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
-            self.publish_will(will, publisher);
+            self.publish_will(&will, publisher);
         }
-        if let Some(Removed { client_id, session, claim, wanted, gathered }) = removed {
+        if let Some(Removed { client_id, session, claim }) = removed {
             // Only when everything of the old session is on its way may the client begin a new one on another worker,
             // so that nothing it sends there comes before this (see `catch_up`) [MQTT-4.6.0-6].
             self.hand_over();
             self.node.registry.remove(&client_id, session);
             self.node.cluster.release(&client_id, claim);
-            if let Some(epoch) = wanted {
-                self.node.cluster.exported(&client_id, epoch, None);
-            }
-            if let Some(epoch) = gathered {
-                // Nobody waits for what the old node passes on: it may stop.
-                self.node.cluster.settle(&client_id, epoch, self.node.router.remote().applied());
-            }
-        } else if will.is_some() {
-            // Others keep it until it is on its way to everybody: this node may die before that.
-            self.hand_over();
-            if let Some(entry) = self.sessions.entry(slot) {
-                self.node.cluster.will_dropped(entry.session.client_id(), entry.claim);
-            }
         }
     }
 
@@ -381,8 +289,6 @@ impl Worker {
         let here = self.session_ref(slot);
         let mut entry = self.sessions.remove(slot)?;
         let client_id: ClientId = entry.session.client_id().clone();
-        let transfer = entry.transfer.as_deref();
-        let (wanted, gathered) = (transfer.and_then(Transfer::wanted), transfer.and_then(Transfer::gathered));
         let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
         for subscription in &subscriptions {
             self.withdraw(here, subscription);
@@ -391,7 +297,7 @@ impl Worker {
         self.redispatch(here, orphans);
         self.metrics().sessions.decrement();
         self.metrics().session_terminated.increment();
-        Some(Removed { client_id, session: here, claim: entry.claim, wanted, gathered })
+        Some(Removed { client_id, session: here, claim: entry.claim })
     }
 
     /// Makes sure that the session is looked at when its next deadline comes.
@@ -405,10 +311,6 @@ impl Worker {
     fn next_deadline(&mut self, slot: u32) -> Option<Timestamp> {
         let node = Arc::clone(&self.node);
         let entry = self.sessions.entry(slot)?;
-        if entry.is_gone() {
-            // How long the session lasts, and its will, are the business of the node that has it.
-            return None;
-        }
         let link = entry.link.as_ref();
         let packet = link
             .and_then(|link| link.partial.as_ref())
@@ -434,7 +336,7 @@ impl Worker {
         let now = self.now;
         let mqtt = &self.node.config.mqtt;
         let (packet_timeout, write_timeout) = (mqtt.packet_timeout, mqtt.write_timeout);
-        let Some(entry) = self.sessions.entry(slot).filter(|entry| !entry.is_gone()) else { return };
+        let Some(entry) = self.sessions.entry(slot) else { return };
         if let Some(link) = &entry.link {
             if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
                 tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
@@ -491,20 +393,8 @@ impl Worker {
 
     /// This node may not act for the cluster any more: it closes every connection.
     fn fence(&mut self, reason: ReasonCode) {
-        let all: Vec<u32> = self.sessions.occupied().collect();
-        for slot in &all {
-            if let Some(entry) = self.sessions.entry(*slot) {
-                // Whoever serves now publishes it.
-                entry.session.forget_will();
-            }
-        }
         self.close_all(reason);
-        for slot in all {
-            if let Some(entry) = self.sessions.entry(slot) {
-                // What other nodes have taken, this one does not hear any more.
-                entry.session.forget_storing();
-            }
-        }
+        // What other nodes have taken, this one does not hear any more.
         self.outstanding.clear();
     }
 
@@ -546,14 +436,10 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
         while let Some(event) = cell.with(|worker| worker.events.pop_front()) {
             match event {
                 Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
-                Event::Completed(completions, reason, at) => {
-                    cell.with(|worker| worker.complete_all(&completions, reason, at));
+                Event::Completed(completions, reason) => {
+                    cell.with(|worker| worker.complete_all(&completions, reason));
                 }
-                Event::Transfer(order) => cell.with(|worker| worker.handle_order(order)),
-                Event::Flush(round) => cell.with(|worker| {
-                    worker.hand_over();
-                    round.arrive();
-                }),
+                Event::Order(order) => cell.with(|worker| worker.handle_order(order)),
                 Event::Answered(answers) => cell.with(|worker| worker.answered_all(answers)),
                 Event::LookedUp(who, shard, page) => {
                     cell.with(|worker| worker.looked_up(who, shard, &page));
@@ -565,7 +451,6 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 Event::ShardWill(origin, will) => {
                     cell.with(|worker| worker.publish_shard_will(origin, &will));
                 }
-                Event::Will(id, will) => cell.with(|worker| worker.publish_foreign_will(id, &will)),
                 Event::Redispatch(filter, message) => {
                     cell.with(|worker| worker.redispatch_lost(&filter, &message));
                 }

@@ -16,7 +16,7 @@ impl Worker {
         for slot in from_slot..end {
             let Some(entry) = self.sessions.entry(slot) else { continue };
             let client_id = entry.session.client_id().as_str();
-            if entry.is_gone() || !client_id.starts_with(&*prefix) {
+            if !client_id.starts_with(&*prefix) {
                 continue;
             }
             let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);

@@ -10,20 +10,16 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_lane::Origin;
-use flotilla_mqtt::{
-    QoS, ReasonCode, Timestamp, Transit,
-    session::{Accepted, DeliveryOptions},
-};
-use flotilla_registry::WillId;
+use flotilla_mqtt::{QoS, ReasonCode, Timestamp, Transit, session::Accepted};
 use flotilla_rpc::admin::Client;
 use flotilla_shard::Answer;
-use flotilla_state::{LogIndex, ShardId};
+use flotilla_state::ShardId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Source, connection::Peer, kept::KeptDelivery, transfer::Order};
+use super::{connection::Peer, kept::KeptDelivery, orders::Order};
 use crate::{
-    cluster::{Claimed, Completion, FlushRound},
+    cluster::{Claimed, Completion},
     router::{MatchSet, Picked, SessionRef},
     shards::Page,
 };
@@ -45,12 +41,10 @@ pub(crate) enum Event {
     Adopt(Box<Adoption>),
     /// A socket that another worker accepted.
     Accepted(std::net::TcpStream, Peer),
-    /// What sessions waited for is done; routes are those of this entry.
-    Completed(Vec<Completion>, ReasonCode, LogIndex),
-    /// A session comes or goes.
-    Transfer(Order),
-    /// Hand over to other workers and nodes what is ready, then take part in the round.
-    Flush(Arc<FlushRound>),
+    /// What sessions waited for is done.
+    Completed(Vec<Completion>, ReasonCode),
+    /// Somebody else wants a connection to end.
+    Order(Order),
     /// Shards have answered what sessions asked.
     Answered(Vec<(Completion, Answer)>),
     /// A shard has answered a look-up of retained messages.
@@ -61,8 +55,6 @@ pub(crate) enum Event {
     ShardLed(ShardId),
     /// Publish a will that a shard has; the number of its origin is its name there.
     ShardWill(Origin, Arc<flotilla_mqtt::Message>),
-    /// Publish the will of a client whose node has ended.
-    Will(WillId, Arc<flotilla_mqtt::Message>),
     /// Give a message of a shared subscription, which another node did not take, to another member.
     Redispatch(Box<str>, Arc<flotilla_mqtt::Message>),
     /// Tell of clients, for an operator.
@@ -127,7 +119,8 @@ enum Storage {
 #[derive(Debug)]
 struct Item {
     receivers: Receivers,
-    source: Source,
+    /// The session on this node that published it, if one did.
+    publisher: Option<SessionRef>,
     qos: QoS,
     retain: bool,
     expires_at: Option<Timestamp>,
@@ -158,8 +151,6 @@ pub(crate) enum Receivers {
     Again,
     /// The member of a group that was picked.
     One(Picked),
-    /// The session that another node passes it on to: its client has come here from there.
-    Moved(SessionRef, Box<DeliveryOptions>),
     /// The session that a shard keeps it for.
     Kept(SessionRef, Box<KeptDelivery>),
 }
@@ -224,16 +215,26 @@ impl Batch {
     }
 
     /// A message for those of the worker's sessions that match.
-    pub(crate) fn push_matched(&mut self, message: &Transit<'_>, source: Source, matches: &Arc<MatchSet>) {
+    pub(crate) fn push_matched(
+        &mut self,
+        message: &Transit<'_>,
+        publisher: Option<SessionRef>,
+        matches: &Arc<MatchSet>,
+    ) {
         let run = self.run.filter(|first| {
             matches!(&self.items[*first].receivers, Receivers::All(before) if Arc::ptr_eq(before, matches))
         });
         let receivers = if run.is_some() { Receivers::Again } else { Receivers::All(Arc::clone(matches)) };
-        self.push(message, source, receivers);
+        self.push(message, publisher, receivers);
         self.run = run.or(Some(self.items.len() - 1));
     }
 
-    pub(crate) fn push(&mut self, message: &Transit<'_>, source: Source, receivers: Receivers) {
+    pub(crate) fn push(
+        &mut self,
+        message: &Transit<'_>,
+        publisher: Option<SessionRef>,
+        receivers: Receivers,
+    ) {
         self.run = None;
         let Transit { topic, properties, payload, qos, retain, expires_at, .. } = *message;
         let (topic, properties, payload) = match &mut self.storage {
@@ -258,11 +259,11 @@ impl Batch {
                 (part(topic.as_bytes()), part(properties), payload)
             }
         };
-        self.items.push(Item { receivers, source, qos, retain, expires_at, topic, properties, payload });
+        self.items.push(Item { receivers, publisher, qos, retain, expires_at, topic, properties, payload });
     }
 
     /// Hands out the messages, oldest first.
-    pub(super) fn for_each(&self, mut deliver: impl FnMut(&Transit<'_>, Source, &Receivers)) {
+    pub(super) fn for_each(&self, mut deliver: impl FnMut(&Transit<'_>, Option<SessionRef>, &Receivers)) {
         let (bytes, shared) = match &self.storage {
             Storage::Own(bytes) => (&bytes[..], None),
             Storage::Shared(bytes) => (&bytes[..], Some(bytes)),
@@ -281,7 +282,7 @@ impl Batch {
             };
             let Item { qos, retain, expires_at, .. } = *item;
             let message = Transit::new(topic, properties, payload, qos, retain, expires_at, None, backing);
-            deliver(&message, item.source, before);
+            deliver(&message, item.publisher, before);
         }
     }
 
@@ -354,7 +355,7 @@ mod tests {
         router::Router,
     };
 
-    const SOURCE: Source = Source { publisher: None, stamp: LogIndex(1) };
+    const PUBLISHER: Option<SessionRef> = Some(SessionRef { worker: 1, slot: 2, epoch: 3 });
 
     fn transit<'a>(topic: &'a str, payload: &'a [u8]) -> Transit<'a> {
         Transit::new(topic, b"\x01\x01", payload, QoS::AtLeastOnce, true, None, None, None)
@@ -364,7 +365,7 @@ mod tests {
         let mut writer = BatchWriter::new();
         for (topic, payload) in messages {
             let message = Forwarded::new(&transit(topic, payload), Timestamp::ORIGIN);
-            writer.push(&Frame::Publish { stamp: LogIndex(1), message });
+            writer.push(&Frame::Publish { message });
         }
         writer.take().expect("there are frames")
     }
@@ -374,11 +375,11 @@ mod tests {
         let router = Router::new(1, Overlap::Merge, SharedStrategy::RoundRobin);
         let mut last: Option<(String, Arc<MatchSet>)> = None;
         for frame in lane_batch.frames() {
-            let Frame::Publish { message, .. } = frame else { panic!("{frame:?}") };
+            let Frame::Publish { message } = frame else { panic!("{frame:?}") };
             let known = last.take().filter(|(topic, _)| topic == message.topic);
             let (topic, set) =
                 known.unwrap_or_else(|| (message.topic.to_owned(), Arc::new(router.matches(message.topic))));
-            batch.push_matched(&message.transit(Timestamp::ORIGIN, None), SOURCE, &set);
+            batch.push_matched(&message.transit(Timestamp::ORIGIN, None), PUBLISHER, &set);
             last = Some((topic, set));
         }
     }
@@ -386,8 +387,8 @@ mod tests {
     fn check(batch: &Batch, expected: &[(&str, &[u8])], sets: usize) {
         let mut seen = Vec::new();
         let mut owners: Vec<*const MatchSet> = Vec::new();
-        batch.for_each(|message, source, receivers| {
-            assert_eq!((source.stamp, message.qos, message.retain), (LogIndex(1), QoS::AtLeastOnce, true));
+        batch.for_each(|message, publisher, receivers| {
+            assert_eq!((publisher, message.qos, message.retain), (PUBLISHER, QoS::AtLeastOnce, true));
             assert_eq!(message.properties, b"\x01\x01");
             let Receivers::All(set) = receivers else { panic!("{receivers:?}") };
             owners.push(Arc::as_ptr(set));

@@ -21,19 +21,19 @@ mod link;
 mod list;
 mod mailbox;
 mod opening;
+mod orders;
 mod publish;
 mod replay;
 mod sessions;
 mod subscribe;
 mod timers;
-mod transfer;
 
 pub(crate) use connection::Peer;
 pub(crate) use delivery::TRIES_MAX;
 pub(crate) use kept::KeptDelivery;
 pub(crate) use mailbox::{Batch, ClientsPage, ClientsQuery, Event, Mailbox, Receivers};
 pub(crate) use opening::spawn as serve;
-pub(crate) use transfer::{Export, Order};
+pub(crate) use orders::Order;
 
 use std::{
     cell::{Cell, RefCell},
@@ -46,7 +46,7 @@ use std::{
 };
 
 use flotilla_mqtt::{PacketId, ReasonCode, Timestamp};
-use flotilla_state::{LogIndex, NodeId, ShardId};
+use flotilla_state::{NodeId, ShardId};
 use tokio::{
     runtime::Runtime,
     task::{JoinSet, LocalSet},
@@ -135,15 +135,6 @@ pub(crate) struct Worker {
 enum Slow {
     Node(NodeId),
     Shard(ShardId),
-}
-
-/// Where a message comes from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Source {
-    /// The session on this node that published it, if one did.
-    pub(crate) publisher: Option<SessionRef>,
-    /// The routes that its publisher's node had applied when it looked for the receivers.
-    pub(crate) stamp: LogIndex,
 }
 
 /// Bytes that one read takes at most.

@@ -11,8 +11,7 @@ use flotilla_mqtt::{
 };
 
 use flotilla_lane::Origin;
-use flotilla_registry::WillId;
-use flotilla_state::{LogIndex, ShardId};
+use flotilla_state::ShardId;
 
 use super::{
     Worker,
@@ -240,14 +239,6 @@ impl Worker {
         self.publish_kept(will, Some(publisher), Reach::Cluster);
     }
 
-    /// Publishes the will of a client whose node has ended.
-    pub(super) fn publish_foreign_will(&mut self, id: WillId, will: &Arc<Message>) {
-        self.publish_kept(will, None, Reach::Cluster);
-        // Only what is on its way to the other nodes has been published.
-        self.hand_over();
-        self.node.cluster.will_published(id);
-    }
-
     fn publish_kept(&mut self, message: &Arc<Message>, publisher: Option<SessionRef>, reach: Reach) {
         self.publish_kept_message(message, publisher, reach, None, None);
     }
@@ -268,14 +259,14 @@ impl Worker {
     }
 
     /// What sessions waited for is done.
-    pub(super) fn complete_all(&mut self, completions: &[Completion], reason: ReasonCode, at: LogIndex) {
+    pub(super) fn complete_all(&mut self, completions: &[Completion], reason: ReasonCode) {
         for &completion in completions {
             let slot = completion.session.slot;
-            self.guard(slot, |worker| worker.complete(completion, reason, at));
+            self.guard(slot, |worker| worker.complete(completion, reason));
         }
     }
 
-    fn complete(&mut self, completion: Completion, reason: ReasonCode, at: LogIndex) {
+    fn complete(&mut self, completion: Completion, reason: ReasonCode) {
         if let Some(count) = self.outstanding.get_mut(&completion) {
             *count -= 1;
             if *count > 0 {
@@ -293,17 +284,10 @@ impl Worker {
         match completion.what {
             // A node that is not sure of its place does not say that it has kept anything.
             Awaited::Publish(_) if !self.node.cluster.is_serving() => {}
-            Awaited::Publish(ticket) => {
-                self.acknowledge(slot, ticket, reason);
-                self.leave_if_stored(slot);
-            }
+            Awaited::Publish(ticket) => self.acknowledge(slot, ticket, reason),
             Awaited::Retained(_) if !self.node.cluster.is_serving() => {}
-            Awaited::Retained(ticket) => {
-                self.acknowledge(slot, ticket, ReasonCode::NoMatchingSubscribers);
-                self.leave_if_stored(slot);
-            }
+            Awaited::Retained(ticket) => self.acknowledge(slot, ticket, ReasonCode::NoMatchingSubscribers),
             Awaited::Routes(id) => self.routes_known(slot, id),
-            Awaited::Adoption => self.adopted_route_known(slot, at),
             // They come with an answer.
             Awaited::Released
             | Awaited::Received(_)

@@ -14,7 +14,6 @@ use super::{
     link::Link,
     replay::{Replay, Replays},
     timers::NextReminder,
-    transfer::Transfer,
 };
 use crate::router::Load;
 
@@ -30,8 +29,6 @@ pub(super) struct Entry {
     pub(super) next_reminder: NextReminder,
     /// The claim with which its client connected last.
     pub(super) claim: Tenure,
-    /// Set while it is on its way from or to another node.
-    pub(super) transfer: Option<Box<Transfer>>,
     /// Set while it is connected, if a shard keeps it or its will.
     pub(super) kept: Option<Box<KeptEntry>>,
     /// Messages whose PUBREL waits until the shard has noted their PUBREC, in the order in which it was told.
@@ -84,15 +81,9 @@ impl Entry {
             unfinished: None,
             next_reminder: NextReminder::NONE,
             claim: Tenure::default(),
-            transfer: None,
             kept: None,
             releasing: VecDeque::new(),
         })
-    }
-
-    /// Whether the session has gone to another node, and this is what is left of it.
-    pub(super) fn is_gone(&self) -> bool {
-        matches!(self.transfer.as_deref(), Some(Transfer::Stub(_)))
     }
 
     /// Whether so many SUBSCRIBEs wait for their answers that the client is not read until some have got them: each of them

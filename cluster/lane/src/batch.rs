@@ -3,10 +3,8 @@
 //! ```text
 //! batch    version: u8 = 1, frames: u32, frame...
 //! frame    length of what follows: u32, kind: u8, ...
-//! Publish  stamp, message              Group      tried: u8, filter: text, message
-//! Directed stamp, client id: text, options, message
-//! Stub     client id: text, shard epoch, sequence
-//! Barrier  id                          Control    kind: u8, the rest
+//! Publish  message                     Group      tried: u8, filter: text, message
+//! Control  kind: u8, the rest
 //! Store    flags: u8 (0 has an origin, 1 is retained), [shard, session, number, floor], message
 //! Kept     term, client id: text, shard epoch, sequence of the claim, turn, sequence, options, message
 //! Release  term, client id: text, shard epoch, sequence of the claim, turn, sequence

@@ -8,7 +8,7 @@ use flotilla_mqtt::{
     session::{ClientId, DeliveryOptions},
     topic::{TopicFilter, check_name},
 };
-use flotilla_state::{ConnectionEpoch, LogIndex, ShardEpoch, ShardId};
+use flotilla_state::{ConnectionEpoch, ShardEpoch, ShardId};
 
 use crate::{
     layout::{DecodeError, Reader, put_blob, put_varint},
@@ -20,8 +20,6 @@ use crate::{
 pub enum Frame<'a> {
     /// A message for all subscribers of the receiving member that match, its shared groups excepted.
     Publish {
-        /// What the sender had applied of the meta group's log when it looked for the subscribers.
-        stamp: LogIndex,
         /// The message.
         message: Forwarded<'a>,
     },
@@ -33,29 +31,6 @@ pub enum Frame<'a> {
         tried: u8,
         /// The message.
         message: Forwarded<'a>,
-    },
-    /// A message for one session that moved to the receiving member.
-    Directed {
-        /// As that of [`Frame::Publish`], from where the message was published.
-        stamp: LogIndex,
-        /// Whose session.
-        client_id: &'a str,
-        /// How the session's subscriptions want it.
-        options: DeliveryOptions,
-        /// The message.
-        message: Forwarded<'a>,
-    },
-    /// The last of the [`Frame::Directed`] for this session has been sent.
-    EndOfStub {
-        /// Whose session.
-        client_id: &'a str,
-        /// The claim with which it moved.
-        epoch: ConnectionEpoch,
-    },
-    /// Everything that the sender had for this lane before the barrier has been sent.
-    Barrier {
-        /// Which barrier.
-        id: u64,
     },
     /// Something between the state machines of the two members. This crate does not look into it.
     Control {
@@ -271,31 +246,14 @@ impl<'a> Frame<'a> {
     /// Appends the frame without its length.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Publish { stamp, message } => {
+            Self::Publish { message } => {
                 out.push(PUBLISH);
-                put_varint(stamp.0, out);
                 message.write(out);
             }
             Self::Group { filter, tried, message } => {
                 out.extend_from_slice(&[GROUP, *tried]);
                 put_blob(filter.as_bytes(), out);
                 message.write(out);
-            }
-            Self::Directed { stamp, client_id, options, message } => {
-                out.push(DIRECTED);
-                put_varint(stamp.0, out);
-                put_blob(client_id.as_bytes(), out);
-                write_options(options, out);
-                message.write(out);
-            }
-            Self::EndOfStub { client_id, epoch } => {
-                out.push(END_OF_STUB);
-                put_blob(client_id.as_bytes(), out);
-                write_epoch(*epoch, out);
-            }
-            Self::Barrier { id } => {
-                out.push(BARRIER);
-                put_varint(*id, out);
             }
             Self::Control { kind, bytes } => {
                 out.extend_from_slice(&[CONTROL, *kind]);
@@ -333,10 +291,7 @@ impl<'a> Frame<'a> {
     pub(crate) fn read(bytes: &'a [u8], batch: &'a Bytes, check: Check) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let frame = match reader.u8()? {
-            PUBLISH => {
-                let stamp = LogIndex(reader.varint()?);
-                Self::Publish { stamp, message: Forwarded::read(&mut reader, batch, check)? }
-            }
+            PUBLISH => Self::Publish { message: Forwarded::read(&mut reader, batch, check)? },
             GROUP => {
                 let tried = reader.u8()?;
                 let filter = reader.text()?;
@@ -346,22 +301,6 @@ impl<'a> Frame<'a> {
                 }
                 Self::Group { filter, tried, message: Forwarded::read(&mut reader, batch, check)? }
             }
-            DIRECTED => {
-                let stamp = LogIndex(reader.varint()?);
-                let client_id = reader.text()?;
-                let options = read_options(&mut reader)?;
-                Self::Directed {
-                    stamp,
-                    client_id,
-                    options,
-                    message: Forwarded::read(&mut reader, batch, check)?,
-                }
-            }
-            END_OF_STUB => {
-                let client_id = reader.text()?;
-                Self::EndOfStub { client_id, epoch: read_epoch(&mut reader)? }
-            }
-            BARRIER => Self::Barrier { id: reader.varint()? },
             CONTROL => Self::Control { kind: reader.u8()?, bytes: reader.rest() },
             KEPT => {
                 let to = KeptFor::read(&mut reader)?;
@@ -485,13 +424,10 @@ fn subscription_id(reader: &mut Reader<'_>) -> Result<NonZeroU32, DecodeError> {
 /// What MQTT's Variable Byte Integer can hold.
 const SUBSCRIPTION_ID_MAX: u32 = 268_435_455;
 
-// The kinds of frames. A number is never given to another kind.
-const PUBLISH: u8 = 1;
+// The kinds of frames. A number is never given to another kind; 1, 3, 4 and 5 have been.
 const GROUP: u8 = 2;
-const DIRECTED: u8 = 3;
-const END_OF_STUB: u8 = 4;
-const BARRIER: u8 = 5;
 const CONTROL: u8 = 6;
 const STORE: u8 = 7;
 const KEPT: u8 = 8;
 const KEPT_RELEASE: u8 = 9;
+const PUBLISH: u8 = 10;

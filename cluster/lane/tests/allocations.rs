@@ -4,7 +4,6 @@ use std::alloc::System;
 
 use flotilla_lane::{Batch, BatchWriter, Forwarded, Frame, LastPublisher};
 use flotilla_mqtt::{QoS, Timestamp, Transit, session::ClientId};
-use flotilla_state::LogIndex;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -37,7 +36,7 @@ fn frames_do_not_allocate() {
         let mut last = LastPublisher::default();
         let mut size = 0;
         for frame in batch.frames() {
-            let Frame::Publish { message, .. } = frame else { panic!("{frame:?}") };
+            let Frame::Publish { message } = frame else { panic!("{frame:?}") };
             size += message.transit(Timestamp::ORIGIN, last.of(message.publisher)).size();
         }
         assert_eq!(size, FRAMES * message.size());
@@ -48,7 +47,7 @@ fn frames_do_not_allocate() {
 fn write(writer: &mut BatchWriter, message: &Transit<'_>) -> Batch {
     for _ in 0..FRAMES {
         let message = Forwarded::new(message, Timestamp::ORIGIN);
-        writer.push(&Frame::Publish { stamp: LogIndex(1), message });
+        writer.push(&Frame::Publish { message });
     }
     writer.take().expect("there are frames")
 }

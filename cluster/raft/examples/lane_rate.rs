@@ -20,7 +20,7 @@ use flotilla_raft::lanes::{
     CONNECTION_WINDOW_BYTES, Channels, LaneChannel, LaneEvents, LaneOptions, Lanes, Receipt,
     STREAM_WINDOW_BYTES, Sent, lane_channel,
 };
-use flotilla_state::{Incarnation, LogIndex, Member, NodeId};
+use flotilla_state::{Incarnation, Member, NodeId};
 use tokio::{net::TcpListener, runtime::Handle};
 use tonic::transport::{Endpoint, Server, server::TcpIncoming};
 
@@ -41,7 +41,7 @@ impl LaneEvents for Router {
     fn received(&self, _: Member, _: LaneId, batch: Batch, _: Receipt) {
         let mut last = LastPublisher::default();
         for frame in batch.frames() {
-            if let Frame::Publish { message, .. } = frame {
+            if let Frame::Publish { message } = frame {
                 let publisher = last.of(message.publisher);
                 black_box(message.transit(Timestamp::ORIGIN, publisher).size());
             }
@@ -107,7 +107,7 @@ fn run(lanes: &Lanes<Router>, to: Member, each: u64, total: u64) -> (Duration, D
                 None,
             );
             let message = Forwarded::new(&message, Timestamp::ORIGIN);
-            writer.push(&Frame::Publish { stamp: LogIndex(1_000), message });
+            writer.push(&Frame::Publish { message });
         }
         let batch = writer.take().expect("there are frames");
         let sent = lanes.send(to, lane_of(b"publisher-1"), batch, vec![each]).expect("it lives");

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use flotilla_mqtt::{Timestamp, session::ClientId};
+use flotilla_mqtt::session::ClientId;
 use flotilla_state::{Incarnation, LogIndex, Member, NodeId, ShardEpoch, ShardId, ShardRing};
 
 use crate::{Output, View, message::Message, wire::Envelope};
 
 /// One step of a registry that is a member.
 pub(crate) struct Context<'a> {
-    pub(crate) now: Timestamp,
     pub(crate) me: Member,
     pub(crate) cluster: &'a Cluster,
     pub(crate) out: &'a mut Outbox,
@@ -59,9 +58,6 @@ pub(crate) struct Cluster {
     placements: Vec<flotilla_state::Placement>,
 }
 
-/// How many members keep a will.
-const KEEPERS: usize = 2;
-
 impl Cluster {
     pub(crate) fn new(shards: ShardRing) -> Self {
         Self { shards, index: LogIndex(0), members: BTreeMap::new(), placements: Vec::new() }
@@ -106,14 +102,6 @@ impl Cluster {
         let placement = self.placements.get(usize::from(shard.0))?;
         let registrar = self.member(*placement.nodes.first()?)?;
         Some(Term { epoch: placement.epoch, registrar })
-    }
-
-    /// Who keeps the wills of this shard's clients that are connected to `owner`. The first is the one that publishes
-    /// them, unless that is the owner.
-    pub(crate) fn keepers(&self, shard: ShardId, owner: NodeId) -> Vec<Member> {
-        let nodes = self.placements.get(usize::from(shard.0)).map_or(&[][..], |placement| &placement.nodes);
-        let others = nodes.iter().filter(|&&node| node != owner);
-        others.filter_map(|&node| self.member(node)).take(KEEPERS).collect()
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use flotilla_mqtt::{Timestamp, session::ClientId};
-use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardId, ShardRing};
+use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardRing};
 
 use crate::{
-    KeptWill, Limits, MessageError, Output, Refusal, RequestId, Stats, Tenure, View, WillId,
+    Limits, MessageError, Output, Refusal, RequestId, Stats, Tenure, View,
     context::{Cluster, Context, Outbox},
     message::Message,
     parts::{Parts, Told},
@@ -22,7 +22,7 @@ pub struct Registry {
     me: Option<Member>,
     cluster: Cluster,
     /// To whom this node has reported, by shard.
-    reported: BTreeMap<ShardId, Told>,
+    reported: Told,
     parts: Parts,
     held: BTreeMap<Member, Held>,
     out: Outbox,
@@ -43,25 +43,23 @@ impl Registry {
             held_bytes_max: limits.held_bytes_max,
             me: None,
             cluster: Cluster::new(shards),
-            reported: BTreeMap::new(),
+            reported: Told::new(),
             parts: Parts::new(limits),
             held: BTreeMap::new(),
             out: Outbox::default(),
         }
     }
 
-    /// This node has been admitted, under a new incarnation. What it knew as registrar and as keeper of wills is void; the
-    /// sessions that it still has are registered anew. It begins with the view that has it among the members, which may
-    /// have come already.
-    pub fn handle_admitted(&mut self, now: Timestamp, me: Member) {
+    /// This node has been admitted, under a new incarnation. What it knew as registrar is void; connections that have not
+    /// ended yet are registered anew. It begins with the view that has it among the members, which may have come already.
+    pub fn handle_admitted(&mut self, me: Member) {
         self.handle_fenced();
         self.me = Some(me);
-        self.begin_view(now, &[]);
+        self.begin_view(&[]);
     }
 
     /// The lease is lost: waiting claims are refused, and nothing is answered until the next admission. The shell ends all
-    /// connections without publishing their wills, forgets all stubs, and releases the sessions that end with their
-    /// connection.
+    /// connections, and releases them.
     pub fn handle_fenced(&mut self) {
         self.me = None;
         self.out.forget_messages();
@@ -73,107 +71,52 @@ impl Registry {
 
     /// The members or the placements have changed. To be called after each entry that changes them: then all nodes see the
     /// same things in the same order.
-    pub fn handle_view(&mut self, now: Timestamp, view: View) {
+    pub fn handle_view(&mut self, view: View) {
         let was_live = self.is_active();
         let ended = self.cluster.update(view);
         if was_live && !self.is_active() {
             // Declared down before the lease was known to be lost.
             return self.handle_fenced();
         }
-        self.begin_view(now, &ended);
+        self.begin_view(&ended);
     }
 
     /// A CONNECT: makes this node the only one that serves `client`. The answer is [`Output::Granted`] or
     /// [`Output::Refused`].
-    pub fn claim(
-        &mut self,
-        now: Timestamp,
-        request: RequestId,
-        client: &ClientId,
-        clean_start: bool,
-        will: Option<KeptWill>,
-    ) {
+    pub fn claim(&mut self, now: Timestamp, request: RequestId, client: &ClientId) {
         if !self.is_active() {
             return self.out.output(Output::Refused { request, refusal: Refusal::Unavailable });
         }
-        self.act(now, |parts, context| {
-            parts.claimant.claim(context, &mut parts.owner, request, client, clean_start, will);
+        self.act(|parts, context| {
+            parts.claimant.claim(context, &mut parts.owner, now, request, client);
         });
     }
 
     /// The client of a CONNECT that waits is gone. No answer comes.
-    pub fn cancel(&mut self, now: Timestamp, client: &ClientId, request: RequestId) {
-        self.act(now, |parts, context| parts.claimant.cancel(context, &mut parts.owner, client, request));
+    pub fn cancel(&mut self, client: &ClientId, request: RequestId) {
+        self.act(|parts, context| parts.claimant.cancel(context, client, request));
     }
 
-    /// The session of [`Source::Elsewhere`](crate::Source::Elsewhere) has been imported.
-    pub fn handle_imported(&mut self, now: Timestamp, client: &ClientId, tenure: Tenure) {
-        self.act(now, |parts, context| parts.owner.handle_imported(context, client, tenure));
-    }
-
-    /// The session of this client has ended here. Ignored if somebody else has taken it over since. For an imported session
-    /// that was not reported by [`Registry::handle_imported`]: it could not be imported, and goes back.
-    pub fn release(&mut self, now: Timestamp, client: &ClientId, tenure: Tenure) {
+    /// The connection of this client has ended here, or never began. Ignored if a later one has taken its place, and while it
+    /// is being closed.
+    pub fn release(&mut self, client: &ClientId, tenure: Tenure) {
         if self.is_active() {
-            self.act(now, |parts, context| {
-                let news = parts.owner.release(context, client, tenure);
-                parts.handle_news(context, client, news);
-            });
+            self.act(|parts, context| parts.owner.release(context, client, tenure));
         } else {
             self.parts.owner.forget(client, tenure);
         }
     }
 
-    /// The will of a connected client has changed: `None` if it was published or dropped.
-    pub fn keep_will(&mut self, now: Timestamp, client: &ClientId, tenure: Tenure, will: Option<KeptWill>) {
-        self.act(now, |parts, context| parts.owner.keep_will(context, client, tenure, will));
-    }
-
-    /// The connection has ended, and the delay of its will has begun.
-    pub fn delay_will(&mut self, now: Timestamp, client: &ClientId, tenure: Tenure) {
-        self.act(now, |parts, context| parts.owner.delay_will(context, client, tenure));
-    }
-
-    /// The answer to [`Output::Export`]: the connection is closed, its will is published or dropped, and this is the
-    /// session, unless it has ended.
-    pub fn handle_exported(
-        &mut self,
-        now: Timestamp,
-        client: &ClientId,
-        epoch: ConnectionEpoch,
-        session: Option<Bytes>,
-    ) {
-        self.act(now, |parts, context| {
-            let news = parts.owner.handle_exported(context, client, epoch, session);
-            parts.handle_news(context, client, news);
-        });
-    }
-
-    /// The routes of a session that was imported under `epoch` are in force from `index` on.
-    pub fn settle(&mut self, now: Timestamp, client: &ClientId, epoch: ConnectionEpoch, index: LogIndex) {
-        self.act(now, |parts, context| parts.owner.stubs().settle(context, client, epoch, index));
-    }
-
-    /// At either end: the last message of a stub has been sent, or has come.
-    pub fn handle_stub_ended(&mut self, client: &ClientId, epoch: ConnectionEpoch) {
-        self.parts.owner.stubs_mut().handle_ended(client, epoch);
-    }
-
-    /// The will has been published.
-    pub fn handle_published(&mut self, now: Timestamp, id: WillId) {
-        self.act(now, |parts, context| parts.registrar.handle_published(context, id));
+    /// The answer to [`Output::Close`]: no connection of the client that is older than `epoch` is here any more.
+    pub fn handle_closed(&mut self, client: &ClientId, epoch: ConnectionEpoch) {
+        self.act(|parts, context| parts.owner.handle_closed(context, client, epoch));
     }
 
     /// Bytes of an [`Output::Send`] of another member.
     ///
     /// # Errors
     /// They do not decode, or cannot be kept until this node has read as much of the log as the sender.
-    pub fn handle_message(
-        &mut self,
-        now: Timestamp,
-        from: Member,
-        bytes: &Bytes,
-    ) -> Result<(), MessageError> {
+    pub fn handle_message(&mut self, from: Member, bytes: &Bytes) -> Result<(), MessageError> {
         let envelope = Envelope::decode(bytes.clone())?;
         if self.me.is_none_or(|me| me.incarnation != envelope.to) {
             return Ok(());
@@ -189,25 +132,19 @@ impl Registry {
             held.envelopes.push_back((envelope.view, bytes.len(), envelope.messages));
             return Ok(());
         }
-        self.take(now, from, envelope.messages);
+        self.take(from, envelope.messages);
         Ok(())
     }
 
     /// When [`Registry::handle_deadline`] wants to run.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        [self.parts.claimant.next_deadline(), self.parts.registrar.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        self.parts.claimant.next_deadline()
     }
 
-    /// A claim has waited too long, or the delay of a will is over.
+    /// A claim has waited too long.
     pub fn handle_deadline(&mut self, now: Timestamp) {
-        self.act(now, |parts, context| {
-            parts.claimant.handle_deadline(context, &mut parts.owner);
-            parts.registrar.handle_deadline(context, &mut parts.keeper);
-        });
+        self.act(|parts, context| parts.claimant.handle_deadline(context, now));
     }
 
     /// What must happen next. Asked only after a burst of inputs, so that what goes to one member goes together.
@@ -218,17 +155,12 @@ impl Registry {
     /// What it holds.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Parts { claimant, owner, keeper, registrar } = &self.parts;
+        let Parts { claimant, owner, registrar } = &self.parts;
         Stats {
             owned: owner.len(),
             pending: claimant.len(),
-            stubs: owner.stubs().len(),
             records: registrar.records_len(),
             shards_collecting: registrar.collecting_len(),
-            wills: keeper.len(),
-            will_bytes: keeper.bytes(),
-            wills_due: registrar.wills_len(),
-            wills_refused: keeper.refused(),
             held_bytes: self.held.values().map(|held| held.bytes).sum(),
         }
     }
@@ -240,40 +172,39 @@ impl Registry {
     }
 
     /// Does something as a member, and what follows from it within this node.
-    fn act(&mut self, now: Timestamp, act: impl FnOnce(&mut Parts, &mut Context<'_>)) {
+    fn act(&mut self, act: impl FnOnce(&mut Parts, &mut Context<'_>)) {
         let Some(me) = self.me.filter(|me| self.cluster.is_live(*me)) else { return };
-        let mut context = Context { now, me, cluster: &self.cluster, out: &mut self.out };
+        let mut context = Context { me, cluster: &self.cluster, out: &mut self.out };
         act(&mut self.parts, &mut context);
         while let Some(message) = context.out.local.pop_front() {
             self.parts.handle(&mut context, me, message);
         }
     }
 
-    fn take(&mut self, now: Timestamp, from: Member, messages: Vec<Message>) {
+    fn take(&mut self, from: Member, messages: Vec<Message>) {
         if self.cluster.is_live(from) {
             for message in messages {
-                self.act(now, |parts, context| parts.handle(context, from, message));
+                self.act(|parts, context| parts.handle(context, from, message));
             }
         }
     }
 
     /// Acts on the view that has just come, then on the messages that waited for it.
-    fn begin_view(&mut self, now: Timestamp, ended: &[Member]) {
+    fn begin_view(&mut self, ended: &[Member]) {
         if !self.is_active() {
             return;
         }
         self.out.retain_live(&self.cluster);
-        let reported = std::mem::take(&mut self.reported);
-        let mut told = reported.clone();
-        self.act(now, |parts, context| {
+        let mut reported = std::mem::take(&mut self.reported);
+        self.act(|parts, context| {
             parts.handle_ended(context, ended);
-            told = parts.report(context, &reported);
+            reported = parts.report(context, &reported);
         });
-        self.reported = told;
-        self.release_held(now);
+        self.reported = reported;
+        self.release_held();
     }
 
-    fn release_held(&mut self, now: Timestamp) {
+    fn release_held(&mut self) {
         let index = self.cluster.index();
         let members: Vec<Member> = self.held.keys().copied().collect();
         for member in members {
@@ -284,7 +215,7 @@ impl Registry {
                     break;
                 }
                 held.bytes -= bytes;
-                self.take(now, member, messages);
+                self.take(member, messages);
             }
             if !held.envelopes.is_empty() {
                 self.held.insert(member, held);

@@ -1,22 +1,11 @@
 //! Single calls, with one node or two.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use flotilla_mqtt::{
-    Message, QoS, ReasonCode, Timestamp,
-    session::{ClientId, SessionExpiry},
-};
-use flotilla_registry::{
-    KeptWill, Limits, Output, Refusal, Registry, RequestId, Source, Stats, Tenure, View,
-};
-use flotilla_state::{
-    ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing,
-};
+use flotilla_mqtt::{ReasonCode, Timestamp, session::ClientId};
+use flotilla_registry::{Limits, Output, Refusal, Registry, RequestId, Stats, Tenure, View};
+use flotilla_state::{Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -26,20 +15,6 @@ fn member(node: u64) -> Member {
 
 fn client(text: &str) -> ClientId {
     ClientId::new(text).expect("not empty")
-}
-
-fn will() -> KeptWill {
-    let message = Message {
-        topic: "gone".into(),
-        properties: Bytes::new(),
-        payload: Bytes::new(),
-        qos: QoS::AtMostOnce,
-        retain: false,
-        expires_at: None,
-        publisher: None,
-    };
-    let delay = Duration::ZERO;
-    KeptWill { message: Arc::new(message), delay, expiry: None, session_expiry: SessionExpiry::Never }
 }
 
 /// Nodes `1..=nodes`, all of which are members; the first is the registrar.
@@ -52,8 +27,8 @@ fn start(nodes: u64, limits: &Limits) -> Vec<(Member, Registry)> {
         .into_iter()
         .map(|me| {
             let mut registry = Registry::new(limits.clone(), ShardRing::new(1));
-            registry.handle_admitted(NOW, me);
-            registry.handle_view(NOW, view.clone());
+            registry.handle_admitted(me);
+            registry.handle_view(view.clone());
             (me, registry)
         })
         .collect();
@@ -71,7 +46,7 @@ fn exchange(nodes: &mut [(Member, Registry)], deaf: &[Member]) -> Vec<(u64, Outp
             Output::Send { to, .. } if deaf.contains(&to) => {}
             Output::Send { to, bytes } => {
                 let (_, registry) = nodes.iter_mut().find(|(me, _)| *me == to).expect("it is a member");
-                registry.handle_message(NOW, from, &bytes).expect("it decodes");
+                registry.handle_message(from, &bytes).expect("it decodes");
             }
             other => outputs.push((from.node.0, other)),
         }
@@ -79,9 +54,9 @@ fn exchange(nodes: &mut [(Member, Registry)], deaf: &[Member]) -> Vec<(u64, Outp
     outputs
 }
 
-fn granted(outputs: &[(u64, Output)]) -> (Tenure, &Source) {
+fn granted(outputs: &[(u64, Output)]) -> Tenure {
     match outputs {
-        [(_, Output::Granted { tenure, source, .. })] => (*tenure, source),
+        [(_, Output::Granted { tenure, .. })] => *tenure,
         other => panic!("{other:?}"),
     }
 }
@@ -89,42 +64,42 @@ fn granted(outputs: &[(u64, Output)]) -> (Tenure, &Source) {
 #[test]
 fn a_node_alone_asks_nobody() {
     let mut nodes = start(1, &Limits::default());
-    nodes[0].1.claim(NOW, RequestId(1), &client("a"), false, Some(will()));
-    let outputs = exchange(&mut nodes, &[]);
-    let (tenure, source) = granted(&outputs);
-    assert_eq!(*source, Source::Nowhere);
-    nodes[0].1.claim(NOW, RequestId(2), &client("a"), false, None);
-    let outputs = exchange(&mut nodes, &[]);
-    let (again, source) = granted(&outputs);
-    assert_eq!(*source, Source::Here);
+    nodes[0].1.claim(NOW, RequestId(1), &client("a"));
+    let tenure = granted(&exchange(&mut nodes, &[]));
+    nodes[0].1.claim(NOW, RequestId(2), &client("a"));
+    let again = granted(&exchange(&mut nodes, &[]));
     assert!(again > tenure);
-    // The end of a session that another one has replaced is no news.
-    nodes[0].1.release(NOW, &client("a"), tenure);
+    // The end of a connection that another one has replaced is no news.
+    nodes[0].1.release(&client("a"), tenure);
     assert_eq!(nodes[0].1.stats().owned, 1);
-    nodes[0].1.release(NOW, &client("a"), again);
+    nodes[0].1.release(&client("a"), again);
     assert_eq!(nodes[0].1.stats(), Stats::default());
 }
 
 #[test]
-fn a_will_is_kept_before_its_client_is_served() {
-    let mut nodes = start(3, &Limits::default());
-    // The registrar's own client: the second node keeps its will, and says so.
-    nodes[0].1.claim(NOW, RequestId(1), &client("a"), false, Some(will()));
-    assert_eq!(exchange(&mut nodes, &[member(2)]), []);
-    nodes[0].1.handle_deadline(NOW + Duration::from_secs(10));
-    let refused = Output::Refused { request: RequestId(1), refusal: Refusal::Unavailable };
-    assert_eq!(exchange(&mut nodes, &[]), [(1, refused)]);
-    nodes[0].1.claim(NOW, RequestId(2), &client("a"), false, Some(will()));
-    granted(&exchange(&mut nodes, &[]));
-    assert_eq!((nodes[1].1.stats().wills, nodes[2].1.stats().wills), (1, 1));
+fn a_client_is_served_when_its_connection_elsewhere_has_ended() {
+    let (mut nodes, a) = (start(3, &Limits::default()), client("a"));
+    nodes[1].1.claim(NOW, RequestId(1), &a);
+    let first = granted(&exchange(&mut nodes, &[]));
+    nodes[2].1.claim(NOW, RequestId(2), &a);
+    let outputs = exchange(&mut nodes, &[]);
+    let [(2, Output::Close { epoch, .. })] = &outputs[..] else { panic!("{outputs:?}") };
+    assert!(*epoch > first.epoch);
+    // It is closed, but what its client has said is still on its way.
+    nodes[1].1.release(&a, first);
+    assert_eq!(exchange(&mut nodes, &[]), []);
+    nodes[1].1.handle_closed(&a, *epoch);
+    let second = granted(&exchange(&mut nodes, &[]));
+    assert_eq!(second, Tenure { epoch: *epoch, turn: 0 });
+    assert_eq!((nodes[1].1.stats(), nodes[2].1.stats().owned), (Stats::default(), 1));
 }
 
 #[test]
 fn an_owner_that_does_not_answer_keeps_its_client() {
     let mut nodes = start(2, &Limits::default());
-    nodes[1].1.claim(NOW, RequestId(1), &client("a"), false, None);
-    let (tenure, _) = granted(&exchange(&mut nodes, &[])).to_owned();
-    nodes[0].1.claim(NOW, RequestId(2), &client("a"), false, None);
+    nodes[1].1.claim(NOW, RequestId(1), &client("a"));
+    let tenure = granted(&exchange(&mut nodes, &[]));
+    nodes[0].1.claim(NOW, RequestId(2), &client("a"));
     assert_eq!(exchange(&mut nodes, &[member(2)]), []);
     let deadline = nodes[0].1.next_deadline().expect("it waits");
     assert_eq!(deadline, NOW + Limits::default().claim_timeout);
@@ -132,7 +107,7 @@ fn an_owner_that_does_not_answer_keeps_its_client() {
     let refused = Output::Refused { request: RequestId(2), refusal: Refusal::Unavailable };
     assert_eq!(exchange(&mut nodes, &[]), [(1, refused)]);
     assert_eq!(nodes[0].1.stats().records, 1);
-    nodes[1].1.release(NOW, &client("a"), tenure);
+    nodes[1].1.release(&client("a"), tenure);
     assert_eq!(exchange(&mut nodes, &[]), []);
     assert_eq!(nodes[0].1.stats(), Stats::default());
 }
@@ -141,9 +116,9 @@ fn an_owner_that_does_not_answer_keeps_its_client() {
 fn claims_that_wait_are_bounded() {
     let limits = Limits { claims_pending_max: 1, ..Limits::default() };
     let mut nodes = start(2, &limits);
-    nodes[1].1.claim(NOW, RequestId(1), &client("a"), false, None);
-    nodes[1].1.claim(NOW, RequestId(2), &client("b"), false, None);
-    nodes[1].1.claim(NOW, RequestId(3), &client("a"), false, None);
+    nodes[1].1.claim(NOW, RequestId(1), &client("a"));
+    nodes[1].1.claim(NOW, RequestId(2), &client("b"));
+    nodes[1].1.claim(NOW, RequestId(3), &client("a"));
     let outputs = exchange(&mut nodes, &[]);
     let refused = |request, refusal| (2, Output::Refused { request: RequestId(request), refusal });
     assert_eq!(outputs[..2], [refused(2, Refusal::Busy), refused(1, Refusal::Superseded)]);
@@ -155,9 +130,9 @@ fn claims_that_wait_are_bounded() {
 #[test]
 fn a_fenced_node_serves_nobody() {
     let mut nodes = start(2, &Limits::default());
-    nodes[1].1.claim(NOW, RequestId(1), &client("a"), false, None);
+    nodes[1].1.claim(NOW, RequestId(1), &client("a"));
     nodes[1].1.handle_fenced();
-    nodes[1].1.claim(NOW, RequestId(2), &client("b"), false, None);
+    nodes[1].1.claim(NOW, RequestId(2), &client("b"));
     let refused =
         |request| (2, Output::Refused { request: RequestId(request), refusal: Refusal::Unavailable });
     assert_eq!(exchange(&mut nodes, &[]), [refused(1), refused(2)]);
@@ -167,38 +142,35 @@ fn a_fenced_node_serves_nobody() {
 fn a_demand_that_comes_late_takes_nothing_from_a_later_claim() {
     let c = client("c");
     let mut net = Held { nodes: start(4, &Limits::default()), links: BTreeMap::new(), outputs: Vec::new() };
-    // Node 2 has the client; nodes 3 and 4 claim it, and then a CONNECT with a will comes to node 2.
-    net.claim(2, 1, &c, None);
+    // Node 2 has the client; nodes 3 and 4 claim it, and then a CONNECT comes to node 2.
+    net.claim(2, 1, &c);
     [(2, 1), (1, 2), (2, 1)].into_iter().for_each(|(from, to)| net.deliver(from, to));
-    net.claim(3, 2, &c, None);
+    net.claim(3, 2, &c);
     net.deliver(3, 1);
-    net.claim(4, 3, &c, None);
+    net.claim(4, 3, &c);
     net.deliver(4, 1);
-    net.claim(2, 4, &c, Some(will()));
     net.deliver(1, 3);
     net.deliver(3, 2);
-    let exported = net.take().into_iter().find_map(|(node, output)| match output {
-        Output::Export { epoch, to, .. } => Some((node, epoch, to)),
+    let outputs = net.take();
+    let closed = outputs.into_iter().find_map(|(node, output)| match output {
+        Output::Close { epoch, .. } => Some((node, epoch)),
         _ => None,
     });
-    let (2, epoch, to) = exported.expect("node 2 gives the client to node 3") else { panic!("{exported:?}") };
-    assert_eq!(to, member(3));
+    let Some((2, epoch)) = closed else { panic!("node 2 closes its connection: {closed:?}") };
+    net.claim(2, 4, &c);
     // Node 3 gives up, and node 4 is granted the client; its demand is long on its way.
     net.cancel(3, 2, &c);
     [(3, 1), (1, 4), (4, 1), (3, 2)].into_iter().for_each(|(from, to)| net.deliver(from, to));
-    net.exported(2, &c, epoch);
+    net.node(2).handle_closed(&c, epoch);
     net.deliver(2, 1);
-    // Node 4 gives up too, and node 2 is granted the client. It waits for its will to be kept when the demand comes.
+    // Node 4 gives up too, and node 2 is granted the client, before the demand comes.
     net.cancel(4, 3, &c);
     [(4, 1), (1, 2)].into_iter().for_each(|(from, to)| net.deliver(from, to));
-    net.take();
-    net.deliver(4, 2);
-    assert_eq!(net.take(), [], "nothing is exported");
-    [(2, 1), (1, 2)].into_iter().for_each(|(from, to)| net.deliver(from, to));
     let outputs = net.take();
-    let [(2, Output::Granted { request: RequestId(4), source: Source::Here, .. })] = &outputs[..] else {
-        panic!("{outputs:?}");
-    };
+    let [(2, Output::Granted { request: RequestId(4), .. })] = &outputs[..] else { panic!("{outputs:?}") };
+    net.deliver(4, 2);
+    assert_eq!(net.take(), [], "nothing is closed");
+    assert_eq!(net.node(2).stats().owned, 1);
 }
 
 /// Nodes whose links deliver only when they are told to.
@@ -213,23 +185,19 @@ impl Held {
         &mut self.nodes.iter_mut().find(|(me, _)| me.node.0 == node).expect("there is such a node").1
     }
 
-    fn claim(&mut self, node: u64, request: u64, client: &ClientId, will: Option<KeptWill>) {
-        self.node(node).claim(NOW, RequestId(request), client, false, will);
+    fn claim(&mut self, node: u64, request: u64, client: &ClientId) {
+        self.node(node).claim(NOW, RequestId(request), client);
     }
 
     fn cancel(&mut self, node: u64, request: u64, client: &ClientId) {
-        self.node(node).cancel(NOW, client, RequestId(request));
-    }
-
-    fn exported(&mut self, node: u64, client: &ClientId, epoch: ConnectionEpoch) {
-        self.node(node).handle_exported(NOW, client, epoch, Some(Bytes::from_static(b"session")));
+        self.node(node).cancel(client, RequestId(request));
     }
 
     /// Delivers all that is on a link now.
     fn deliver(&mut self, from: u64, to: u64) {
         self.drain();
         for bytes in self.links.remove(&(from, to)).unwrap_or_default() {
-            self.node(to).handle_message(NOW, member(from), &bytes).expect("it was sent by a node");
+            self.node(to).handle_message(member(from), &bytes).expect("it was sent by a node");
         }
     }
 

@@ -1,23 +1,15 @@
 //! Bytes of another node.
 //!
-//! The first byte chooses for whom they are: a batch of a lane, a session that moves, a message, an entry of the meta group's
-//! log, a snapshot of its state, the registry. Whatever they are, they are taken or refused; what a batch, a session or a
-//! command decodes to is encoded and decoded again to the same.
+//! The first byte chooses for whom they are: a batch of a lane, a message, an entry of the meta group's log, a snapshot of its
+//! state, the registry. Whatever they are, they are taken or refused; what a batch, a message or a command decodes to is encoded
+//! and decoded again to the same.
 
 #![no_main]
 
-use std::{
-    num::{NonZeroU16, NonZeroU32},
-    sync::Arc,
-};
-
 use bytes::Bytes;
 use flotilla_lane::{Batch, BatchWriter};
-use flotilla_mqtt::{
-    Message, Timestamp,
-    session::{ClientId, Limits, QueueFull, Session},
-};
-use flotilla_registry::{Registry, View};
+use flotilla_mqtt::{Message, Timestamp};
+use flotilla_registry::{Limits, Registry, View};
 use flotilla_state::{
     ClusterState, Command, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing,
 };
@@ -29,12 +21,11 @@ const OTHER: Member = Member { node: NodeId(2), incarnation: Incarnation(2) };
 
 fuzz_target!(|input: &[u8]| {
     let [whom, bytes @ ..] = input else { return };
-    match whom % 6 {
+    match whom % 5 {
         0 => batch(bytes),
-        1 => session(bytes),
-        2 => message(bytes),
-        3 => command(bytes),
-        4 => drop(ClusterState::restore([Bytes::copy_from_slice(bytes)])),
+        1 => message(bytes),
+        2 => command(bytes),
+        3 => drop(ClusterState::restore([Bytes::copy_from_slice(bytes)])),
         _ => registry(bytes),
     }
 });
@@ -46,41 +37,6 @@ fn batch(bytes: &[u8]) {
     assert_eq!(batch.frames().count(), batch.len());
     let Some(again) = writer.take() else { return };
     assert!(batch.frames().eq(again.frames()), "a frame is not what it was");
-}
-
-fn session(bytes: &[u8]) {
-    let client = ClientId::new("c").expect("not empty");
-    let Ok(mut session) = Session::import(bytes, client.clone(), Arc::new(limits()), NOW) else { return };
-    let exported = session.export(NOW);
-    let mut again = Session::import(&exported, client, Arc::new(limits()), NOW).expect("it was exported");
-    assert_eq!(again.export(NOW), exported);
-}
-
-/// Small enough for sessions to run into them.
-fn limits() -> Limits {
-    let some = NonZeroU16::new(3).expect("not 0");
-    Limits {
-        max_packet_size: NonZeroU32::MAX,
-        max_inflight: some,
-        receive_maximum: some,
-        topic_alias_max: 2,
-        max_topic_levels: 6,
-        max_client_id_len: 100,
-        keepalive_backoff: 0.75,
-        server_keepalive: None,
-        max_keepalive: None,
-        output_buffer_max: 100,
-        response_information: None,
-        queue_messages_max: 4,
-        queue_bytes_max: 64,
-        queue_full: QueueFull::DropOldest,
-        queue_qos0: true,
-        expiry_max: None,
-        expiry_v3: None,
-        awaiting_rel_max: 4,
-        subscriptions_max: 3,
-        answer_timeout: None,
-    }
 }
 
 fn message(bytes: &[u8]) {
@@ -99,10 +55,10 @@ fn command(bytes: &[u8]) {
 }
 
 fn registry(bytes: &[u8]) {
-    let mut registry = Registry::new(flotilla_registry::Limits::default(), ShardRing::new(1));
-    registry.handle_admitted(NOW, ME);
+    let mut registry = Registry::new(Limits::default(), ShardRing::new(1));
+    registry.handle_admitted(ME);
     let placements = vec![Placement { epoch: ShardEpoch(2), nodes: vec![ME.node, OTHER.node] }];
-    registry.handle_view(NOW, View { index: LogIndex(2), members: vec![ME, OTHER], placements });
-    let _ = registry.handle_message(NOW, OTHER, &Bytes::copy_from_slice(bytes));
+    registry.handle_view(View { index: LogIndex(2), members: vec![ME, OTHER], placements });
+    let _ = registry.handle_message(OTHER, &Bytes::copy_from_slice(bytes));
     while registry.poll_output().is_some() {}
 }

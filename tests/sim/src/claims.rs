@@ -1,26 +1,19 @@
 //! Who serves which client: the registry of a node at work.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_lane::{CONTROL, Frame, lane_of};
+use flotilla_lane::{CONTROL, Frame};
 use flotilla_mqtt::{Timestamp, session::ClientId};
-use flotilla_registry::{Limits, Output, Registry, RequestId, Source, Tenure, View};
-use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardRing};
+use flotilla_registry::{Limits, Output, Registry, RequestId, Tenure, View};
+use flotilla_state::{ConnectionEpoch, Member, ShardRing};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 
-use crate::{
-    desk::{Session, filters_of},
-    node::{Control, Process},
-};
+use crate::node::{Control, Process};
 
 /// What the registry is to be told, in order.
 #[derive(Default)]
@@ -29,29 +22,14 @@ pub struct Mailbox {
     wake: Notify,
 }
 
-/// How a client connects.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The client.
-    pub client: ClientId,
-    /// Clean Start.
-    pub clean: bool,
-    /// Whether its session outlives the connection.
-    pub persistent: bool,
-}
-
 /// One thing that the registry is to be told.
 pub enum Input {
     /// A client connects.
-    Claim(Request),
-    /// A session has ended.
+    Claim(ClientId),
+    /// A connection has ended.
     Release(ClientId, Tenure),
-    /// A session was exported, or was none.
-    Exported(ClientId, ConnectionEpoch, Option<Bytes>),
-    /// The routes of an imported session are in force.
-    Settle(ClientId, ConnectionEpoch, LogIndex),
-    /// The last message of a stub has come, or was sent.
-    StubEnded(ClientId, ConnectionEpoch),
+    /// There is no connection any more that is older than a claim of another node.
+    Closed(ClientId, ConnectionEpoch),
     /// Another node's registry says something.
     Message(Member, Bytes),
     /// The cluster has changed.
@@ -125,27 +103,22 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     fn handle(&mut self, input: Input) {
-        let now = now();
         match input {
-            Input::Claim(request) => {
+            Input::Claim(client) => {
                 *self.requests += 1;
                 let id = RequestId(*self.requests);
-                self.registry.claim(now, id, &request.client, request.clean, None);
-                self.process.requests.lock().insert(id, request);
+                self.registry.claim(now(), id, &client);
+                self.process.requests.lock().insert(id, client);
             }
-            Input::Release(client, tenure) => self.registry.release(now, &client, tenure),
-            Input::Exported(client, epoch, session) => {
-                self.registry.handle_exported(now, &client, epoch, session);
-            }
-            Input::Settle(client, epoch, index) => self.registry.settle(now, &client, epoch, index),
-            Input::StubEnded(client, epoch) => self.registry.handle_stub_ended(&client, epoch),
+            Input::Release(client, tenure) => self.registry.release(&client, tenure),
+            Input::Closed(client, epoch) => self.registry.handle_closed(&client, epoch),
             Input::Message(from, bytes) => {
-                if let Err(error) = self.registry.handle_message(now, from, &bytes) {
+                if let Err(error) = self.registry.handle_message(from, &bytes) {
                     self.wrong(&format_args!("a message of {from} is not understood: {error}"));
                 }
             }
-            Input::View(view) => self.registry.handle_view(now, view),
-            Input::Admitted(me) => self.registry.handle_admitted(now, me),
+            Input::View(view) => self.registry.handle_view(view),
+            Input::Admitted(me) => self.registry.handle_admitted(me),
             Input::Fenced => self.registry.handle_fenced(),
         }
     }
@@ -161,118 +134,45 @@ impl Driver<'_> {
                     None,
                 );
             }
-            Output::Granted { request, client, tenure, source } => {
-                self.grant(request, client, tenure, source)
-            }
+            Output::Granted { request, client, tenure } => self.grant(request, client, tenure),
             Output::Refused { request, refusal } => {
                 process.requests.lock().remove(&request);
                 process.note(format_args!("refuses {request:?}: {refusal:?}"));
             }
-            Output::Export { client, epoch, discard, .. } => self.export(&client, epoch, discard),
-            Output::TakeBack { client, epoch } => {
-                process.note(format_args!("takes {client} back"));
-                if let Err(what) = process.desk.lock().take_back(client.clone(), epoch) {
-                    self.wrong(&format_args!("{client} is to be taken back, and {what}"));
+            Output::Close { client, epoch } => {
+                process.note(format_args!("gives {client} up"));
+                let mut desk = process.desk.lock();
+                let tenure = desk.tenure(&client).filter(|tenure| tenure.epoch <= epoch);
+                if let Some(tenure) = tenure {
+                    desk.remove(&client);
+                    process.wake.notify_one();
+                    process.claims.put(Input::Release(client.clone(), tenure));
                 }
-            }
-            Output::Taken { client, epoch } => process.desk.lock().taken(client, epoch),
-            Output::Settle { client, epoch, to, .. } => {
-                let process = Arc::clone(process);
-                tokio::spawn(async move { end_stub(&process, client, epoch, to).await });
-            }
-            Output::StubVoid { client, epoch } => {
-                process.desk.lock().end_stub(client, epoch);
-                process.wake.notify_one();
+                process.claims.put(Input::Closed(client, epoch));
             }
             Output::Discard { client, tenure } => {
                 let mut desk = process.desk.lock();
-                if desk.session(&client).is_some_and(|session| session.tenure <= tenure) {
+                if desk.tenure(&client).is_some_and(|own| own <= tenure) {
                     process.note(format_args!("discards {client}"));
                     desk.remove(&client);
                     process.wake.notify_one();
                 }
             }
-            // No client has a will.
-            Output::PublishWill { .. } => self.wrong(&"a will is to be published"),
         }
     }
 
-    fn export(&mut self, client: &ClientId, epoch: ConnectionEpoch, discard: bool) {
-        let exported = self.process.desk.lock().export(client, epoch, discard);
-        self.process.note(format_args!("hands {client} over"));
-        let bytes = match exported {
-            None => None,
-            Some((session, None)) => {
-                self.process.claims.put(Input::Release(client.clone(), session.tenure));
-                None
-            }
-            Some((_, bytes)) => bytes,
-        };
-        self.process.wake.notify_one();
-        self.process.claims.put(Input::Exported(client.clone(), epoch, bytes));
-    }
-
-    fn grant(&mut self, id: RequestId, client: ClientId, tenure: Tenure, source: Source) {
+    fn grant(&mut self, id: RequestId, client: ClientId, tenure: Tenure) {
         let process = self.process;
-        let Some(request) = process.requests.lock().remove(&id) else {
+        if process.requests.lock().remove(&id).is_none() {
             return self.wrong(&format_args!("{id:?} is granted, and does not wait"));
-        };
-        let mut desk = process.desk.lock();
-        let before = desk.session(&client).cloned();
-        let is_elsewhere = !matches!(source, Source::Here);
-        let filters = match source {
-            Source::Nowhere => BTreeSet::new(),
-            Source::Here => {
-                let ends = |before: &Session| request.clean || before.is_connected && !before.is_persistent;
-                if let Some(ended) = before.as_ref().filter(|before| ends(before)) {
-                    desk.remove(&client);
-                    process.claims.put(Input::Release(client.clone(), ended.tenure));
-                    BTreeSet::new()
-                } else {
-                    before.as_ref().map(|before| before.filters.clone()).unwrap_or_default()
-                }
-            }
-            Source::Elsewhere { session, .. } => {
-                desk.insert(
-                    client.clone(),
-                    Session {
-                        tenure,
-                        is_connected: true,
-                        is_persistent: true,
-                        filters: filters_of(&session),
-                    },
-                );
-                desk.settle(client.clone(), tenure.epoch);
-                let now = now();
-                self.registry.handle_imported(now, &client, tenure);
-                filters_of(&session)
-            }
-        };
-        let session = Session { tenure, is_connected: true, is_persistent: request.persistent, filters };
-        desk.insert(client.clone(), session);
-        drop(desk);
-        process.wake.notify_one();
-        process.note(format_args!("serves {client} as {:?}.{}", tenure.epoch, tenure.turn));
-        if is_elsewhere && before.is_some() {
-            self.wrong(&format_args!("{client} comes from elsewhere, and its session is here"));
         }
+        process.note(format_args!("serves {client} as {:?}.{}", tenure.epoch, tenure.turn));
+        // Whatever connection it had here ends with that.
+        process.desk.lock().insert(client, tenure);
+        process.wake.notify_one();
     }
 
     fn wrong(&self, what: &dyn std::fmt::Display) {
         self.process.shared().check(Err(format!("{}: {what}", self.process.node.name)));
     }
-}
-
-/// Ends a stub, a little later than the routes of the new owner are in force: a broker asks all nodes whether they know.
-async fn end_stub(process: &Process, client: ClientId, epoch: ConnectionEpoch, to: Member) {
-    sleep(Duration::from_millis(50)).await;
-    process.desk.lock().end_stub(client.clone(), epoch);
-    process.wake.notify_one();
-    process.send(
-        to,
-        lane_of(client.as_str().as_bytes()),
-        &Frame::EndOfStub { client_id: client.as_str(), epoch },
-        None,
-    );
-    process.claims.put(Input::StubEnded(client, epoch));
 }

@@ -9,10 +9,7 @@ use flotilla_mqtt::session::ClientId;
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::time::sleep;
 
-use crate::{
-    claims::{Input, Request},
-    node::Process,
-};
+use crate::{claims::Input, node::Process};
 
 /// What clients subscribe to.
 pub const FILTERS: [&str; 8] = ["a", "b", "a/b", "c/d", "a/+", "#", "+/b", "c/#"];
@@ -38,16 +35,9 @@ fn act(process: &Process, random: &mut StdRng, messages: &mut u64) {
     match (random.random_range(0..100), someone) {
         (0..25, _) | (_, None) => {
             let Some(client) = ClientId::new(CLIENTS[random.random_range(0..CLIENTS.len())]) else { return };
-            let (clean, persistent) = (random.random_ratio(1, 8), random.random_ratio(1, 2));
-            process.claims.put(Input::Claim(Request { client, clean, persistent }));
+            process.claims.put(Input::Claim(client));
         }
-        (25..35, Some(client)) => disconnect(process, &client),
-        (35..40, _) => {
-            let away = process.desk.lock().away();
-            if let Some(client) = away.first() {
-                expire(process, client);
-            }
-        }
+        (25..40, Some(client)) => disconnect(process, &client),
         (40..60, Some(client)) => {
             let filter = FILTERS[random.random_range(0..FILTERS.len())];
             process.desk.lock().toggle(&client, filter);
@@ -64,18 +54,8 @@ fn act(process: &Process, random: &mut StdRng, messages: &mut u64) {
 }
 
 fn disconnect(process: &Process, client: &ClientId) {
-    let mut desk = process.desk.lock();
-    let is_persistent = desk.session(client).is_some_and(|session| session.is_persistent);
-    desk.disconnect(client);
-    drop(desk);
-    if !is_persistent {
-        expire(process, client);
-    }
-}
-
-fn expire(process: &Process, client: &ClientId) {
-    if let Some(session) = process.desk.lock().remove(client) {
-        process.claims.put(Input::Release(client.clone(), session.tenure));
+    if let Some(tenure) = process.desk.lock().remove(client) {
+        process.claims.put(Input::Release(client.clone(), tenure));
         process.wake.notify_one();
     }
 }

@@ -10,12 +10,13 @@ use std::{
 };
 
 use flotilla_lane::{Batch, BatchWriter, CONTROL, Frame, LaneId, lane_of};
+use flotilla_mqtt::session::ClientId;
 use flotilla_raft::{
     lanes::{Channels, LaneChannel, LaneEvents, LaneOptions, Lanes, Receipt, lane_channel},
     meta::{Meta, MetaOptions, Observer, ProposeError},
     peers::{self, Class, Discovery, Peers, RaftTransport, ServeOptions},
 };
-use flotilla_registry::{Registry, View};
+use flotilla_registry::{Registry, RequestId, View};
 use flotilla_state::{ClusterState, Command, Effects, Event, LogIndex, Member, NodeId, Reply};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
@@ -28,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    claims::{self, Input, Request},
+    claims::{self, Input},
     clients,
     desk::Desk,
     disk::Disk,
@@ -224,7 +225,7 @@ pub struct Process {
     pub meta: Meta,
     /// The lanes, once they are there.
     pub lanes: OnceLock<Lanes<Inbox>>,
-    /// Sessions and routes.
+    /// Connections and routes.
     pub desk: Mutex<Desk>,
     /// There may be something to announce.
     pub wake: Notify,
@@ -233,7 +234,7 @@ pub struct Process {
     /// The registry, once it is known how many shards there are.
     pub registry: Mutex<Option<Registry>>,
     /// The CONNECTs that wait.
-    pub requests: Mutex<BTreeMap<flotilla_registry::RequestId, Request>>,
+    pub requests: Mutex<BTreeMap<RequestId, ClientId>>,
     /// The shards.
     pub shards: Shards,
     /// Whether everything that this node has is known to the cluster.
@@ -301,7 +302,8 @@ impl Process {
         for node in wanting {
             let Some(to) = self.others.lock().get(&node).copied() else { continue };
             let Some(from) = self.life() else { continue };
-            if self.send(to, lane, &Frame::Barrier { id: message }, Some(message)) {
+            let frame = Frame::Control { kind: Control::Message as u8, bytes: &message.to_le_bytes() };
+            if self.send(to, lane, &frame, Some(message)) {
                 self.shared().forwarding.sent(from, to, lane, message);
             }
         }
@@ -338,44 +340,39 @@ impl Process {
                 continue;
             };
             self.is_announcing.store(true, Ordering::Relaxed);
-            if let Some(index) = self.propose_routes(announcement.changes).await {
-                for (client, epoch) in announcement.settled {
-                    self.claims.put(Input::Settle(client, epoch, index));
-                }
-                if announcement.is_whole {
-                    tokio::spawn(Arc::clone(&self).begin());
-                }
+            if self.propose_routes(announcement.changes).await && announcement.is_whole {
+                tokio::spawn(Arc::clone(&self).begin());
             }
             self.is_announcing.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Proposes changes until they are committed; `None`: this node's life ended before.
-    async fn propose_routes(&self, changes: Vec<flotilla_state::RouteChange>) -> Option<LogIndex> {
-        let me = (*self.meta.me().borrow())?;
+    /// Proposes changes until they are committed; false: this node's life ended before.
+    async fn propose_routes(&self, changes: Vec<flotilla_state::RouteChange>) -> bool {
+        let Some(me) = *self.meta.me().borrow() else { return false };
         if changes.is_empty() {
-            return Some(self.meta.state().read().applied());
+            return true;
         }
         let command = Command::Routes { member: me, changes };
         loop {
             let deadline = (Instant::now() + PROPOSE_TIMEOUT).into_std();
             match self.meta.propose(command.clone(), deadline).await {
-                Ok((index, Reply::Done)) => return Some(index),
-                Ok((_, Reply::Stale)) => return None,
+                Ok((_, Reply::Done)) => return true,
+                Ok((_, Reply::Stale)) => return false,
                 Ok((_, reply)) => {
                     self.shared().check(Err(format!("{} got {reply:?} for routes", self.node.name)));
-                    return None;
+                    return false;
                 }
                 Err(ProposeError::Refused(error)) => {
                     self.shared().check(Err(format!("routes of {} are refused: {error}", self.node.name)));
-                    return None;
+                    return false;
                 }
                 // The node is about to end.
-                Err(ProposeError::Stopped(_)) => return None,
+                Err(ProposeError::Stopped(_)) => return false,
                 Err(_) => {}
             }
             if *self.meta.me().borrow() != Some(me) {
-                return None;
+                return false;
             }
         }
     }
@@ -418,6 +415,8 @@ pub enum Control {
     Registry = 1,
     /// The shards.
     Shard = 2,
+    /// A message of a client: its number.
+    Message = 3,
 }
 
 /// What the meta group calls; it knows the process once there is one.
@@ -506,8 +505,8 @@ impl Observer for Watcher {
         process.begin_shard_life(None);
         process.claims.put(Input::Fenced);
         let ended = process.desk.lock().fence();
-        for (client, session) in ended {
-            process.claims.put(Input::Release(client, session.tenure));
+        for (client, tenure) in ended {
+            process.claims.put(Input::Release(client, tenure));
         }
     }
 
@@ -557,14 +556,13 @@ impl LaneEvents for Inbox {
         let Some(me) = self.process.life() else { return };
         for frame in batch.frames() {
             match frame {
-                Frame::Barrier { id } => {
+                Frame::Control { kind, bytes } if kind == Control::Message as u8 => {
                     let shared = self.process.shared();
-                    shared.check(shared.forwarding.received(from, me, lane, id));
-                }
-                Frame::EndOfStub { client_id, epoch } => {
-                    if let Some(client) = flotilla_mqtt::session::ClientId::new(client_id) {
-                        self.process.claims.put(Input::StubEnded(client, epoch));
-                    }
+                    let message = bytes.try_into().map(u64::from_le_bytes);
+                    let message = message.map_err(|_| format!("no number: {bytes:?}"));
+                    shared.check(
+                        message.and_then(|message| shared.forwarding.received(from, me, lane, message)),
+                    );
                 }
                 Frame::Control { kind, bytes } if lane == CONTROL && kind == Control::Registry as u8 => {
                     self.process.claims.put(Input::Message(from, bytes.to_vec().into()));

@@ -304,10 +304,10 @@ impl World {
                 return Some(format!("claims wait at {name}: {:?}", process.requests.lock()));
             }
             if process.is_announcing.load(Ordering::Relaxed) || !process.desk.lock().is_quiet() {
-                return Some(format!("routes or stubs wait at {name}"));
+                return Some(format!("routes wait at {name}"));
             }
             if let Some(stats) = process.registry.lock().as_ref().map(Registry::stats)
-                && (stats.pending, stats.stubs, stats.shards_collecting, stats.held_bytes) != (0, 0, 0, 0)
+                && (stats.pending, stats.shards_collecting, stats.held_bytes) != (0, 0, 0)
             {
                 return Some(format!("the registry of {name} is not at rest: {stats:?}"));
             }

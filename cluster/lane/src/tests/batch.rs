@@ -8,7 +8,7 @@ use flotilla_mqtt::{
     session::{ClientId, DeliveryOptions},
     topic::TopicFilter,
 };
-use flotilla_state::{ConnectionEpoch, LogIndex, ShardEpoch, ShardId};
+use flotilla_state::{ConnectionEpoch, ShardEpoch, ShardId};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
@@ -50,32 +50,22 @@ impl Parts {
             ),
             now,
         );
-        let client_id = self.client_id.as_str();
         match self.kind {
-            0 => Frame::Publish { stamp: LogIndex(self.number), message },
+            0 => Frame::Publish { message },
             1 => Frame::Group { filter: "$share/g/a/+", tried: self.small, message },
-            2 => {
-                let stamp = LogIndex(self.number);
-                Frame::Directed { stamp, client_id, options: self.options.clone(), message }
-            }
-            3 => {
-                let shard = ShardEpoch(self.small.into());
-                Frame::EndOfStub { client_id, epoch: ConnectionEpoch { shard, sequence: self.number } }
-            }
-            4 => Frame::Barrier { id: self.number },
-            5 => Frame::Control { kind: self.small, bytes: &self.payload },
-            6 => Frame::Store { origin: None, retains: self.retain, without: Texts::default(), message },
-            7 => Frame::Store {
+            2 => Frame::Control { kind: self.small, bytes: &self.payload },
+            3 => Frame::Store { origin: None, retains: self.retain, without: Texts::default(), message },
+            4 => Frame::Store {
                 origin: Some(self.origin()),
                 retains: self.retain,
                 without: Texts::default(),
                 message,
             },
-            8 => {
+            5 => {
                 let without = Texts::read(SOME_TEXTS).expect("they are texts");
                 Frame::Store { origin: None, retains: self.retain, without, message }
             }
-            9 => Frame::Kept { to: self.kept_for(), options: self.options.clone(), message },
+            6 => Frame::Kept { to: self.kept_for(), options: self.options.clone(), message },
             _ => Frame::KeptRelease { to: self.kept_for() },
         }
     }
@@ -121,7 +111,7 @@ fn options() -> impl Strategy<Value = DeliveryOptions> {
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
-    let head = (0..11_u8, any::<u64>(), any::<u8>(), "[a-z\u{E9}]{1,9}", "[a-z/\u{E9}]{1,20}");
+    let head = (0..8_u8, any::<u64>(), any::<u8>(), "[a-z\u{E9}]{1,9}", "[a-z/\u{E9}]{1,20}");
     let tail = (vec(any::<u8>(), 0..20), vec(any::<u8>(), 0..200), any::<bool>());
     let expires_in = option::of(prop_oneof![0..5_u64, 0..1_u64 << 50]);
     let publisher = option::of("[a-z]{1,9}".prop_map(|id| ClientId::new(&id).expect("it is not empty")));
@@ -190,7 +180,7 @@ proptest! {
             bytes[1..5].copy_from_slice(&frames.to_le_bytes());
             let len = u32::try_from(bytes.len() - 9).unwrap();
             bytes[5..9].copy_from_slice(&len.to_le_bytes());
-            bytes[9] %= 9;
+            bytes[9] %= 11;
             decode_and_read(bytes.into());
         }
     }
@@ -223,7 +213,8 @@ fn what_is_refused() {
     check(Bytes::from_static(&[1, 0xFF, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0, 5]), DecodeError::FrameCount);
     check(Bytes::from_static(&[1, 1, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 5]), DecodeError::CutOff);
     check(one(b"\x00"), DecodeError::UnknownKind(0));
-    check(one(b"\x0A"), DecodeError::UnknownKind(10));
+    check(one(b"\x01"), DecodeError::UnknownKind(1));
+    check(one(b"\x0B"), DecodeError::UnknownKind(11));
     check(one(b"\x08"), DecodeError::CutOff);
     check(one(b"\x09\x01\x01c\x01\x01\x00\x00"), DecodeError::Number);
     check(one(b"\x07"), DecodeError::CutOff);
@@ -233,21 +224,24 @@ fn what_is_refused() {
     check(one(b"\x07\x01\x80\x80\x04\x01\x01\x01\x00\x01t\x00"), DecodeError::Number);
     check(one(b"\x07\x01\x01\x01\x01\x02\x00\x01t\x00"), DecodeError::Number);
     check(one(b"\x07\x00\x00\x01+\x00"), DecodeError::TopicName);
-    check(one(b"\x05\x00\x00"), DecodeError::TrailingBytes);
-    check(one(b"\x05\x80"), DecodeError::CutOff);
-    check(one(b"\x01\x00\x03\x01t\x00"), DecodeError::Flags(3));
-    check(one(b"\x01\x00\x20\x01t\x00"), DecodeError::Flags(0x20));
-    check(one(b"\x01\x00\x00\x00\x00"), DecodeError::Text);
-    check(one(b"\x01\x00\x00\x01\xFF\x00"), DecodeError::Text);
-    check(one(b"\x01\x00\x00\x01+\x00"), DecodeError::TopicName);
-    check(one(b"\x01\x00\x00\x01\x00\x00"), DecodeError::TopicName);
-    check(one(b"\x01\x00\x00\x01t\x05abc"), DecodeError::CutOff);
-    check(one(b"\x01\x00\x10\x01t\x00\x00"), DecodeError::Text);
+    check(one(b"\x09\x01\x01c\x01\x01\x00\x01\x00"), DecodeError::TrailingBytes);
+    check(one(b"\x09\x80"), DecodeError::CutOff);
+    check(one(b"\x0A\x03\x01t\x00"), DecodeError::Flags(3));
+    check(one(b"\x0A\x20\x01t\x00"), DecodeError::Flags(0x20));
+    check(one(b"\x0A\x00\x00\x00"), DecodeError::Text);
+    check(one(b"\x0A\x00\x01\xFF\x00"), DecodeError::Text);
+    check(one(b"\x0A\x00\x01+\x00"), DecodeError::TopicName);
+    check(one(b"\x0A\x00\x01\x00\x00"), DecodeError::TopicName);
+    check(one(b"\x0A\x00\x01t\x05abc"), DecodeError::CutOff);
+    check(one(b"\x0A\x10\x01t\x00\x00"), DecodeError::Text);
     check(one(b"\x02\x00\x01a\x00\x01t\x00"), DecodeError::SharedFilter);
-    check(one(b"\x03\x00\x01c\x04\x01\x00\x00\x01t\x00"), DecodeError::Number);
-    check(one(b"\x03\x00\x01c\x04\xFF\xFF\xFF\xFF\x0F\x00\x00\x01t\x00"), DecodeError::CutOff);
-    check(one(b"\x03\x00\x01c\x08\x00\x01a\x00\x01t\x00"), DecodeError::SharedFilter);
-    check(one(b"\x03\x00\x01c\x10\x00\x00\x01t\x00"), DecodeError::Flags(0x10));
+    check(one(b"\x08\x01\x01c\x01\x01\x00\x01\x04\x01\x00\x00\x01t\x00"), DecodeError::Number);
+    check(
+        one(b"\x08\x01\x01c\x01\x01\x00\x01\x04\xFF\xFF\xFF\xFF\x0F\x00\x00\x01t\x00"),
+        DecodeError::CutOff,
+    );
+    check(one(b"\x08\x01\x01c\x01\x01\x00\x01\x08\x00\x01a\x00\x01t\x00"), DecodeError::SharedFilter);
+    check(one(b"\x08\x01\x01c\x01\x01\x00\x01\x10\x00\x00\x01t\x00"), DecodeError::Flags(0x10));
 }
 
 /// The bytes of version 1, so that nodes of neighbouring versions understand each other.
@@ -260,16 +254,16 @@ fn the_layout_is_fixed() {
         Transit::new("t/u", b"\x01\x01", b"hi", QoS::AtLeastOnce, true, expires_at, publisher.as_ref(), None);
     let message = Forwarded::new(&message, now);
     let mut writer = BatchWriter::new();
-    writer.push(&Frame::Publish { stamp: LogIndex(300), message });
-    writer.push(&Frame::Barrier { id: 7 });
+    writer.push(&Frame::Publish { message });
+    writer.push(&Frame::Control { kind: 5, bytes: b"\x07" });
     let origin = Origin { shard: ShardId(9), session: 300, number: 4, floor: 3 };
     writer.push(&Frame::Store { origin: Some(origin), retains: true, without: Texts::default(), message });
     let mut groups = TextsWriter::default();
     groups.push("$share/g/a/+");
     writer.push(&Frame::Store { origin: None, retains: false, without: groups.texts(), message });
     let mut expected = b"\x01\x04\x00\x00\x00".to_vec();
-    expected.extend_from_slice(b"\x11\x00\x00\x00\x01\xAC\x02\x1D\x03t/u\xAC\x02\x01p\x02\x01\x01hi");
-    expected.extend_from_slice(b"\x02\x00\x00\x00\x05\x07");
+    expected.extend_from_slice(b"\x0F\x00\x00\x00\x0A\x1D\x03t/u\xAC\x02\x01p\x02\x01\x01hi");
+    expected.extend_from_slice(b"\x03\x00\x00\x00\x06\x05\x07");
     expected.extend_from_slice(
         b"\x15\x00\x00\x00\x07\x03\x09\xAC\x02\x04\x03\x1D\x03t/u\xAC\x02\x01p\x02\x01\x01hi",
     );
@@ -299,10 +293,7 @@ fn long_payloads_are_shared_and_short_ones_are_not() {
         let mut writer = BatchWriter::new();
         let payload = vec![7; payload];
         let message = Transit::new("t", b"", &payload, QoS::AtMostOnce, false, None, None, None);
-        writer.push(&Frame::Publish {
-            stamp: LogIndex(1),
-            message: Forwarded::new(&message, Timestamp::ORIGIN),
-        });
+        writer.push(&Frame::Publish { message: Forwarded::new(&message, Timestamp::ORIGIN) });
         writer.push(&Frame::Control { kind: 0, bytes: &vec![0; other] });
         let batch = writer.take().expect("there are frames");
         let Some(Frame::Publish { message, .. }) = batch.frames().next() else { panic!("it was written") };
@@ -322,9 +313,9 @@ fn long_payloads_are_shared_and_short_ones_are_not() {
 fn a_batch_is_full_by_frames_or_by_bytes() {
     let mut writer = BatchWriter::new();
     assert!(writer.is_empty() && writer.take().is_none());
-    for id in 0..BATCH_FRAMES_SOFT as u64 {
+    for _ in 0..BATCH_FRAMES_SOFT {
         assert!(!writer.is_full());
-        writer.push(&Frame::Barrier { id });
+        writer.push(&Frame::Control { kind: 1, bytes: &[] });
     }
     assert!(writer.is_full());
     assert_eq!(writer.take().map(|batch| batch.len()), Some(BATCH_FRAMES_SOFT));

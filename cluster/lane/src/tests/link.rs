@@ -44,20 +44,23 @@ enum Step {
 
 fn batch(id: u64) -> Batch {
     let mut writer = BatchWriter::new();
-    writer.push(&Frame::Barrier { id });
+    writer.push(&Frame::Control { kind: 0, bytes: &id.to_le_bytes() });
     writer.take().expect("there is a frame")
 }
 
 /// A batch that no other joins.
 fn full(id: u64) -> Batch {
     let mut writer = BatchWriter::new();
-    (0..BATCH_FRAMES_SOFT).for_each(|_| writer.push(&Frame::Barrier { id }));
+    (0..BATCH_FRAMES_SOFT).for_each(|_| writer.push(&Frame::Control { kind: 0, bytes: &id.to_le_bytes() }));
     writer.take().expect("there are frames")
 }
 
 fn frames(bytes: &Bytes) -> Vec<u64> {
     let batch = Batch::decode(bytes.clone()).expect("it was written");
-    let id = |frame| if let Frame::Barrier { id } = frame { id } else { panic!("{frame:?} was not written") };
+    let id = |frame| match frame {
+        Frame::Control { bytes, .. } => u64::from_le_bytes(bytes.try_into().expect("a number")),
+        _ => panic!("{frame:?} was not written"),
+    };
     batch.frames().map(id).collect()
 }
 

@@ -5,13 +5,13 @@ mod peers;
 
 use std::thread;
 
-use flotilla_lane::{CONTROL, Frame, LaneId, lane_of};
+use flotilla_lane::{CONTROL, LaneId, lane_of};
 use flotilla_rpc::lanes as rpc;
 use flotilla_state::Incarnation;
 use tonic::Code;
 
 use super::{LaneOptions, Sent};
-use harness::{Node, batch, batch_of_size, member, raw_hello, raw_open, until};
+use harness::{Node, batch, batch_of_size, member, numbers_in, raw_hello, raw_open, until};
 
 fn lane(number: u8) -> LaneId {
     LaneId::new(number).expect("it exists")
@@ -198,8 +198,8 @@ async fn what_an_ended_member_has_not_taken_comes_back() {
     assert!(untaken.iter().all(|untaken| untaken.lane == lane(2)));
     let done: Vec<u64> = untaken.iter().flat_map(|untaken| untaken.done.clone()).collect();
     assert_eq!(done, [4, 5, 6]);
-    let frames: Vec<_> = untaken.iter().flat_map(|untaken| untaken.batch.frames()).collect();
-    assert_eq!(frames, [4, 5, 6].map(|id| Frame::Barrier { id }));
+    let numbers: Vec<u64> = untaken.iter().flat_map(|untaken| numbers_in(&untaken.batch)).collect();
+    assert_eq!(numbers, [4, 5, 6]);
     let refused = a.lanes.send(b.me, lane(2), batch(7), vec![7]).expect_err("it does not live");
     assert_eq!((refused.lane, refused.done), (lane(2), vec![7]));
     // It is too late to take them.

@@ -15,7 +15,7 @@ use crate::{MessageError, message::Message};
 use item::Item;
 
 /// The version of the format.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Messages to one incarnation of a node.
 #[derive(Debug, PartialEq)]

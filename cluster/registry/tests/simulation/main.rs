@@ -3,12 +3,10 @@
 //! `REGISTRY_SEED=7 cargo test -p flotilla-registry --test simulation` repeats a seed and shows what happens;
 //! `REGISTRY_SEEDS=100000` runs more of them.
 
-mod oracle;
 mod random;
 mod world;
 
-use random::Random;
-use world::{Connect, End, World};
+use world::{End, World};
 
 const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -32,14 +30,6 @@ fn for_seeds(name: &str, count: u64, run: impl Fn(u64, bool)) {
     }
 }
 
-fn some_connect(random: &mut Random) -> Connect {
-    Connect {
-        clean: random.percent(20),
-        persistent: random.percent(70),
-        will: random.percent(50).then(|| random.pick(&[0, 0, 200, 6_000]).expect("some")),
-    }
-}
-
 /// One thing that clients do.
 fn act(world: &mut World) {
     let Some(node) = ({
@@ -50,27 +40,19 @@ fn act(world: &mut World) {
     };
     let client = world.random.pick(&CLIENTS).expect("some");
     match world.random.below(100) {
-        0..60 => {
-            let connect = some_connect(&mut world.random);
-            world.connect(node, client, connect);
-        }
-        60..75 => world.disconnect(node, client, true),
-        75..90 => world.disconnect(node, client, false),
-        90..95 => world.expire(node, client),
+        0..60 => world.connect(node, client),
+        60..95 => world.disconnect(node, client),
         _ => world.cancel_one(node, client),
     }
 }
 
 /// Heals, waits, and looks at what is left.
-fn finish(world: &mut World, check_wills: bool) {
+fn finish(world: &mut World) {
     let now = world.now;
     world.run(now + 40_000);
     assert_eq!(world.serving().len(), world.nodes_len());
-    world.check_sessions();
-    if check_wills {
-        world.oracle.check_wills();
-    }
-    world.end_all_sessions();
+    world.check_calm();
+    world.end_all_connections();
     let now = world.now;
     world.run(now + 20_000);
     world.check_empty();
@@ -89,7 +71,7 @@ fn clients_come_and_go() {
             let now = world.now;
             world.run(now + pause);
         }
-        finish(&mut world, true);
+        finish(&mut world);
         assert_eq!(world.refused, 0, "nobody was down");
     });
 }
@@ -110,11 +92,11 @@ fn registrars_change() {
             let now = world.now;
             world.run(now + pause);
         }
-        finish(&mut world, true);
+        finish(&mut world);
     });
 }
 
-/// One node ends at a time, while clients connect and registrars change: wills are published exactly once.
+/// One node ends at a time, while clients connect and registrars change.
 #[test]
 fn one_node_ends() {
     for_seeds("one_node_ends", 500, |seed, trace| {
@@ -139,11 +121,11 @@ fn one_node_ends() {
             let now = world.now;
             world.run(now + 25_000);
         }
-        finish(&mut world, true);
+        finish(&mut world);
     });
 }
 
-/// Nodes end and come back at any time. Wills may be published twice or not at all.
+/// Nodes end and come back at any time.
 #[test]
 fn many_nodes_end() {
     for_seeds("many_nodes_end", 400, |seed, trace| {
@@ -163,7 +145,7 @@ fn many_nodes_end() {
             let now = world.now;
             world.run(now + pause);
         }
-        finish(&mut world, false);
+        finish(&mut world);
     });
 }
 
@@ -182,33 +164,18 @@ fn a_storm_leaves_one_connection() {
     for_seeds("a_storm_leaves_one_connection", 100, |seed, trace| {
         let mut world = World::new(seed, 5);
         world.trace = trace;
+        world.are_clients_patient = true;
         world.run(1_000);
         for _ in 0..100 {
             let node = world.random.index(5);
-            let connect = Connect { clean: false, persistent: true, will: None };
-            world.connect(node, "storm", connect);
+            world.connect(node, "storm");
             let pause = world.random.below(15);
             let now = world.now;
             world.run(now + pause);
         }
         let now = world.now;
         world.run(now + 5_000);
-        // A session that cannot be imported goes back: its client is not served, and connects again.
-        if world.connections("storm") == 0 {
-            world.connect(0, "storm", Connect { clean: false, persistent: true, will: None });
-            let now = world.now;
-            world.run(now + 5_000);
-        }
-        finish_storm(&mut world);
+        assert_eq!(world.connections("storm"), 1);
+        finish(&mut world);
     });
-}
-
-fn finish_storm(world: &mut World) {
-    let connections = world.connections("storm");
-    assert!(connections <= 1, "{connections} connections");
-    world.check_sessions();
-    world.end_all_sessions();
-    let now = world.now;
-    world.run(now + 20_000);
-    world.check_empty();
 }

@@ -10,7 +10,7 @@ use flotilla_mqtt::{
     session::{ClientId, DeliveryOptions, QueueFull, SessionExpiry, Subscription},
     topic::TopicFilter,
 };
-use flotilla_state::{ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, ShardEpoch, ShardId};
+use flotilla_state::{ConnectionEpoch, Incarnation, Member, NodeId, ShardEpoch, ShardId};
 use proptest::prelude::*;
 
 use crate::{
@@ -237,7 +237,7 @@ fn what_is_refused() {
     check(Vec::new(), "`ops`");
     let empty = Entry { stamp: 1, retained_full: false, parts: Vec::new() };
     assert_eq!(Entry::decode(&empty.encode()), Err(DecodeError::Field("parts")));
-    let lane = batch(&Frame::Publish { stamp: LogIndex(1), message: forwarded() });
+    let lane = batch(&Frame::Publish { message: forwarded() });
     check(vec![Op::Publish { batch: lane }], "`frame`");
     let long = ClientId::new(&"c".repeat(65_536)).unwrap();
     check(vec![Op::End { connection: Connection { client: long, ..connection() } }], "`client`");

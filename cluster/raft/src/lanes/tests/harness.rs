@@ -82,11 +82,7 @@ impl LaneEvents for Recorder {
 
     fn received(&self, from: Member, lane: LaneId, batch: Batch, receipt: Receipt) {
         let mut received = self.received.lock();
-        for frame in batch.frames() {
-            if let Frame::Barrier { id } = frame {
-                received.entry((from, lane)).or_default().push(id);
-            }
-        }
+        received.entry((from, lane)).or_default().extend(numbers_in(&batch));
         drop(received);
         if lane != CONTROL && self.holds.load(Ordering::SeqCst) {
             self.held.lock().push(receipt);
@@ -284,12 +280,25 @@ pub(super) fn batch(id: u64) -> Batch {
 /// A batch with a number and some bytes in it.
 pub(super) fn batch_of_size(id: u64, size: usize) -> Batch {
     let mut writer = BatchWriter::new();
-    writer.push(&Frame::Barrier { id });
+    writer.push(&Frame::Control { kind: NUMBER, bytes: &id.to_le_bytes() });
     if size > 0 {
-        writer.push(&Frame::Control { kind: 0, bytes: &vec![0; size] });
+        writer.push(&Frame::Control { kind: OTHER, bytes: &vec![0; size] });
     }
     writer.take().expect("there is a frame")
 }
+
+/// The numbers of batches that were joined to one.
+pub(super) fn numbers_in(batch: &Batch) -> Vec<u64> {
+    let number = |frame| match frame {
+        Frame::Control { kind: NUMBER, bytes } => bytes.try_into().map(u64::from_le_bytes).ok(),
+        _ => None,
+    };
+    batch.frames().filter_map(number).collect()
+}
+
+// What is in a frame of a test.
+const NUMBER: u8 = 1;
+const OTHER: u8 = 2;
 
 pub(super) fn raw_hello(from: Member, to: Member, lane: u32) -> rpc::Hello {
     let member = |it: Member| Some(rpc::Member { node: it.node.0, incarnation: it.incarnation.0 });

@@ -16,13 +16,13 @@ impl World {
             if placement.nodes.is_empty() || before.nodes.len() > placement.nodes.len() {
                 placement.nodes.extend(spare);
             }
-            let is_same = placement.nodes.first() == before.nodes.first();
+            let registrar = placement.nodes.first();
+            let is_new_life =
+                |member: &Member| Some(&member.node) == registrar && member.incarnation.0 == view.index.0;
+            let is_same = registrar == before.nodes.first() && !view.members.iter().any(is_new_life);
             placement.epoch = if is_same { before.epoch } else { ShardEpoch(view.index.0) };
         }
         self.note(|| format!("LOG {view:?}"));
-        if view.placements.iter().any(|placement| placement.epoch.0 == view.index.0) {
-            self.oracle.placed(self.now);
-        }
         self.log.push(view);
         let index = self.log.len() - 1;
         for node in 0..self.nodes.len() {

@@ -7,37 +7,22 @@ mod shell;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     time::Duration,
 };
 
 use bytes::Bytes;
-use flotilla_mqtt::{
-    Message, QoS, Timestamp,
-    session::{ClientId, SessionExpiry},
-};
-use flotilla_registry::{
-    KeptWill, Limits, Output, Refusal, Registry, RequestId, Source, Stats, Tenure, View, WillId,
-};
+use flotilla_mqtt::{Timestamp, session::ClientId};
+use flotilla_registry::{Limits, Output, Refusal, Registry, RequestId, Stats, Tenure, View};
 use flotilla_state::{
     ConnectionEpoch, Incarnation, LogIndex, Member, NodeId, Placement, ShardEpoch, ShardRing,
 };
 
-use crate::{oracle::Oracle, random::Random};
+use crate::random::Random;
 
 pub(crate) const CLAIM_TIMEOUT: u64 = 10_000;
 const SHARDS: u16 = 2;
 const REPLICAS: usize = 3;
-
-/// How a client connects.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Connect {
-    pub(crate) clean: bool,
-    pub(crate) persistent: bool,
-    /// Its Will Delay Interval, in milliseconds.
-    pub(crate) will: Option<u64>,
-}
 
 /// How a node ends.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +49,12 @@ enum Event {
         life: u64,
         job: Job,
     },
+    /// A connection of an older life has ended.
+    Ended {
+        node: usize,
+        client: ClientId,
+        tenure: Tenure,
+    },
     Commit(Change),
     Admit {
         node: usize,
@@ -74,12 +65,19 @@ enum Event {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Job {
-    Export { client: ClientId, epoch: ConnectionEpoch, discard: bool },
-    Imported { client: ClientId, tenure: Tenure },
-    Settle { client: ClientId, epoch: ConnectionEpoch },
-    StubEnds { client: ClientId, epoch: ConnectionEpoch },
-    WillDue { client: ClientId, will: u64 },
-    Published { id: WillId },
+    /// The connection of a grant begins, or comes to nothing.
+    Attach {
+        client: ClientId,
+        tenure: Tenure,
+    },
+    Close {
+        client: ClientId,
+        epoch: ConnectionEpoch,
+    },
+    Closed {
+        client: ClientId,
+        epoch: ConnectionEpoch,
+    },
     Deadline,
 }
 
@@ -99,46 +97,28 @@ struct Node {
     me: Option<Member>,
     is_running: bool,
     applied: usize,
-    sessions: BTreeMap<ClientId, Session>,
-    copies: BTreeMap<(ClientId, ConnectionEpoch), Session>,
-    stubs: BTreeSet<(ClientId, ConnectionEpoch)>,
-    requests: BTreeMap<RequestId, Waiting>,
+    connections: BTreeMap<ClientId, Tenure>,
+    arriving: BTreeMap<ClientId, Arrival>,
+    /// CONNECTs that wait, and since when.
+    requests: BTreeMap<RequestId, u64>,
 }
 
-/// A CONNECT that waits.
+/// A grant whose connection has not begun.
 #[derive(Debug)]
-struct Waiting {
-    at: u64,
-    client: ClientId,
-    connect: Connect,
-    will: u64,
-}
-
-#[derive(Debug, Clone)]
-struct Session {
-    token: u64,
+struct Arrival {
     tenure: Tenure,
-    is_connected: bool,
-    is_persistent: bool,
-    will: Option<SessionWill>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct SessionWill {
-    no: u64,
-    delay: u64,
-    is_delayed: bool,
+    /// What waits for that.
+    later: VecDeque<Output>,
 }
 
 #[derive(Debug, Default)]
 struct Link {
-    queue: std::collections::VecDeque<Bytes>,
+    queue: VecDeque<Bytes>,
     last_at: u64,
 }
 
 pub(crate) struct World {
     pub(crate) random: Random,
-    pub(crate) oracle: Oracle,
     pub(crate) now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
@@ -146,14 +126,16 @@ pub(crate) struct World {
     nodes: Vec<Node>,
     links: BTreeMap<(Member, Member), Link>,
     shards: ShardRing,
-    tokens: u64,
-    wills: u64,
+    /// What was granted last.
+    tenures: BTreeMap<ClientId, Tenure>,
     requests: u64,
     pub(crate) granted: u64,
     pub(crate) refused: u64,
     pub(crate) trace: bool,
     /// Links are slow now and then.
     pub(crate) is_slow: bool,
+    /// No client goes away while it is granted.
+    pub(crate) are_clients_patient: bool,
 }
 
 impl World {
@@ -166,15 +148,13 @@ impl World {
             me: None,
             is_running: true,
             applied: 0,
-            sessions: BTreeMap::new(),
-            copies: BTreeMap::new(),
-            stubs: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            arriving: BTreeMap::new(),
             requests: BTreeMap::new(),
         };
         let placements = vec![Placement { epoch: ShardEpoch(0), nodes: Vec::new() }; usize::from(SHARDS)];
         let mut world = Self {
             random: Random::new(seed),
-            oracle: Oracle::default(),
             now: 0,
             events: BinaryHeap::new(),
             sequence: 0,
@@ -182,13 +162,13 @@ impl World {
             nodes: (0..nodes).map(make).collect(),
             links: BTreeMap::new(),
             shards: shards.clone(),
-            tokens: 0,
-            wills: 0,
+            tenures: BTreeMap::new(),
             requests: 0,
             granted: 0,
             refused: 0,
             trace: false,
             is_slow: true,
+            are_clients_patient: false,
         };
         for node in 0..nodes {
             world.join(node);
@@ -253,10 +233,13 @@ impl World {
                 if entry.life == life && self.log.last().expect("it began").members.contains(&member) {
                     entry.life += 1;
                     entry.me = Some(member);
-                    let now = Timestamp::from_millis(self.now);
-                    entry.registry.handle_admitted(now, member);
+                    entry.registry.handle_admitted(member);
                     self.drain(node);
                 }
+            }
+            Event::Ended { node, client, tenure } => {
+                self.nodes[node].registry.release(&client, tenure);
+                self.drain(node);
             }
             Event::Shell { node, life, job } => {
                 if self.nodes[node].life == life {
@@ -271,8 +254,7 @@ impl World {
         while self.nodes[node].applied < index {
             self.nodes[node].applied += 1;
             let view = self.log[self.nodes[node].applied].clone();
-            let now = self.timestamp();
-            self.nodes[node].registry.handle_view(now, view);
+            self.nodes[node].registry.handle_view(view);
             self.drain(node);
         }
     }
@@ -289,15 +271,8 @@ impl World {
             return;
         };
         let Some(node) = self.nodes.iter().position(|node| node.me == Some(to)) else { return };
-        let now = self.timestamp();
-        self.nodes[node].registry.handle_message(now, from, &bytes).expect("it decodes");
+        self.nodes[node].registry.handle_message(from, &bytes).expect("it decodes");
         self.drain(node);
-    }
-}
-
-fn note_withdrawn(oracle: &mut Oracle, now: u64, request: &Waiting, owner: Member) {
-    if request.connect.will.is_some() {
-        oracle.will_withdrawn(now, &request.client, owner);
     }
 }
 
