@@ -53,7 +53,7 @@ impl Message {
 
 /// A [`Message`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct WireMessage {
+struct WireMessage {
     #[prost(string, tag = "1")]
     topic: String,
     #[prost(bytes = "bytes", tag = "2")]
@@ -72,7 +72,7 @@ pub(crate) struct WireMessage {
 }
 
 impl WireMessage {
-    pub(crate) fn new(message: &Message, now: Timestamp) -> Self {
+    fn new(message: &Message, now: Timestamp) -> Self {
         Self {
             topic: message.topic.to_string(),
             properties: message.properties.clone(),
@@ -84,7 +84,7 @@ impl WireMessage {
         }
     }
 
-    pub(crate) fn into_message(self, now: Timestamp) -> Result<Message, MessageError> {
+    fn into_message(self, now: Timestamp) -> Result<Message, MessageError> {
         check_name(&self.topic, u16::MAX)?; // Its publisher's node has its own limit.
         check_forwarded_properties(&self.properties)?;
         let qos = u8::try_from(self.qos).ok().and_then(QoS::from_u8);
@@ -105,7 +105,7 @@ impl WireMessage {
 }
 
 /// What is left until `at`; 0 when it has passed.
-pub(crate) fn millis_left(now: Timestamp, at: Timestamp) -> u64 {
+fn millis_left(now: Timestamp, at: Timestamp) -> u64 {
     at.as_millis().saturating_sub(now.as_millis())
 }
 

@@ -30,7 +30,6 @@ pub use error::{DecodeError, EncodeError};
 pub use property::{PropertyId, USER_PROPERTIES_MAX};
 pub use send_buffer::{SendBuffer, Tally};
 
-pub(crate) use check::no_local;
 pub(crate) use decode::check_forwarded_properties;
 pub(crate) use property::{Property, SubscriptionId, read_checked};
 pub(crate) use reader::Reader;

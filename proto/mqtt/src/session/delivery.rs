@@ -55,9 +55,6 @@ pub struct QueueReport {
     pub expired: u32,
     /// Dropped because they are too large for the client; may have been sent on an earlier connection.
     pub too_large: u32,
-    /// Messages of the queue that came with [`Session::import`](super::Session::import) and that this node's limits
-    /// leave no room for.
-    pub trimmed: u32,
     /// Messages whose delivery the client completed (PUBACK, PUBCOMP, or an error code in PUBACK/PUBREC).
     pub acked: u32,
     /// PUBACK, PUBREC and PUBCOMP with an identifier that stands for no message.

@@ -435,16 +435,6 @@ impl Inbound {
         self.carried = self.received.len();
     }
 
-    /// What is remembered of the QoS 2 messages in `received`, all of earlier connections and stored.
-    pub(super) fn restore(received: impl IntoIterator<Item = (PacketId, bool)>) -> Self {
-        let state = |acknowledged| if acknowledged { Receipt::Acknowledged } else { Receipt::Stored };
-        let received: VecDeque<_> = received
-            .into_iter()
-            .map(|(id, acknowledged)| Received { id, state: state(acknowledged) })
-            .collect();
-        Self { carried: received.len(), received, ..Self::default() }
-    }
-
     /// What is remembered of the QoS 2 messages of a kept session.
     pub(super) fn restore_kept(received: impl IntoIterator<Item = (PacketId, bool)>) -> Self {
         let state = |is_stored| if is_stored { Receipt::Acknowledged } else { Receipt::Restored };
@@ -453,24 +443,11 @@ impl Inbound {
         Self { carried: received.len(), received, ..Self::default() }
     }
 
-    /// QoS 2 messages that are stored and not released, oldest first, and whether their PUBREC has been sent.
-    pub(super) fn stored(&self) -> impl Iterator<Item = (PacketId, bool)> {
+    /// The identifiers of QoS 2 messages that are stored and not released, oldest first.
+    pub(super) fn stored(&self) -> impl Iterator<Item = PacketId> {
         let is_stored =
             |received: &&Received| !matches!(received.state, Receipt::Storing | Receipt::Restored);
-        let stored = self.received.iter().filter(is_stored);
-        stored.map(|received| (received.id, received.state == Receipt::Acknowledged))
-    }
-
-    /// Whether the ticket of a QoS 2 message has not come back.
-    pub(super) fn is_storing(&self) -> bool {
-        self.received.iter().any(|received| received.state == Receipt::Storing)
-    }
-
-    /// Forgets, between connections, the QoS 2 messages whose tickets have not come back.
-    pub(super) fn forget_storing(&mut self) {
-        self.orphans = Vec::new();
-        self.received.retain(|received| received.state != Receipt::Storing);
-        self.carried = self.received.len();
+        self.received.iter().filter(is_stored).map(|received| received.id)
     }
 
     /// Publishes whose PUBACK or PUBREC has not been sent.

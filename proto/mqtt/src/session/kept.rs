@@ -236,7 +236,7 @@ impl Session {
     #[must_use]
     pub fn stored_ids(&self) -> Vec<PacketId> {
         let inbound = self.inbound.as_ref();
-        inbound.map_or_else(Vec::new, |inbound| inbound.stored().map(|(id, _)| id).collect())
+        inbound.map_or_else(Vec::new, |inbound| inbound.stored().collect())
     }
 
     /// The identifier of the QoS 2 message that waits for `ticket`.

@@ -12,8 +12,7 @@
 //! 4. [`Session::disconnect`] ends the connection. The session stays until it says that it has ended, or
 //!    [`Session::end`] is called.
 //!
-//! Between connections a session can move to another node: [`Session::export`] there, [`Session::import`] here. A session that
-//! must survive its node is kept by others ([`Session::kept`]).
+//! A session that must survive its node is kept by others ([`Session::kept`]).
 //!
 //! Invariants, checked after each change in debug builds: packet identifiers in flight are unique; no more is in flight
 //! on a connection than the client's Receive Maximum; the queue is within its bounds and its bytes are counted right;
@@ -36,7 +35,6 @@ mod outbound;
 mod queue;
 mod request;
 mod subscriptions;
-mod transfer;
 mod window;
 mod wire;
 
@@ -49,7 +47,6 @@ pub use lifetime::{Cause, Due, Ending, SessionExpiry, Will};
 pub use limits::{Limits, QueueFull};
 pub use request::{Incoming, IncomingTopic, Request, Ticket};
 pub use subscriptions::Subscription;
-pub use transfer::ImportError;
 
 use std::{
     num::{NonZeroU16, NonZeroU32},
@@ -156,17 +153,6 @@ impl Session {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         matches!(self.link, Link::Connected(_))
-    }
-
-    /// Whether there is a will that has not been published.
-    #[must_use]
-    pub fn has_will(&self) -> bool {
-        self.will.is_some()
-    }
-
-    /// Drops the will: somebody else publishes it, or has.
-    pub fn forget_will(&mut self) {
-        self.will = None;
     }
 
     /// How long the session outlives its connection.

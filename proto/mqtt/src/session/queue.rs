@@ -48,11 +48,6 @@ impl Queue {
         self.messages.push_back(held);
     }
 
-    /// What waits, oldest first.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Held> {
-        self.messages.iter()
-    }
-
     pub(super) fn front(&self) -> Option<&Held> {
         self.messages.front()
     }

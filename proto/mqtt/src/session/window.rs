@@ -69,29 +69,6 @@ impl Window {
         Self { first_id: first, next_id: first, free_run, ..Self::new(max_inflight, receive_maximum) }
     }
 
-    /// The window of a session between two connections, with what is in flight since earlier ones, oldest first, each
-    /// under an identifier of its own. It may be more than `max_inflight`: then nothing joins it until it is less.
-    pub(super) fn restore(
-        max_inflight: NonZeroU16,
-        entries: impl IntoIterator<Item = (PacketId, Stage)>,
-        next_id: PacketId,
-    ) -> Self {
-        let in_flight = |(id, stage)| InFlight { id, stage, kept: None, sent: false, counted: false };
-        let entries = entries.into_iter().map(in_flight).collect();
-        let quota = NonZeroU16::MIN; // The next connection brings its own.
-        Self { entries, next_id, free_run: 0, ..Self::new(max_inflight, quota) }
-    }
-
-    /// What is in flight, in the order in which it was sent.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &InFlight> {
-        self.entries.iter()
-    }
-
-    /// Where the search for the next identifier starts.
-    pub(super) fn next_id(&self) -> PacketId {
-        self.next_id
-    }
-
     /// A new connection: nothing is sent on it yet.
     pub(super) fn restart(&mut self, receive_maximum: NonZeroU16) {
         for entry in &mut self.entries {

@@ -6,7 +6,6 @@ mod kept;
 mod lifetime;
 mod model;
 mod outbound;
-mod transfer;
 
 use std::{io::IoSlice, num::NonZeroU16, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -63,15 +62,6 @@ impl Rig {
     pub(super) fn lose(&mut self) -> Ending {
         drain(&mut self.out);
         self.session.disconnect(self.now, Cause::ConnectionLost)
-    }
-
-    /// The session, whose connection has ended, moves to a node where it is `elsewhere`.
-    pub(super) fn move_to(&mut self, elsewhere: Timestamp) {
-        let bytes = self.session.export(self.now);
-        let client_id = self.session.client_id().clone();
-        let moved = Session::import(&bytes, client_id, Arc::clone(&self.limits), elsewhere);
-        self.session = moved.expect("exported");
-        self.now = elsewhere;
     }
 
     pub(super) fn wait(&mut self, duration: Duration) {
