@@ -30,19 +30,19 @@
 //! * The **registry** (`flotilla_registry`, pure; `cluster::claims`) knows which node serves which client. The first
 //!   node of a shard's placement is its registrar, and orders the claims.
 //!
-//! A publish is matched once, on the publisher's node: against the local subscribers by filter, against the routes by
-//! node. Each node that wants it gets it once, with the index of the log that the routes were read at, and matches it
-//! against its own. Each shard with a session that wants it at QoS 1 or 2 gets it once, too, and matches it against its
-//! sessions when it is committed; so does the shard of its topic if it is to be retained. PUBACK waits for all of them. A
-//! worker asks whether a node or a shard is congested before it reads on from its clients.
+//! A publish is matched once, on the publisher's node: against the local subscribers by filter, against the routes by node. Each
+//! node that wants it gets it once, and matches it against its own. Each shard with a session that wants it at QoS 1 or 2 gets it
+//! once, too, and matches it against its sessions when it is committed; so does the shard of its topic if it is to be retained.
+//! PUBACK waits for all of them. A worker asks whether a node or a shard is congested before it reads on from its clients.
 //!
 //! ## A kept session
 //!
-//! A CONNECT claims its client identifier at the registrar, and then opens its session in its shard, which answers with what
-//! is kept and fences off the connection before. What the client subscribes to, acknowledges and releases goes there, and
-//! is answered when it is committed: SUBACK, PUBREL and PUBCOMP wait for that. Its messages of QoS 1 and 2 come from the
-//! leader of the shard, in order, to the node where it is connected (`worker::kept`); QoS 0 goes the short way. When the
-//! connection ends nothing of it stays on the node.
+//! A CONNECT claims its client identifier at the registrar, which names the node that has the client. That one closes its
+//! connection (0x8E), and says so when all that the client has said there is on its way. Then the CONNECT opens its session in
+//! its shard, which answers with what is kept and fences off the connection before. What the client subscribes to, acknowledges
+//! and releases goes there, and is answered when it is committed: SUBACK, PUBREL and PUBCOMP wait for that. Its messages of QoS 1
+//! and 2 come from the leader of the shard, in order, to the node where it is connected (`worker::kept`); QoS 0 goes the short
+//! way. When the connection ends nothing of it stays on the node.
 //!
 //! ## A shared subscription
 //!
@@ -69,21 +69,6 @@
 //! leader may declare the node down. From then on the node is fenced: no client, no acknowledgement, no will. When it
 //! reaches the leader again a new life begins. Whatever belongs to a life that has ended is void everywhere: routes,
 //! lanes, claims.
-//!
-//! ## A session that moves
-//!
-//! The shards keep every session that outlives its connection, so none takes this way at present: a session without a shard
-//! ends when its connection does. It is how a session moves of which the old node alone has something:
-//!
-//! 1. The node where a client connects claims it at the registrar, which names the node that has it.
-//! 2. That one ends its connection (0x8E) and hands the session over. A stub stays: what its router still matches for
-//!    the client goes to the new node, in order.
-//! 3. The new node subscribes, answers the client, and holds back what comes to it directly. Its routes are committed
-//!    at entry `n`, which it tells the old one.
-//! 4. The old node asks all members for a barrier: once they have applied `n` they put a mark into each of their lanes.
-//!    When all marks are there, nothing stamped before `n` can come any more, and the stub ends. It passed on what was
-//!    stamped before `n`, the new node delivers what is stamped later: each message once, without identities of
-//!    messages.
 //!
 //! ## A backup
 //!

@@ -220,7 +220,7 @@ fn the_will_of_a_connection_that_is_taken_over_is_published_once() {
 
 #[test]
 fn a_client_of_a_dead_node_connects_elsewhere() {
-    // F03, as far as sessions in memory go.
+    // F03.
     let cluster = Cluster::start(3);
     let victim = cluster.follower();
     let other = (victim + 1) % 3;
@@ -262,7 +262,7 @@ fn a_client_of_a_paused_node_connects_elsewhere_and_the_node_drops_its_stale_con
 
 #[test]
 fn a_clean_start_right_behind_a_takeover_gets_nothing_of_the_session_that_came() {
-    // While the old node still passes on what comes for it.
+    // While messages for the old node may still be on their way.
     let cluster = Cluster::start(3);
     let mut publisher = cluster.node(2).client("publisher");
     for round in 0..10 {

@@ -57,7 +57,7 @@ fn wills_of_the_leaders_clients_are_published_once() {
 
 #[test]
 fn a_delayed_will_is_published_when_the_client_stays_away() {
-    // F63, with a delay, and the node that keeps the session dead.
+    // F63, with a delay, and the client's node dead.
     let cluster = Cluster::start(3);
     let victim = cluster.follower();
     let others = others(victim);
