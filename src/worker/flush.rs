@@ -162,7 +162,7 @@ impl Worker {
         let now = self.now;
         let Some(entry) = self.sessions.entry(slot) else { return };
         let Some(link) = entry.link.as_mut() else { return };
-        if entry.session.queue_len() > 0 {
+        if entry.session.queue_len() + entry.session.kept_waiting_len() > 0 {
             if !link.out.has_storage() && link.out.is_empty() {
                 link.out.lend_storage(self.spare.take());
             }

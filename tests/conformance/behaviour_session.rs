@@ -259,6 +259,31 @@ fn qos_0_is_kept_when_configured() {
 }
 
 #[test]
+fn qos_0_that_is_kept_is_sent_as_the_send_buffer_drains() {
+    // Nothing that the client says makes it go on.
+    let settings = [
+        ("session.queue_qos0", "true"),
+        ("mqtt.max_packet_size", "32KiB"),
+        ("mqtt.output_buffer_max", "32KiB"),
+    ];
+    let Some(broker) = Broker::with(&settings) else { return };
+    let connect = Connect::new(Version::V311, "away").resume();
+    let mut client = broker.connect(&connect);
+    client.subscribe("t", 0);
+    client.disconnect();
+    let mut publisher = broker.client(Version::V311, "publisher");
+    for number in 0..40 {
+        publisher.publish("t", [vec![number], vec![0; 16 << 10]].concat(), 0);
+    }
+    publisher.ping();
+    let mut client = broker.connect(&connect);
+    for number in 0..40 {
+        assert_eq!(client.expect_any_publish().payload[0], number);
+    }
+    client.ping();
+}
+
+#[test]
 fn queue_is_bounded() {
     // section 4.9 leaves the policy open
     for (policy, expected) in [("drop_newest", ["0", "1", "2"]), ("drop_oldest", ["2", "3", "4"])] {
