@@ -58,6 +58,10 @@
 //! behind everything that its node has put into the line to that shard before. SUBACK waits for the first that is found, for a
 //! second at most. What is published while a look-up is on its way may be newer: then it is looked up again.
 //!
+//! What a kept session gets of them at QoS 1 or 2 goes through its shard, a few at a time, and comes from there as what is published
+//! does: under its identifier, in the order of the shard, and again after the end of the connection or of the node. SUBACK waits
+//! until the first of these are committed, for no longer either.
+//!
 //! A subscription that begins while a message is on its way may miss it both ways, as long as the message is not acknowledged: its
 //! node had not heard of the subscription, and the shard has not committed it.
 //!

@@ -232,6 +232,8 @@ pub(crate) enum Awaited {
     Forgotten(flotilla_mqtt::PacketId),
     /// A shard has forgotten the subscriptions of an UNSUBSCRIBE.
     Unsubscribed(flotilla_mqtt::PacketId),
+    /// A shard has been asked to keep a retained message for a session: the one with this number.
+    Direct(u64),
     /// The will that a shard has asked for is kept by all who keep it.
     Will(ShardId, flotilla_shard::WillId),
 }

@@ -184,6 +184,7 @@ impl Worker {
                 link.wake();
             }
         }
+        self.end_hold_up();
     }
 
     /// Handles bytes from a client.

@@ -100,6 +100,11 @@ impl KeptEntry {
             closed: None,
         }
     }
+
+    /// The next message of the session that is expected, if the shard has the session.
+    pub(super) fn next(&self) -> Option<Seq> {
+        self.session.as_ref().map(|session| session.next)
+    }
 }
 
 impl Worker {
@@ -173,18 +178,24 @@ impl Worker {
         }
         session.next = Seq(seq.0 + 1);
         let dup = seq < session.maybe_sent_until;
+        // One of a replay is marked as retained, and is not to be retained. What the client may have is not taken from it.
+        let is_direct = !dup && !message.retain && delivery.options.as_ref().is_some_and(|it| it.retain);
+        let is_old = is_direct && self.meet_direct(to.slot, seq, message);
+        let Some(entry) = self.sessions.entry(to.slot) else { return };
         let Some(link) = &mut entry.link else { return };
         if link.out.is_empty() && !link.out.has_storage() {
             link.out.lend_storage(self.spare.take());
         }
         match &delivery.options {
             None => entry.session.resume_kept_release(now, delivery.sequence, &mut link.out),
+            Some(_) if is_old => entry.session.pass_over_kept(delivery.sequence),
             Some(options) => {
                 let kept = KeptMessage { sequence: delivery.sequence, message, options, dup };
                 entry.session.deliver_kept(now, &kept, &mut link.out);
             }
         }
         self.pass(to, message);
+        self.directs_come(to.slot);
         self.note_kept(to.slot);
         self.note_progress(to.slot);
         self.take_back_storage(to.slot);
@@ -208,7 +219,7 @@ impl Worker {
         }
     }
 
-    fn tell_kept(&mut self, slot: u32) {
+    pub(super) fn tell_kept(&mut self, slot: u32) {
         let here = self.session_ref(slot);
         let Some(shards) = self.node.cluster.shards() else { return };
         let Some(entry) = self.sessions.entry(slot) else { return };
@@ -322,6 +333,10 @@ impl Worker {
             Awaited::Received(ticket) => self.received(slot, ticket, answer),
             Awaited::Routes(id) => self.routes_known(slot, id),
             Awaited::Unsubscribed(id) => self.unsubscribed(slot, id),
+            Awaited::Direct(number) => {
+                let place = if let Answer::Queued(place) = *answer { place } else { None };
+                self.direct_answered(slot, number, place);
+            }
             Awaited::Publish(_) | Awaited::Retained(_) | Awaited::Will(..) => {}
         }
     }

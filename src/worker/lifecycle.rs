@@ -317,7 +317,8 @@ impl Worker {
             .map(|partial| partial.since + node.config.mqtt.packet_timeout);
         let write =
             link.and_then(|link| link.blocked_since).map(|since| since + node.config.mqtt.write_timeout);
-        [entry.session.next_deadline(), packet, write].into_iter().flatten().min()
+        let direct = entry.unfinished.as_ref().and_then(|unfinished| unfinished.replays.next_deadline());
+        [entry.session.next_deadline(), packet, write, direct].into_iter().flatten().min()
     }
 
     /// Looks at some of the sessions in `due`, and takes them out of it.
@@ -334,6 +335,7 @@ impl Worker {
 
     fn check_deadline(&mut self, slot: u32) {
         let now = self.now;
+        self.directs_come(slot);
         let mqtt = &self.node.config.mqtt;
         let (packet_timeout, write_timeout) = (mqtt.packet_timeout, mqtt.write_timeout);
         let Some(entry) = self.sessions.entry(slot) else { return };

@@ -101,6 +101,10 @@ pub(crate) struct Worker {
     dirty: Vec<u32>,
     /// Sessions that wait for their turn to get more retained messages.
     replaying: VecDeque<SessionRef>,
+    /// Sessions that wait until their shards take more retained messages for them.
+    held_up: Vec<SessionRef>,
+    /// How many of these may be on their way for one of them.
+    direct_limits: replay::DirectLimits,
     /// SUBACKs that wait for look-ups, and for how long.
     impatient: VecDeque<(Timestamp, SessionRef, PacketId)>,
     /// Wakes the task that gives it to them.
@@ -196,6 +200,8 @@ impl Worker {
             outstanding: HashMap::new(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),
+            held_up: Vec::new(),
+            direct_limits: replay::DirectLimits::of_queue(&node.limits),
             impatient: VecDeque::new(),
             replayer: None,
             flusher: None,

@@ -293,6 +293,7 @@ impl Worker {
             | Awaited::Received(_)
             | Awaited::Forgotten(_)
             | Awaited::Unsubscribed(_)
+            | Awaited::Direct(_)
             | Awaited::Will(..) => {}
         }
     }

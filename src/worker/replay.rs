@@ -5,221 +5,56 @@
 //!
 //! A SUBACK waits for the first of them for a moment, and so does what its client has sent behind the SUBSCRIBE. What is published
 //! meanwhile may be newer than what a look-up finds, and is not followed by that: it is looked up again, for a while.
+//!
+//! What goes to a kept session at QoS 1 or 2 must survive this node and the connection [MQTT-4.4.0-1]: its shard is asked to keep it
+//! ([`Op::Direct`]), and delivers it as what is published ([`super::kept`]). It comes with the RETAIN flag, but without the mark of a
+//! message that is to be retained, for nobody publishes it now. SUBACK waits, no longer than for the look-up, until the first of
+//! these are committed. The queue of a session has bounds, and is for what is published: few are on their way at a time, and no
+//! more are asked for before these have come and the client has taken them. Meanwhile something newer may have come from the
+//! shard; then what was found is old, and is reported as done without being sent.
+//!
+//! What the shard was not asked for when the connection ends is not sent later: the client gets what is retained when it
+//! subscribes again. Nor does the next connection know what has passed on this one.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    future::poll_fn,
-    hash::{DefaultHasher, Hash, Hasher},
-    mem,
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+mod replays;
+#[cfg(test)]
+mod tests;
+
+use std::{future::poll_fn, mem, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use flotilla_mqtt::{
-    Message, PacketId, SubscriptionIds, Timestamp, Transit,
-    session::{DeliveryOptions, Subscription},
+    Message, PacketId, QoS, SubscriptionIds, Transit,
+    session::{DeliveryOptions, DropReason, Subscription},
 };
+use flotilla_shard::{Op, Seq};
 use flotilla_state::ShardId;
 use tokio::task::yield_now;
 
+use self::replays::Place;
+pub(super) use self::replays::{DirectLimits, Replay, Replays};
 use super::{Worker, WorkerCell};
 use crate::{
+    cluster::{Awaited, Completion},
     node::Node,
-    retained::is_own,
     router::SessionRef,
     shards::{Page, Shards},
 };
 
-/// Retained messages for one new subscription.
-#[derive(Debug)]
-pub(super) struct Replay {
-    subscription: Subscription,
-    /// Where the next page is; `None`: nowhere.
-    place: Option<Place>,
-    /// The SUBSCRIBE that it belongs to.
-    subscribe: PacketId,
-    /// How many messages had passed before that.
-    passed_before: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    /// Among the messages of the broker itself, behind this topic.
-    Own(Option<String>),
-    Shard(ShardId, Option<String>),
-}
-
-/// The replays of a session, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Replays {
-    replays: VecDeque<Replay>,
-    /// What was looked up for the first of them and has not been sent.
-    page: VecDeque<Arc<Message>>,
-    /// The look-up that is on its way for it.
-    asked: Option<u64>,
-    /// Messages that are to be retained and that the client has got of late.
-    passed: VecDeque<Passed>,
-    /// How many came before these.
-    passed_before: u64,
-    /// How often the present page was looked up and had something older than these.
-    tries: u8,
-    /// Whether the session is on the list of those that get more in their turn.
-    is_listed: bool,
-}
-
-/// A message that has passed, by hashes of its topic and of what it says.
+/// What keeps what was found from going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Passed {
-    topic: u64,
-    content: u64,
+enum Obstacle {
+    /// The client has to take what it has got.
+    Client,
+    /// The shard of the session has to do what it was asked.
+    Shard,
 }
 
 /// Messages of the broker itself that are looked up at a time.
 const PAGE: usize = 64;
-/// Replays of one session that may wait; a SUBSCRIBE beyond that gets no retained messages.
-const REPLAYS_MAX: usize = 100_000;
 /// Steps that are done before others get their turn, for all sessions together.
 const STEPS_PER_TURN: usize = 16;
-/// How many messages are known to have passed: those that come while a change is on its way to its shard.
-const PASSED_MAX: usize = 1_024;
-/// How often a page is looked up that has something older than what has passed. What has passed may never be retained, if its
-/// publisher's node has ended or there are too many.
-const TRIES_MAX: u8 = 16;
 /// How long a SUBACK waits for look-ups: longer than they take but where a shard has nobody to lead it.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-impl Replay {
-    pub(super) fn new(subscription: Subscription, subscribe: PacketId, shards: Option<&Shards>) -> Self {
-        let filter = subscription.filter.filter();
-        let place = if is_own(filter) {
-            Some(Place::Own(None))
-        } else if subscription.filter.has_wildcard() {
-            shards.map(|_| Place::Shard(ShardId(0), None))
-        } else {
-            let shard = shards.and_then(|shards| shards.shard_of(filter.as_bytes()));
-            shard.map(|shard| Place::Shard(shard, None))
-        };
-        Self { subscription, place, subscribe, passed_before: 0 }
-    }
-
-    /// The page was looked up; `next` is where it goes on there.
-    fn turn_page(&mut self, next: Option<String>, shards: usize) {
-        let has_wildcard = self.subscription.filter.has_wildcard();
-        self.place = match (self.place.take(), next) {
-            (Some(Place::Own(_)), Some(after)) => Some(Place::Own(Some(after))),
-            (Some(Place::Shard(shard, _)), Some(after)) => Some(Place::Shard(shard, Some(after))),
-            (Some(Place::Shard(shard, _)), None) if has_wildcard && usize::from(shard.0) + 1 < shards => {
-                Some(Place::Shard(ShardId(shard.0 + 1), None))
-            }
-            _ => None,
-        };
-    }
-}
-
-impl Replays {
-    pub(super) fn is_empty(&self) -> bool {
-        self.replays.is_empty()
-    }
-
-    /// Adds what there is room for; returns how many that are.
-    fn extend(&mut self, replays: Vec<Replay>) -> usize {
-        let before = self.replays.len();
-        self.replays.extend(replays.into_iter().take(REPLAYS_MAX - before));
-        self.replays.len() - before
-    }
-
-    /// Whether something was found that has not been sent.
-    pub(super) fn has_found(&self) -> bool {
-        !self.page.is_empty()
-    }
-
-    /// These are those of a SUBSCRIBE that has just come.
-    pub(super) fn prepare(&self, replays: &mut [Replay]) {
-        let passed_before = self.passed_before + self.passed.len() as u64;
-        replays.iter_mut().for_each(|replay| replay.passed_before = passed_before);
-    }
-
-    /// The subscriptions with these filters are gone; returns the look-up that nobody waits for any more.
-    pub(super) fn remove(&mut self, filters: &HashSet<&str>) -> Option<(ShardId, u64)> {
-        let is_kept = |replay: &Replay| !filters.contains(replay.subscription.filter.as_str());
-        let mut asked = None;
-        if self.replays.front().is_some_and(|front| !is_kept(front)) {
-            self.page.clear();
-            asked = self.take_asked();
-        }
-        self.replays.retain(is_kept);
-        asked
-    }
-
-    /// The look-up that is on its way: nobody waits for it any more. What it was for is looked up again.
-    pub(super) fn take_asked(&mut self) -> Option<(ShardId, u64)> {
-        let id = self.asked.take()?;
-        match self.replays.front()?.place {
-            Some(Place::Shard(shard, _)) => Some((shard, id)),
-            _ => None,
-        }
-    }
-
-    /// Takes what was looked up for the first replay in this shard, of so many `shards`; returns whether anybody waited for it.
-    fn take_page(&mut self, shard: ShardId, page: &Page, shards: usize, now: Timestamp) -> bool {
-        let Some(front) = self.replays.front_mut() else { return false };
-        let is_at = matches!(front.place, Some(Place::Shard(at, _)) if at == shard);
-        if !is_at || self.asked != Some(page.id) {
-            return false; // The connection that asked has ended, or the subscription.
-        }
-        self.asked = None;
-        let seen = front.passed_before.saturating_sub(self.passed_before);
-        let seen = usize::try_from(seen).unwrap_or(usize::MAX);
-        let is_old = |message: &Arc<Message>| {
-            let found = Passed::of(&Transit::from_message(message));
-            let mut passed = self.passed.iter().skip(seen).rev();
-            passed.find(|passed| passed.topic == found.topic).is_some_and(|latest| *latest != found)
-        };
-        let mut messages: Vec<Arc<Message>> = page.messages(now).collect();
-        if !self.passed.is_empty() && messages.iter().any(is_old) {
-            if self.tries < TRIES_MAX {
-                self.tries += 1;
-                return true;
-            }
-            // The shard will have what has passed, and the client has it.
-            messages.retain(|message| !is_old(message));
-        }
-        self.tries = 0;
-        front.turn_page(page.next.clone(), shards);
-        self.page.extend(messages);
-        true
-    }
-
-    /// The client gets a message that is to be retained: it takes the place of what was found and has not been sent.
-    fn pass(&mut self, message: &Transit<'_>) {
-        self.page.retain_mut(|found| {
-            if *found.topic != *message.topic {
-                return true;
-            }
-            *found = message.keep();
-            !message.payload.is_empty()
-        });
-        if self.passed.len() == PASSED_MAX {
-            self.passed.pop_front();
-            self.passed_before += 1;
-        }
-        self.passed.push_back(Passed::of(message));
-    }
-}
-
-impl Passed {
-    fn of(message: &Transit<'_>) -> Self {
-        let hash = |parts: &[&[u8]]| {
-            let mut hasher = DefaultHasher::new();
-            parts.hash(&mut hasher);
-            hasher.finish()
-        };
-        let content = hash(&[message.properties, message.payload]);
-        Self { topic: hash(&[message.topic.as_bytes()]), content }
-    }
-}
 
 /// Goes on with replays, a few steps at a time.
 pub(super) async fn replay_in_turns(cell: Rc<WorkerCell>) {
@@ -291,8 +126,11 @@ impl Worker {
         let keeps_up = entry.keeps_up();
         let Some(unfinished) = entry.unfinished.as_mut().filter(|_| entry.link.is_some()) else { return };
         let replays = &mut unfinished.replays;
-        let waits = if replays.page.is_empty() { replays.asked.is_some() } else { !keeps_up };
-        if !replays.is_listed && !replays.is_empty() && !waits {
+        let waits = match replays.page.front() {
+            None => replays.asked.is_some(),
+            Some(next) => !keeps_up || !replays.has_room(self.direct_limits, next.size()),
+        };
+        if !replays.is_listed && !replays.replays.is_empty() && !waits {
             replays.is_listed = true;
             self.replaying.push_back(session);
             if let Some(replayer) = self.replayer.take() {
@@ -364,17 +202,34 @@ impl Worker {
         let Some(entry) = self.sessions.entry(slot) else { return };
         let Some(unfinished) = entry.unfinished.as_mut() else { return };
         let Some(replay) = unfinished.replays.replays.pop_front() else { return };
-        if unfinished.replays.is_empty() && unfinished.subscribing.is_empty() {
-            (unfinished.replays.passed, unfinished.replays.passed_before) = (VecDeque::new(), 0);
-        }
         let mut looking = unfinished.subscribing.iter_mut().filter(|one| one.look_ups > 0);
         if let Some(subscribing) = looking.find(|one| one.id == replay.subscribe) {
             subscribing.look_ups -= 1;
             if subscribing.look_ups == 0 {
-                self.answer_subscribe(slot, replay.subscribe);
+                self.answer_found(slot, replay.subscribe);
             }
-        } else if unfinished.is_done() {
+        }
+        self.end_unfinished(slot);
+    }
+
+    /// Forgets what nobody needs any more when replays have ended.
+    fn end_unfinished(&mut self, slot: u32) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(unfinished) = entry.unfinished.as_mut() else { return };
+        if unfinished.replays.is_empty() && unfinished.subscribing.is_empty() {
+            unfinished.replays.forget_passed();
+        }
+        if unfinished.is_done() {
             entry.unfinished = None;
+        }
+    }
+
+    /// Answers a SUBSCRIBE for which something has been found, or nothing anywhere, unless its shard is still to keep some of that.
+    fn answer_found(&mut self, slot: u32, subscribe: PacketId) {
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(unfinished) = &entry.unfinished else { return };
+        if !unfinished.replays.awaits_answer(subscribe) {
+            self.answer_subscribe(slot, subscribe);
         }
     }
 
@@ -395,39 +250,150 @@ impl Worker {
         }
     }
 
-    /// Sends what was looked up; returns whether that is all of it.
+    /// Sends what was looked up, or has it kept for the session; returns whether that is all of it.
     fn send_page(&mut self, slot: u32) -> bool {
-        if let Some(subscribe) = self.found_for(slot) {
-            self.answer_subscribe(slot, subscribe);
+        let Some(subscribe) = self.found_for(slot) else { return true };
+        let obstacle = self.send_found(slot);
+        if obstacle != Some(Obstacle::Shard) {
+            // The client may have to say something first.
+            self.answer_found(slot, subscribe);
         }
+        if obstacle == Some(Obstacle::Client)
+            && let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut())
+            && link.is_paused
+        {
+            // It may not have been read for the sake of this.
+            link.wake();
+        }
+        obstacle.is_none()
+    }
+
+    /// Sends what was looked up, as far as that goes.
+    fn send_found(&mut self, slot: u32) -> Option<Obstacle> {
+        let own = self.sessions.entry(slot)?.session.client_id().clone();
         loop {
-            let Some(entry) = self.sessions.entry(slot) else { return false };
+            let entry = self.sessions.entry(slot)?;
             let keeps_up = entry.keeps_up();
-            let own = entry.session.client_id().clone();
-            let Some(unfinished) = entry.unfinished.as_mut() else { return false };
-            let replays = &mut unfinished.replays;
-            let Some(front) = replays.replays.front() else { return false };
-            if replays.page.is_empty() {
-                return true;
-            }
+            let replays = &mut entry.unfinished.as_mut()?.replays;
+            let front = replays.replays.front()?;
+            let next = replays.page.front()?;
             if !keeps_up {
-                // It may not have been read for the sake of this.
-                entry.link.iter_mut().filter(|link| link.is_paused).for_each(|link| link.wake());
-                return false;
+                return Some(Obstacle::Client);
             }
             let Subscription { options, id, .. } = &front.subscription;
             // The RETAIN flag says that it is an old message, whatever Retain As Published says [MQTT-3.3.1-8].
             let delivery = DeliveryOptions {
-                qos: options.qos,
+                qos: options.qos.min(next.qos),
                 retain: true,
                 subscription_ids: id.map_or(SubscriptionIds::None, SubscriptionIds::One),
                 shared: None,
             };
-            let no_local = options.no_local;
-            let Some(message) = replays.page.pop_front() else { return true };
-            if !(no_local && message.publisher.as_ref() == Some(&own)) {
+            let (no_local, subscribe) = (options.no_local, front.subscribe);
+            let has_room = replays.has_room(self.direct_limits, next.size());
+            let is_direct = entry.session.is_kept() && delivery.qos > QoS::AtMostOnce;
+            if is_direct && !(has_room && self.may_ask(slot)) {
+                return Some(Obstacle::Shard);
+            }
+            let message = self.take_found(slot)?;
+            if no_local && message.publisher.as_ref() == Some(&own) {
+                continue;
+            }
+            if is_direct {
+                self.ask_direct(slot, &message, delivery);
+            } else {
+                self.answer_subscribe(slot, subscribe);
                 self.deliver(self.session_ref(slot), &Transit::from_message(&message), &delivery);
             }
+        }
+    }
+
+    fn take_found(&mut self, slot: u32) -> Option<Arc<Message>> {
+        self.sessions.entry(slot)?.unfinished.as_mut()?.replays.page.pop_front()
+    }
+
+    /// Whether the shard of a kept session takes more. If not, the session waits for that: what waits in the line to it has bounds,
+    /// and what is put there while nobody can keep it would have none.
+    fn may_ask(&mut self, slot: u32) -> bool {
+        let session = self.session_ref(slot);
+        let Some(entry) = self.sessions.entry(slot) else { return false };
+        let (Some(kept), Some(unfinished)) = (&entry.kept, &mut entry.unfinished) else { return false };
+        if !self.node.cluster.shards().is_some_and(|shards| shards.is_congested(kept.shard)) {
+            return true;
+        }
+        if !unfinished.replays.is_listed {
+            unfinished.replays.is_listed = true;
+            self.held_up.push(session);
+        }
+        false
+    }
+
+    /// Shards may take more: those who waited for that go on.
+    pub(super) fn end_hold_up(&mut self) {
+        self.replaying.extend(self.held_up.drain(..));
+        if let Some(replayer) = self.replayer.take() {
+            replayer.wake();
+        }
+    }
+
+    /// Asks the shard of a session to keep a retained message for it.
+    fn ask_direct(&mut self, slot: u32, message: &Arc<Message>, options: DeliveryOptions) {
+        let (session, now) = (self.session_ref(slot), self.now);
+        if message.is_expired(now) {
+            return self.count_drop(DropReason::Expired, 1); // [MQTT-3.3.2-5]
+        }
+        // What the client is done with takes no room there.
+        self.tell_kept(slot);
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let Some(unfinished) = &mut entry.unfinished else { return };
+        let expires_in = message.expires_at.map(|at| at.since(now));
+        let Some(number) = unfinished.replays.ask(message, expires_in) else { return };
+        let who = Completion { session, what: Awaited::Direct(number) };
+        // It is not to be retained: nobody publishes it now.
+        let message = Arc::new(Message { retain: false, expires_at: None, ..(**message).clone() });
+        self.tell_shard(slot, message.size(), who, |connection| Op::Direct {
+            connection,
+            options,
+            message,
+            expires_in,
+        });
+    }
+
+    /// The shard of a session has been asked to keep a retained message, and says where that is. `None`: it does not come, or nobody
+    /// knows when.
+    pub(super) fn direct_answered(&mut self, slot: u32, number: u64, place: Option<Seq>) {
+        let now = self.now;
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let next = entry.kept.as_ref().and_then(|kept| kept.next());
+        let (Some(next), Some(unfinished)) = (next, &mut entry.unfinished) else { return };
+        let Some(subscribe) = unfinished.replays.answered(number, place, next, now) else { return };
+        let may_expire = unfinished.replays.next_deadline().is_some();
+        self.answer_found(slot, subscribe);
+        self.end_unfinished(slot);
+        if may_expire {
+            self.remind(slot);
+        }
+        self.replay(slot);
+    }
+
+    /// A retained message comes from the shard of a session; returns whether the client has something newer. SUBACK goes before it.
+    pub(super) fn meet_direct(&mut self, slot: u32, seq: Seq, message: &Transit<'_>) -> bool {
+        let unfinished = self.sessions.entry(slot).and_then(|entry| entry.unfinished.as_ref());
+        let met = unfinished.and_then(|unfinished| unfinished.replays.meet(seq, message));
+        met.is_some_and(|(subscribe, is_old)| {
+            self.answer_subscribe(slot, subscribe);
+            is_old
+        })
+    }
+
+    /// Something has come from the shard of a session, or has expired there: there may be room for more.
+    pub(super) fn directs_come(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(entry) = self.sessions.entry(slot) else { return };
+        let next = entry.kept.as_ref().and_then(|kept| kept.next());
+        let (Some(next), Some(unfinished)) = (next, &mut entry.unfinished) else { return };
+        if unfinished.replays.come(next, now) {
+            self.end_unfinished(slot);
+            self.replay(slot);
         }
     }
 }
@@ -436,124 +402,5 @@ impl Worker {
 pub(super) fn forget_look_up(node: &Node, asked: Option<(ShardId, u64)>) {
     if let (Some((shard, id)), Some(shards)) = (asked, node.cluster.shards()) {
         shards.forget_look_up(shard, id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use flotilla_mqtt::{packet::SubscriptionOptions, topic::TopicFilter};
-
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_000);
-    const ID: u64 = 7;
-
-    fn replay(filter: &str, subscribe: u16) -> Replay {
-        let filter = Arc::new(TopicFilter::parse(filter, 8).expect("valid"));
-        let subscription = Subscription { filter, options: SubscriptionOptions::default(), id: None };
-        let subscribe = PacketId::new(subscribe).expect("not zero");
-        let place = Some(Place::Shard(ShardId(0), None));
-        Replay { subscription, place, subscribe, passed_before: 0 }
-    }
-
-    /// Begins replays of one SUBSCRIBE.
-    fn begin(replays: &mut Replays, mut new: Vec<Replay>) {
-        replays.prepare(&mut new);
-        replays.extend(new);
-    }
-
-    /// A look-up that is on its way finds these in the shard; what is to be sent then.
-    fn find(replays: &mut Replays, shard: u16, topics: &[&str], next: Option<&str>) -> Vec<String> {
-        replays.asked = Some(ID);
-        assert!(replays.take_page(ShardId(shard), &Page::of(ID, topics, next), 3, NOW));
-        replays.page.iter().map(|message| message.topic.to_string()).collect()
-    }
-
-    #[test]
-    fn a_filter_with_wildcards_goes_through_all_shards_page_by_page() {
-        let mut replays = Replays::default();
-        begin(&mut replays, vec![replay("+", 1)]);
-        let place = |replays: &Replays| replays.replays[0].place.clone();
-        for (shard, next) in [(0, Some("a")), (0, None), (1, None), (2, Some("b")), (2, None)] {
-            assert!(matches!(place(&replays), Some(Place::Shard(at, _)) if at == ShardId(shard)));
-            assert_eq!(find(&mut replays, shard, &[], next), [""; 0]);
-        }
-        assert_eq!(place(&replays), None);
-        let mut exact = Replays::default();
-        begin(&mut exact, vec![replay("a", 1)]);
-        assert_eq!(find(&mut exact, 0, &["a"], None), ["a"]);
-        assert_eq!(place(&exact), None);
-    }
-
-    /// Somebody publishes; `Page::of` has messages with the payload "x".
-    fn pass(replays: &mut Replays, topic: &str, payload: &str) {
-        let qos = flotilla_mqtt::QoS::AtLeastOnce;
-        replays.pass(&Transit::new(topic, b"", payload.as_bytes(), qos, true, None, None, None));
-    }
-
-    #[test]
-    fn what_is_older_than_what_has_passed_is_looked_up_again() {
-        let mut replays = Replays::default();
-        begin(&mut replays, vec![replay("+", 1)]);
-        pass(&mut replays, "a", "x");
-        pass(&mut replays, "a", "newer");
-        assert_eq!(find(&mut replays, 0, &["a", "b"], None), [""; 0]);
-        assert_eq!(replays.replays[0].place, Some(Place::Shard(ShardId(0), None)));
-        // Somebody has set what was there before.
-        pass(&mut replays, "a", "x");
-        assert_eq!(find(&mut replays, 0, &["a", "b"], None), ["a", "b"]);
-        replays.page.clear();
-        // A deletion that is never done does not keep the rest.
-        pass(&mut replays, "c", "");
-        for _ in 0..TRIES_MAX {
-            assert_eq!(find(&mut replays, 1, &["c", "d"], None), [""; 0]);
-        }
-        assert_eq!(find(&mut replays, 1, &["c", "d"], None), ["d"]);
-    }
-
-    #[test]
-    fn what_passes_takes_the_place_of_what_waits_for_its_client() {
-        let mut replays = Replays::default();
-        begin(&mut replays, vec![replay("+", 1)]);
-        find(&mut replays, 0, &["a", "b", "c"], None);
-        pass(&mut replays, "a", "newer");
-        pass(&mut replays, "b", "");
-        let page: Vec<_> = replays.page.iter().map(|found| (&*found.topic, &found.payload[..])).collect();
-        assert_eq!(page, [("a", &b"newer"[..]), ("c", b"x")]);
-    }
-
-    #[test]
-    fn what_was_published_before_a_subscribe_is_no_news_for_it() {
-        let mut replays = Replays::default();
-        begin(&mut replays, vec![replay("+", 1)]);
-        (0..10).for_each(|number| pass(&mut replays, &number.to_string(), "newer"));
-        begin(&mut replays, vec![replay("1", 2)]);
-        replays.replays.pop_front();
-        assert_eq!(find(&mut replays, 0, &["1"], None), ["1"]);
-    }
-
-    #[test]
-    fn few_messages_that_have_passed_are_known() {
-        let mut replays = Replays::default();
-        (0..10).for_each(|number| pass(&mut replays, &number.to_string(), "newer"));
-        begin(&mut replays, vec![replay("+", 1)]);
-        (0..=PASSED_MAX).for_each(|number| pass(&mut replays, &format!("t{number}"), "newer"));
-        assert_eq!(replays.passed.len(), PASSED_MAX);
-        assert_eq!(find(&mut replays, 0, &["1", "t0"], Some("t0")), ["1", "t0"]);
-        replays.page.clear();
-        assert_eq!(find(&mut replays, 0, &["t1024"], None), [""; 0]);
-    }
-
-    #[test]
-    fn an_answer_that_nobody_waits_for_is_ignored() {
-        let mut replays = Replays::default();
-        begin(&mut replays, vec![replay("+", 1), replay("a", 1)]);
-        replays.asked = Some(ID);
-        let page = Page::of(ID, &["a"], None);
-        assert!(!replays.take_page(ShardId(1), &page, 3, NOW), "of another shard");
-        assert!(!replays.take_page(ShardId(0), &Page::of(8, &["a"], None), 3, NOW), "of another look-up");
-        assert_eq!(replays.remove(&HashSet::from(["+"])), Some((ShardId(0), ID)));
-        assert!(!replays.take_page(ShardId(0), &page, 3, NOW), "of a subscription that is gone");
-        assert_eq!(replays.replays.len(), 1);
     }
 }

@@ -63,6 +63,8 @@ pub(super) struct Subscribing {
 
 /// Bytes in the send buffer from which on retained messages wait.
 const REPLAY_BUFFER: usize = 64 << 10;
+/// Messages in flight to the client of a kept session from which on they wait: a shard hands out a few more at most.
+const REPLAY_INFLIGHT: usize = 128;
 /// Unanswered SUBSCRIBEs of a client from which on it is not read.
 const SUBSCRIBING_MAX: usize = 64;
 
@@ -103,7 +105,10 @@ impl Entry {
 
     /// Whether the client takes what it gets, so that it may get more retained messages.
     pub(super) fn keeps_up(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER) && self.session.queue_len() == 0
+        let waiting = self.session.queue_len() + self.session.kept_waiting_len();
+        // What waits in the shard behind that many is not known here.
+        let is_behind = self.session.is_kept() && self.session.inflight_len() >= REPLAY_INFLIGHT;
+        self.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER) && waiting == 0 && !is_behind
     }
 
     /// Tells the groups how busy the session is.

@@ -67,6 +67,39 @@ fn messages_are_held_back_while_the_disk_is_full_and_sessions_are_emptied() {
 }
 
 #[test]
+fn retained_messages_for_a_kept_session_wait_for_space() {
+    in_own_network_and_mounts(|| {
+        let cluster = Cluster::prepare(1, &[("cluster.node_down_after", "20s")]);
+        let node = cluster.node(0);
+        node.limit_disk(DISK_MEBIBYTES);
+        node.start();
+        cluster.await_formed();
+        let mut publisher = node.client("publisher");
+        for number in 0..40 {
+            let publish = Publish::new(&format!("kept/{number}"), number.to_string()).qos(1, 1 + number);
+            publisher.publish_packet(&publish.retain());
+        }
+        let mut subscriber = node.connect(&persistent("subscriber"));
+        node.fill_disk();
+        cluster.until("a new session is refused", || match node.attempt(&persistent("new")) {
+            Err(NotConnected::Refused(Packet::ConnAck(connack))) => (connack.code == 0x97).then_some(()),
+            _ => None,
+        });
+        // It is answered, and served.
+        assert_eq!(subscriber.subscribe("kept/+", 1), 1);
+        subscriber.ping();
+        assert_eq!(subscriber.unsubscribe(&["none"]), [0x11]);
+        assert!(subscriber.next_event(Duration::from_millis(500)).is_none(), "nothing is kept for it");
+        node.empty_disk();
+        let mut seen = numbers(&receive(&mut subscriber, 40));
+        seen.sort_unstable();
+        assert_eq!(seen, (0..40).collect::<Vec<_>>());
+        subscriber.ping();
+        node.assert_alive();
+    });
+}
+
+#[test]
 fn one_node_without_space_holds_up_nobody() {
     in_own_network_and_mounts(|| {
         let cluster = Cluster::prepare(3, &[]);

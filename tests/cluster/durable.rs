@@ -114,6 +114,28 @@ fn a_subscriber_whose_node_dies_goes_on_elsewhere() {
 }
 
 #[test]
+fn a_retained_message_survives_the_node_that_has_sent_suback() {
+    // [MQTT-4.4.0-1]: SUBACK says that the session has what was found.
+    let cluster = Cluster::start(3);
+    let mut publisher = cluster.node(1).client("publisher");
+    for qos in [1_u8, 2] {
+        let (client_id, topic) = (format!("subscriber-{qos}"), format!("kept/{qos}"));
+        let id = publisher.next_id();
+        publisher.publish_packet(&Publish::new(&topic, "x").qos(2, id).retain());
+        let mut first = cluster.node(0).connect_soon(&persistent(&client_id));
+        assert_eq!(first.subscribe(&topic, qos), qos);
+        cluster.node(0).kill();
+        let mut second = come_back(&cluster, 2, &client_id);
+        let Packet::Publish(again) = second.receive() else { panic!("the retained message comes") };
+        assert_eq!((again.topic.as_str(), again.qos, again.retain), (&*topic, qos, true));
+        second.acknowledge(&again);
+        second.ping();
+        cluster.node(0).start();
+        cluster.await_formed();
+    }
+}
+
+#[test]
 fn each_node_may_die_in_its_turn_while_messages_flow() {
     // F01, F02: whoever leads a shard, acknowledgements go on, and nothing of what was acknowledged is lost, nor anything of QoS 2
     // repeated.

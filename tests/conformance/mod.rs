@@ -9,6 +9,7 @@ mod behaviour_exactly_once;
 mod behaviour_flow;
 mod behaviour_qos;
 mod behaviour_retain;
+mod behaviour_retain_kept;
 mod behaviour_session;
 mod behaviour_shared;
 mod behaviour_stream;

@@ -45,6 +45,9 @@ pub enum Answer {
     /// To [`Op::Receive`](crate::Op::Receive): too many wait for their PUBREL, or one waits while too many have come and gone.
     /// To [`Op::Open`](crate::Op::Open): see [`Open::only_present`](crate::Open::only_present).
     Full,
+    /// To [`Op::Direct`](crate::Op::Direct): the place of the message. `None`: it has none, for it was not kept; or this is said
+    /// again, and nobody knows it any more.
+    Queued(Option<Seq>),
     /// To [`Op::Letters`](crate::Op::Letters): one is missing before them.
     Gap,
     /// To [`Op::Restore`](crate::Op::Restore): how many sessions, subscriptions or messages of the piece were taken. To

@@ -108,7 +108,8 @@ pub enum Op {
         /// nothing else.
         batch: Batch,
     },
-    /// A message for one session: a retained one for a new subscription. `message.expires_at` is not looked at.
+    /// A message for one session: a retained one for a new subscription. `message.expires_at` is not looked at, and its `retain` is
+    /// not set, for nobody publishes it now. Answered by [`Answer::Queued`](crate::Answer::Queued).
     Direct {
         /// For whom.
         connection: Connection,

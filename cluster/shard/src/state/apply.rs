@@ -89,8 +89,8 @@ impl State {
 
     /// The answer to an op that has been applied before, as far as the state still knows it.
     fn answer_again(&self, op: &Op) -> Answer {
-        let fenced =
-            |connection| if self.slot_of(connection).is_some() { Answer::Done } else { Answer::Fenced };
+        let unless_fenced =
+            |connection, answer| if self.slot_of(connection).is_some() { answer } else { Answer::Fenced };
         match op {
             Op::Open(open) => self.open_again(open),
             Op::Receive { connection, packet_id } => {
@@ -102,8 +102,8 @@ impl State {
             Op::Subscribe { connection, .. }
             | Op::Unsubscribe { connection, .. }
             | Op::Acknowledge { connection, .. }
-            | Op::Release { connection, .. }
-            | Op::Direct { connection, .. } => fenced(connection),
+            | Op::Release { connection, .. } => unless_fenced(connection, Answer::Done),
+            Op::Direct { connection, .. } => unless_fenced(connection, Answer::Queued(None)),
             Op::Close { .. }
             | Op::End { .. }
             | Op::Publish { .. }

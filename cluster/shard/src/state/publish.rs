@@ -10,7 +10,7 @@ use flotilla_mqtt::{
 
 use super::{FreshMessage, State};
 use crate::{
-    Answer, LoanFate, Overlap,
+    Answer, LoanFate, Overlap, Seq,
     groups::key,
     ids::MessageId,
     inbox::{Inbox, NewBody, NewEntry},
@@ -108,7 +108,7 @@ impl State {
         // One reference is this function's: one copy may displace another one.
         let id = self.share(parts);
         for copy in copies {
-            if self.append(copy, parts, NewBody::Reference(id)) {
+            if self.append(copy, parts, NewBody::Reference(id)).is_some() {
                 self.messages.entry(id).and_modify(|message| message.references += 1);
             }
         }
@@ -148,6 +148,7 @@ impl State {
         })
     }
 
+    /// A retained message for a new subscription: it counts as any other.
     pub(super) fn direct(
         &mut self,
         slot: Slot,
@@ -156,28 +157,23 @@ impl State {
         expires_in: Option<Duration>,
     ) -> Answer {
         let qos = options.qos.min(message.qos);
-        if qos != QoS::AtMostOnce || self.sessions.at(slot).keeps_qos0() {
-            let expires_at = expires_in.map(|left| (self.stamp + left).as_millis());
-            let parts = Parts::of_message(message, expires_at);
-            let copy = Copy {
-                slot,
-                qos,
-                retain: options.retain,
-                subscription_ids: options.subscription_ids.clone(),
-            };
-            self.append(&copy, &parts, NewBody::Inline(&parts));
+        if qos == QoS::AtMostOnce && !self.sessions.at(slot).keeps_qos0() {
+            return Answer::Queued(None);
         }
-        Answer::Done
+        let expires_at = expires_in.map(|left| (self.stamp + left).as_millis());
+        let parts = Parts::of_message(message, expires_at);
+        let subscription_ids = options.subscription_ids.clone();
+        let copy = Copy { slot, qos, retain: options.retain, subscription_ids };
+        Answer::Queued(self.append(&copy, &parts, NewBody::Inline(&parts)))
     }
 
-    /// Appends a copy to an inbox; returns whether there was room for it.
-    fn append(&mut self, copy: &Copy, parts: &Parts<'_>, body: NewBody<'_>) -> bool {
+    /// Appends a copy to an inbox; returns its place, if there was room for it.
+    fn append(&mut self, copy: &Copy, parts: &Parts<'_>, body: NewBody<'_>) -> Option<Seq> {
         if !self.make_room(copy.slot, parts.size() as u64) {
             self.stats.dropped_newest += 1;
-            return false;
+            return None;
         }
-        self.push(copy, parts, body);
-        true
+        Some(Seq(self.push(copy, parts, body)))
     }
 
     /// Appends a copy to an inbox, whatever there is; returns its place.

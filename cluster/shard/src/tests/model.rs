@@ -203,12 +203,13 @@ impl ModelSession {
         self.window.max(self.queue.iter().filter(|entry| entry.seq < self.kept_until).count())
     }
 
-    fn append(&mut self, now: u64, entry: ModelEntry) {
+    /// Appends an entry if there is room; returns its place.
+    fn append(&mut self, now: u64, entry: ModelEntry) -> Option<Seq> {
         let (window, limits) = (self.in_window(), self.open.queue);
         let size = entry.message.size();
         while self.queue.len() >= window {
             if limits.messages_max == 0 || size > limits.bytes_max {
-                return;
+                return None;
             }
             let beyond = &self.queue[window..];
             let waiting = beyond.iter().filter(|entry| !entry.released);
@@ -218,13 +219,15 @@ impl ModelSession {
             }
             let has_expired = beyond[0].message.expires_at.is_some_and(|at| at <= now);
             if !has_expired && limits.full == QueueFull::DropNewest {
-                return;
+                return None;
             }
             let fate = if has_expired { LoanFate::Done } else { LoanFate::Back };
             let dropped = self.queue.remove(window);
             self.returns.extend(dropped.borrowed.map(|(shard, loan)| (shard, loan, fate)));
         }
+        let place = self.next_seq;
         self.push(entry);
+        Some(Seq(place))
     }
 
     /// Appends an entry, whatever there is.
@@ -356,13 +359,9 @@ impl Model {
             Op::Subscribe { connection, .. }
             | Op::Unsubscribe { connection, .. }
             | Op::Acknowledge { connection, .. }
-            | Op::Release { connection, .. }
-            | Op::Direct { connection, .. } => {
-                if self.by(connection).is_some() {
-                    Answer::Done
-                } else {
-                    Answer::Fenced
-                }
+            | Op::Release { connection, .. } => self.by(connection).map_or(Answer::Fenced, |_| Answer::Done),
+            Op::Direct { connection, .. } => {
+                self.by(connection).map_or(Answer::Fenced, |_| Answer::Queued(None))
             }
             _ => Answer::Done,
         }
@@ -572,9 +571,8 @@ fn act(session: &mut ModelSession, now: u64, op: &Op) -> Answer {
                 lent: None,
                 key: 0,
             };
-            if session.keeps(entry.qos) {
-                session.append(now, entry);
-            }
+            let is_kept = session.keeps(entry.qos);
+            return Answer::Queued(is_kept.then(|| session.append(now, entry)).flatten());
         }
         _ => unreachable!(),
     }

@@ -9,13 +9,14 @@ use flotilla_state::ShardId;
 
 use super::{
     harness::{
-        Published, Replica, connection, done, message, open, publish, released, say, subscribe, subscription,
+        Published, Replica, connection, done, member, message, open, publish, released, say, subscribe,
+        subscription,
     },
     model::ids,
 };
 use crate::{
-    FilterChange, IN_FLIGHT_SPAN, Op, Open, Overlap, QueueLimits, Queued, QueuedMessage, Seq, SessionId,
-    WillFate,
+    Answer, FilterChange, IN_FLIGHT_SPAN, Op, Open, Overlap, Part, PartAnswer, QueueLimits, Queued,
+    QueuedMessage, Seq, SessionId, WillFate,
 };
 
 fn messages(replica: &Replica, session: SessionId) -> Vec<QueuedMessage> {
@@ -406,11 +407,57 @@ fn a_retained_message_goes_to_one_session() {
         message: message("t", "kept"),
         expires_in: None,
     };
-    replica.apply(vec![direct(QoS::AtMostOnce), direct(QoS::AtLeastOnce)]);
+    let answers = replica.apply(vec![direct(QoS::AtMostOnce), direct(QoS::AtLeastOnce)]);
+    assert_eq!(answers, [Answer::Queued(None), Answer::Queued(Some(Seq(1)))]);
     let queued = messages(&replica, session);
     assert_eq!(queued.len(), 1);
     assert_eq!((queued[0].qos, queued[0].retain), (QoS::AtLeastOnce, true));
     assert!(replica.all(other).is_empty());
+}
+
+#[test]
+fn a_retained_message_is_told_from_one_that_is_published_now() {
+    let mut replica = Replica::new();
+    let session = replica.open(open("a", 1)).1.unwrap().id;
+    let mut published = subscription("t", 1, 0);
+    published.options.retain_as_published = true;
+    replica.one(Op::Subscribe { connection: connection("a", 1), subscriptions: vec![published] });
+    let live = Published { retain: true, retains: true, ..Published::new("t", "live") };
+    let direct = Op::Direct {
+        connection: connection("a", 1),
+        options: DeliveryOptions { qos: QoS::AtLeastOnce, retain: true, ..DeliveryOptions::default() },
+        message: message("t", "kept"),
+        expires_in: None,
+    };
+    replica.apply(vec![publish(&[live]), direct]);
+    for is_cold in [false, true] {
+        if is_cold {
+            replica.flush();
+            replica.reopen();
+        }
+        let queued = messages(&replica, session);
+        let flags: Vec<_> = queued.iter().map(|it| (it.retain, it.message.retain())).collect();
+        assert_eq!(flags, [(true, true), (true, false)]);
+    }
+}
+
+#[test]
+fn the_place_of_a_retained_message_is_told_once() {
+    let mut replica = Replica::new();
+    let queue = QueueLimits { messages_max: 1, bytes_max: 1_000, full: QueueFull::DropNewest };
+    replica.open(Open { window: 1, queue, ..open("a", 1) });
+    let direct = |epoch| Op::Direct {
+        connection: connection("a", epoch),
+        options: DeliveryOptions { qos: QoS::ExactlyOnce, retain: true, ..DeliveryOptions::default() },
+        message: message("t", "kept"),
+        expires_in: None,
+    };
+    let part = Part { source: member(7), number: 1, ops: vec![direct(1), direct(1), direct(1)] };
+    let places = |places: [Option<Seq>; 3]| [PartAnswer::Applied(places.map(Answer::Queued).to_vec())];
+    // One is in flight, one in the queue.
+    assert_eq!(replica.apply_parts(vec![part.clone()]), places([Some(Seq(1)), Some(Seq(2)), None]));
+    assert_eq!(replica.apply_parts(vec![part]), places([None, None, None]));
+    assert_eq!(replica.one(direct(0)), Answer::Fenced);
 }
 
 #[test]

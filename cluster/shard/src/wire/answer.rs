@@ -47,7 +47,7 @@ struct Applied {
 /// Without a kind: it is done.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Answer {
-    #[prost(oneof = "AnswerKind", tags = "1, 2, 3, 4, 5, 20")]
+    #[prost(oneof = "AnswerKind", tags = "1, 2, 3, 4, 5, 6, 20")]
     kind: Option<AnswerKind>,
 }
 
@@ -63,6 +63,9 @@ enum AnswerKind {
     Full(()),
     #[prost(message, tag = "5")]
     Gap(()),
+    /// The place, or 0 for none. A program that does not know this answer takes it for none at all: it has not asked.
+    #[prost(uint64, tag = "6")]
+    Queued(u64),
     #[prost(uint64, tag = "20")]
     Count(u64),
 }
@@ -156,6 +159,7 @@ impl From<&ShardAnswer> for Answer {
                 Some(AnswerKind::Received(Received { number: *number, floor: *floor }))
             }
             ShardAnswer::Full => Some(AnswerKind::Full(())),
+            ShardAnswer::Queued(place) => Some(AnswerKind::Queued(place.map_or(0, |place| place.0))),
             ShardAnswer::Gap => Some(AnswerKind::Gap(())),
             ShardAnswer::Count(count) => Some(AnswerKind::Count(*count)),
         };
@@ -176,6 +180,7 @@ impl TryFrom<Answer> for ShardAnswer {
             }
             Some(AnswerKind::Received(Received { number, floor })) => Self::Received { number, floor },
             Some(AnswerKind::Full(())) => Self::Full,
+            Some(AnswerKind::Queued(place)) => Self::Queued(Some(Seq(place)).filter(|place| place.0 > 0)),
             Some(AnswerKind::Gap(())) => Self::Gap,
             Some(AnswerKind::Count(count)) => Self::Count(count),
         })

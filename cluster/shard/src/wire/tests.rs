@@ -171,6 +171,8 @@ fn answers() -> Answers {
         Answer::Received { number: 300, floor: 1 },
         Answer::Full,
         Answer::Gap,
+        Answer::Queued(None),
+        Answer::Queued(Some(Seq(300))),
         Answer::Count(300),
     ];
     let parts = vec![

@@ -13,8 +13,8 @@
 //! * A QoS 2 message from the client gives [`Request::Publish`] as ever, and its ticket comes back when
 //!   its identifier is kept as well as the message. PUBREL gives [`Request::Release`]: PUBCOMP leaves when
 //!   those who keep the identifier have forgotten it ([`Session::handle_release_kept`]).
-//! * Messages that nobody keeps, retained ones for a new subscription and those of QoS 0, come through [`Session::deliver`] and end
-//!   with the connection.
+//! * Messages of QoS 0 come through [`Session::deliver`] and end with the connection. Nothing of QoS 1 or 2 does: it would need
+//!   identifiers that nobody keeps.
 //!
 //! When the connection ends, nothing of it is worth keeping here.
 
@@ -25,7 +25,7 @@ use super::{
     connection::{Connection, delivery},
     inbound::{Inbound, Releasable},
     outbound::Outbound,
-    window::{Stage, Window},
+    window::Stage,
     wire::write_ack,
 };
 use crate::{
@@ -39,10 +39,8 @@ use crate::{
 pub struct Sequence(NonZeroU64);
 
 impl Sequence {
-    /// So many identifiers are for kept messages, from 1 on.
+    /// So many identifiers are used, from 1 on. Those of messages that are in flight somewhere follow from it, so it stays.
     pub const IDS: u16 = 49_151;
-    /// From here on identifiers are for messages that are not kept: retained ones for a new subscription.
-    pub(super) const TRANSIENT_IDS_FROM: PacketId = PacketId::MIN.offset(Self::IDS);
 
     /// The sequence with this number; none has 0.
     #[must_use]
@@ -158,7 +156,7 @@ impl Session {
         let receive_maximum = self.link.receive_maximum();
         if let (Some(kept), Link::Connected(connection)) = (&mut self.kept, &mut self.link) {
             let outbound =
-                self.outbound.get_or_insert_with(|| Box::new(Outbound::kept(&self.limits, receive_maximum)));
+                self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
             let has_room = connection.live
                 && kept.waiting.is_empty()
                 && out.len() < self.limits.output_buffer_max
@@ -178,6 +176,11 @@ impl Session {
         });
     }
 
+    /// The client does not get a message that is kept for this session, and that was not sent before: it is reported as done.
+    pub fn pass_over_kept(&mut self, sequence: Sequence) {
+        self.note_done(Some(sequence));
+    }
+
     /// The PUBREL of a kept message whose PUBREC came on an earlier connection is due, in the order of the messages.
     pub fn resume_kept_release(&mut self, now: Timestamp, sequence: Sequence, out: &mut SendBuffer) {
         self.wait(Waiting::PubRel(sequence));
@@ -187,7 +190,7 @@ impl Session {
     fn wait(&mut self, waiting: Waiting) {
         let receive_maximum = self.link.receive_maximum();
         let Some(kept) = &mut self.kept else { return };
-        self.outbound.get_or_insert_with(|| Box::new(Outbound::kept(&self.limits, receive_maximum)));
+        self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
         debug_assert!(kept.waiting.back().is_none_or(|last| last.sequence() < waiting.sequence()));
         kept.waiting.push_back(waiting);
     }
@@ -263,14 +266,6 @@ impl Session {
 /// Whether a message may be sent now. QoS 0 has no part in the window.
 fn has_room(outbound: &Outbound, options: &DeliveryOptions, sequence: Sequence) -> bool {
     options.qos == QoS::AtMostOnce || outbound.window.has_room_for(sequence)
-}
-
-impl Outbound {
-    /// That of a kept session.
-    pub(super) fn kept(limits: &Limits, receive_maximum: std::num::NonZeroU16) -> Self {
-        let window = Window::with_kept(limits.max_inflight, receive_maximum);
-        Self { window, ..Self::new(limits, receive_maximum) }
-    }
 }
 
 impl Kept {

@@ -41,11 +41,6 @@ impl Outbound {
         Self { window, queue: Queue::default(), report: QueueReport::default() }
     }
 
-    /// That of a session that others keep, or of another one.
-    fn of(is_kept: bool, limits: &Limits, receive_maximum: NonZeroU16) -> Self {
-        if is_kept { Self::kept(limits, receive_maximum) } else { Self::new(limits, receive_maximum) }
-    }
-
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(&self) -> bool {
         self.window.is_empty() && self.queue.is_empty() && self.report == QueueReport::default()
@@ -57,6 +52,9 @@ impl Session {
     ///
     /// QoS 0 goes into the send buffer or nowhere, unless the client is away and `session.queue_qos0` is set. QoS 1 and
     /// 2 wait in the queue while the client is away, the window or the send buffer is full, or older ones wait.
+    ///
+    /// # Panics
+    /// Others keep the session, and the message is of QoS 1 or 2: that comes through [`Session::deliver_kept`].
     pub fn deliver(
         &mut self,
         now: Timestamp,
@@ -107,13 +105,14 @@ impl Session {
         qos: QoS,
         out: &mut SendBuffer,
     ) -> Delivered {
+        assert!(self.kept.is_none(), "others give the message its identifier");
         let is_resumable = self.is_resumable();
         let Link::Connected(connection) = &mut self.link else {
             return self.enqueue(now, transit, options, qos);
         };
-        let outbound = self.outbound.get_or_insert_with(|| {
-            Box::new(Outbound::of(self.kept.is_some(), &self.limits, connection.receive_maximum))
-        });
+        let receive_maximum = connection.receive_maximum;
+        let outbound =
+            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
         let room = connection.live && outbound.queue.is_empty() && out.len() < self.limits.output_buffer_max;
         let Some(id) = room.then(|| outbound.window.vacancy()).flatten() else {
             return self.enqueue(now, transit, options, qos);
@@ -134,9 +133,8 @@ impl Session {
         qos: QoS,
     ) -> Delivered {
         let receive_maximum = self.link.receive_maximum();
-        let outbound = self.outbound.get_or_insert_with(|| {
-            Box::new(Outbound::of(self.kept.is_some(), &self.limits, receive_maximum))
-        });
+        let outbound =
+            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
         match outbound.queue.make_room(now, transit.size(), &self.limits, &mut outbound.report.expired) {
             Err(reason) => Delivered::Dropped(reason),
             Ok(displaced) => {
@@ -178,9 +176,8 @@ impl Session {
     ) -> Result<(), SessionError> {
         let id = ack.id;
         let receive_maximum = self.link.receive_maximum();
-        let outbound = self.outbound.get_or_insert_with(|| {
-            Box::new(Outbound::of(self.kept.is_some(), &self.limits, receive_maximum))
-        });
+        let outbound =
+            self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
         let Some(index) = outbound.window.position(id) else {
             outbound.report.unknown_acks = outbound.report.unknown_acks.saturating_add(1);
             if packet == PacketType::PubRec && !ack.reason.is_error() {

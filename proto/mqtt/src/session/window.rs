@@ -18,8 +18,6 @@ pub(super) struct Window {
     quota: u16,
     /// Entries before this one have been sent on this connection; the others wait for [`Window::next_unsent`].
     unsent_from: usize,
-    /// The identifiers that are given in turn begin here. Those before are given by [`Window::push_kept`].
-    first_id: PacketId,
     next_id: PacketId,
     /// How many identifiers from `next_id` on are known not to be in use.
     free_run: u16,
@@ -56,17 +54,9 @@ impl Window {
             max_inflight,
             quota: receive_maximum.get(),
             unsent_from: 0,
-            first_id: PacketId::MIN,
             next_id: PacketId::MIN,
             free_run: u16::MAX,
         }
-    }
-
-    /// A window that is shared with messages whose identifiers follow from their numbers.
-    pub(super) fn with_kept(max_inflight: NonZeroU16, receive_maximum: NonZeroU16) -> Self {
-        let first = Sequence::TRANSIENT_IDS_FROM;
-        let free_run = u16::MAX - first.value() + 1;
-        Self { first_id: first, next_id: first, free_run, ..Self::new(max_inflight, receive_maximum) }
     }
 
     /// A new connection: nothing is sent on it yet.
@@ -113,21 +103,15 @@ impl Window {
     fn find_free_run(&mut self) -> Option<()> {
         for _ in 0..=self.entries.len() {
             let next = self.next_id.value();
-            let in_turn = self.entries.iter().filter(|entry| entry.kept.is_none());
-            let first = self.first_id.value();
-            match in_turn.map(|entry| distance(first, next, entry.id.value())).min() {
-                Some(0) => self.next_id = self.id_after(self.next_id),
+            match self.entries.iter().map(|entry| distance(next, entry.id.value())).min() {
+                Some(0) => self.next_id = self.next_id.next(),
                 nearest => {
-                    self.free_run = nearest.unwrap_or(u16::MAX - first + 1);
+                    self.free_run = nearest.unwrap_or(u16::MAX);
                     return Some(());
                 }
             }
         }
         None
-    }
-
-    fn id_after(&self, id: PacketId) -> PacketId {
-        id.next().max(self.first_id)
     }
 
     /// Puts the message in flight that was sent with the identifier of [`Window::vacancy`].
@@ -138,13 +122,14 @@ impl Window {
         );
         let stage = Stage::Published { exactly_once: qos == QoS::ExactlyOnce, held };
         self.put(self.next_id, stage, None);
-        self.next_id = self.id_after(self.next_id);
+        self.next_id = self.next_id.next();
         self.free_run -= 1;
     }
 
     /// Puts a kept message in flight that was sent, or whose PUBREL was, for which there is room.
     pub(super) fn push_kept(&mut self, sequence: Sequence, stage: Stage) {
         debug_assert!(self.is_id_free(sequence), "an identifier is in flight once [MQTT-2.2.1-4]");
+        self.free_run = 0; // Which of those that are given in turn are free is not known any more.
         self.put(sequence.packet_id(), stage, Some(sequence));
     }
 
@@ -183,7 +168,7 @@ impl Window {
     pub(super) fn position(&self, id: PacketId) -> Option<usize> {
         let front = self.entries.front()?;
         // Where it is as long as nothing before it was acknowledged out of turn.
-        let likely = usize::from(distance(PacketId::MIN.value(), front.id.value(), id.value()));
+        let likely = usize::from(distance(front.id.value(), id.value()));
         if self.entries.get(likely).is_some_and(|entry| entry.id == id) {
             return Some(likely);
         }
@@ -259,7 +244,7 @@ impl Window {
             assert!(*word & bit == 0, "identifier {} is in flight once", entry.id);
             *word |= bit;
         }
-        let next = std::iter::successors(Some(self.next_id), |id| Some(self.id_after(*id)));
+        let next = std::iter::successors(Some(self.next_id), |id| Some(id.next()));
         for id in next.take(usize::from(self.free_run).min(256)) {
             let is_free = in_use[usize::from(id.value() >> 6)] & 1 << (id.value() & 63) == 0;
             assert!(is_free, "identifier {id} is not in flight");
@@ -274,7 +259,7 @@ impl Window {
     }
 }
 
-/// How many identifiers `to` is after `from`; `first` follows 65,535.
-fn distance(first: u16, from: u16, to: u16) -> u16 {
-    if to >= from { to - from } else { (u16::MAX - from + to).saturating_sub(first - 1) }
+/// How many identifiers `to` is after `from`; 1 follows 65,535.
+const fn distance(from: u16, to: u16) -> u16 {
+    if to >= from { to - from } else { u16::MAX - from + to }
 }

@@ -121,23 +121,35 @@ fn an_identifier_is_not_used_while_an_old_message_has_it() {
 }
 
 #[test]
-fn messages_that_are_not_kept_have_identifiers_of_their_own() {
+fn what_is_passed_over_is_done_and_has_no_identifier() {
     let mut rig = kept(limits(), &[]);
-    rig.send("x", AtLeastOnce);
-    rig.deliver_kept(49_150, "a", AtLeastOnce, false);
-    rig.send("y", AtLeastOnce);
-    rig.expect_sent(&["publish1 'x' 49152", "publish1 'a' 49151", "publish1 'y' 49153"]);
-    rig.take(Packet::PubAck(ack(49_152)));
-    rig.take(Packet::PubAck(ack(49_151)));
-    rig.expect_report(&[], &[49_150]);
-    for _ in 0..20_000 {
-        rig.send("z", AtLeastOnce);
-        let sent = rig.sent();
-        let [line] = &sent[..] else { panic!("{sent:?}") };
-        let number: u16 = line.rsplit(' ').next().and_then(|id| id.parse().ok()).expect("an identifier");
-        assert!(number >= 49_152 && number != 49_153, "{line}");
-        rig.take(Packet::PubAck(ack(number)));
-    }
+    rig.deliver_kept(1, "a", AtLeastOnce, false);
+    rig.session.pass_over_kept(sequence(2));
+    rig.deliver_kept(3, "b", AtLeastOnce, false);
+    rig.expect_sent(&["publish1 'a' 2", "publish1 'b' 4"]);
+    rig.expect_report(&[], &[2]);
+    // It changes nothing for those that wait.
+    let mut rig = kept(Limits { max_inflight: NonZeroU16::MIN, ..limits() }, &[]);
+    rig.deliver_kept(1, "a", AtLeastOnce, false);
+    rig.deliver_kept(2, "b", AtLeastOnce, false);
+    rig.session.pass_over_kept(sequence(3));
+    rig.expect_report(&[], &[3]);
+    rig.take(Packet::PubAck(ack(2)));
+    rig.expect_sent(&["publish1 'a' 2", "publish1 'b' 3"]);
+}
+
+#[test]
+fn qos_0_goes_the_short_way() {
+    let mut rig = kept(limits(), &[]);
+    rig.deliver_kept(1, "a", AtLeastOnce, false);
+    rig.send("x", QoS::AtMostOnce);
+    rig.expect_sent(&["publish1 'a' 2", "publish0 'x'"]);
+}
+
+#[test]
+#[should_panic(expected = "others give the message its identifier")]
+fn what_others_keep_does_not_go_the_short_way() {
+    kept(limits(), &[]).send("x", AtLeastOnce);
 }
 
 #[test]
