@@ -108,8 +108,10 @@ impl State {
         // One reference is this function's: one copy may displace another one.
         let id = self.share(parts);
         for copy in copies {
-            if self.append(copy, parts, NewBody::Reference(id)).is_some() {
-                self.messages.entry(id).and_modify(|message| message.references += 1);
+            // Before the copy is there: it may be done at once, for a group gives up what has expired.
+            self.messages.entry(id).and_modify(|message| message.references += 1);
+            if self.append(copy, parts, NewBody::Reference(id)).is_none() {
+                self.drop_reference(id);
             }
         }
         self.drop_reference(id);

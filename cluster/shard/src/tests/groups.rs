@@ -4,7 +4,7 @@ use flotilla_lane::{BatchWriter, Forwarded, Frame, Texts, TextsWriter};
 use flotilla_mqtt::{QoS, Timestamp, Transit, session::QueueFull};
 use flotilla_state::ShardId;
 
-use super::harness::{Published, Replica, publish, say};
+use super::harness::{Published, Replica, done, publish, say};
 use crate::{
     FilterChange, GroupInfo, GroupMember, GroupStrategy, Letter, LoanFate, Op, Outbound, QueueLimits, Seq,
     SessionId, To,
@@ -328,6 +328,26 @@ fn what_has_expired_is_not_lent() {
     replica.stamp += 100;
     far.join(&mut replica, [member(7, 9)]);
     assert_eq!((shares(&replica), replica.shard.stats().expired), (vec![share(7, "long")], 1));
+}
+
+#[test]
+fn what_expires_at_once_in_a_group_is_there_for_others() {
+    let (mut replica, mut far) = (Replica::new(), Sender::default());
+    far.join(&mut replica, [member(7, 9)]);
+    let sessions = ["a", "b"].map(|client| replica.subscriber(client, "t/1"));
+    replica.one(publish(&[Published { expires_in: Some(0), ..Published::new("t/1", "brief") }]));
+    assert_eq!((shares(&replica), replica.shard.stats().expired), (Vec::new(), 1));
+    for _ in 0..2 {
+        // It expires for them when their leader finds that it has.
+        for session in sessions {
+            assert_eq!(replica.payloads(session), [(1, "brief".to_owned())]);
+        }
+        replica.flush();
+        replica.reopen();
+    }
+    replica.apply(vec![done("a", [1]), done("b", [1])]);
+    replica.flush();
+    assert!(sessions.iter().all(|session| replica.all(*session).is_empty()));
 }
 
 #[test]
