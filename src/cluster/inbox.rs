@@ -148,7 +148,7 @@ impl Desk {
         let Some(sequence) = Sequence::new(to.sequence) else { return };
         let delivery = KeptDelivery { term: to.term, epoch: to.epoch, turn: to.turn, sequence, options };
         let receivers = Receivers::Kept(session, Box::new(delivery));
-        self.batches[usize::from(session.worker)].push(message, None, receivers);
+        self.batches[usize::from(session.worker)].push(message, receivers);
     }
 
     fn publish(&mut self, node: &Node, now: Timestamp, message: &Forwarded<'_>) {
@@ -178,7 +178,7 @@ impl Desk {
         if let Some(picked) = node.router.group(&filter).and_then(|group| group.pick(&hint)) {
             let SessionRef { worker, .. } = picked.subscriber.session;
             let picked = Picked { tried, ..picked };
-            return self.batches[usize::from(worker)].push(&transit, None, Receivers::One(picked));
+            return self.batches[usize::from(worker)].push(&transit, Receivers::One(picked));
         }
         // The last member here that may have it has gone since the sender looked.
         let me = node.router.remote().me();

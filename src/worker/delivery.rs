@@ -236,7 +236,7 @@ impl Worker {
 
     fn push_picked(&mut self, picked: Picked, message: &Transit<'_>) {
         let worker = usize::from(picked.subscriber.session.worker);
-        self.outbound[worker].push(message, None, Receivers::One(picked));
+        self.outbound[worker].push(message, Receivers::One(picked));
         self.wake_flusher();
     }
 

@@ -225,16 +225,16 @@ impl Batch {
             matches!(&self.items[*first].receivers, Receivers::All(before) if Arc::ptr_eq(before, matches))
         });
         let receivers = if run.is_some() { Receivers::Again } else { Receivers::All(Arc::clone(matches)) };
-        self.push(message, publisher, receivers);
+        self.put(message, publisher, receivers);
         self.run = run.or(Some(self.items.len() - 1));
     }
 
-    pub(crate) fn push(
-        &mut self,
-        message: &Transit<'_>,
-        publisher: Option<SessionRef>,
-        receivers: Receivers,
-    ) {
+    /// A message for one session.
+    pub(crate) fn push(&mut self, message: &Transit<'_>, receivers: Receivers) {
+        self.put(message, None, receivers);
+    }
+
+    fn put(&mut self, message: &Transit<'_>, publisher: Option<SessionRef>, receivers: Receivers) {
         self.run = None;
         let Transit { topic, properties, payload, qos, retain, expires_at, .. } = *message;
         let (topic, properties, payload) = match &mut self.storage {
