@@ -51,6 +51,12 @@ pub(crate) fn is_own(topic_or_filter: &str) -> bool {
     topic_or_filter.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Whether the broker says this of itself to the subscribers of this node alone. What names the node goes to those of all nodes; the
+/// rest, such as `$SYS/broker`, would mix there with what the others say of themselves.
+pub(crate) fn is_of_this_node(topic: &str) -> bool {
+    is_own(topic) && !topic.starts_with("$SYS/brokers/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +82,7 @@ mod tests {
     fn only_the_tree_of_the_server_is_its_own() {
         assert!(is_own("$SYS") && is_own("$SYS/#") && is_own("$SYS/a/b"));
         assert!(!is_own("$SYSTEM/a") && !is_own("#") && !is_own("a/$SYS"));
+        assert!(is_of_this_node("$SYS/broker/uptime") && !is_of_this_node("$SYS/brokers/a/uptime"));
+        assert!(!is_of_this_node("a"));
     }
 }

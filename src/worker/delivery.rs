@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     cluster::Completion,
+    retained::is_of_this_node,
     router::{
         Grant, Group, GroupTarget, MatchSet, NodeChoice, OwnMessage, PickHint, Picked, SessionRef, Target,
     },
@@ -192,7 +193,11 @@ impl Worker {
         };
         let options = options(grant, message, None);
         if message.qos.min(options.qos) > QoS::AtMostOnce && self.is_kept_at(here) {
-            return; // It comes from the shard that keeps it for the session.
+            // It comes from the shard that keeps it for the session; what this node alone knows goes there from here.
+            if is_of_this_node(message.topic) {
+                self.keep_own(target.slot, message, options);
+            }
+            return;
         }
         self.pass(here, message);
         self.deliver(here, message, &options);

@@ -10,7 +10,7 @@ use flotilla_lane::Origin;
 use flotilla_mqtt::{
     Message, PacketId, QoS, ReasonCode, Transit,
     codec::SendBuffer,
-    session::{Cause, DeliveryOptions, KeptMessage, Session, SessionExpiry, Ticket},
+    session::{Cause, DeliveryOptions, DropReason, KeptMessage, Session, SessionExpiry, Ticket},
 };
 use flotilla_shard::{Answer, Connection, Op, OpenedSession, Seq, SessionId, WillFate, WillId};
 use flotilla_state::{ConnectionEpoch, ShardId};
@@ -299,6 +299,18 @@ impl Worker {
         let Some(shards) = self.node.cluster.shards() else { return };
         let Some(kept) = self.sessions.entry(slot).and_then(|entry| entry.kept.as_deref()) else { return };
         shards.ask(kept.shard, op(kept.connection.clone()), OP_BYTES + bytes, Some(who));
+    }
+
+    /// Asks the shard of a session to keep what the broker says of itself on this node. Where the shard takes no more, it is dropped.
+    pub(super) fn keep_own(&mut self, slot: u32, message: &Transit<'_>, options: DeliveryOptions) {
+        let Some(shards) = self.node.cluster.shards() else { return };
+        let Some(kept) = self.sessions.entry(slot).and_then(|entry| entry.kept.as_deref()) else { return };
+        if shards.is_congested(kept.shard) {
+            return self.count_drop(DropReason::QueueFull, 1);
+        }
+        let (connection, message) = (kept.connection.clone(), message.keep());
+        let bytes = OP_BYTES + message.size();
+        shards.ask(kept.shard, Op::Direct { connection, options, message, expires_in: None }, bytes, None);
     }
 
     /// A shard has answered what sessions asked.

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     auth::Anonymous,
     cluster::{Awaited, Completion},
-    retained::is_own,
+    retained::{is_of_this_node, is_own},
     router::SessionRef,
 };
 
@@ -227,10 +227,9 @@ impl Worker {
         }
     }
 
-    /// Publishes a message of the broker itself. What names this node goes to the subscribers of all nodes; the rest, such
-    /// as `$SYS/broker`, would mix with what the others say of themselves.
+    /// Publishes a message of the broker itself.
     pub(crate) fn publish_own(&mut self, message: &Arc<Message>) {
-        let reach = if message.topic.starts_with("$SYS/brokers/") { Reach::Cluster } else { Reach::Node };
+        let reach = if is_of_this_node(&message.topic) { Reach::Node } else { Reach::Cluster };
         self.publish_kept(message, None, reach);
     }
 

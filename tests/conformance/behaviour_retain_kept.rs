@@ -84,6 +84,21 @@ fn what_the_broker_says_of_itself_is_sent_again_too() {
 }
 
 #[test]
+fn a_kept_session_hears_what_the_broker_says_of_itself() {
+    let Some(broker) = Broker::with(&[("sys.interval", "1s")]) else { return };
+    let mut client = broker.connect(&Connect::new(Version::V5, "kept").persistent());
+    let mut seen = vec![subscribed(&mut client, Version::V5, "$SYS/broker/uptime", 1)];
+    while seen.len() < 3 {
+        client.acknowledge(&seen[seen.len() - 1]);
+        let next = client.expect_any_publish();
+        assert_eq!((next.qos, next.retain), (1, false));
+        seen.push(next);
+    }
+    assert!(seen.windows(2).all(|two| two[0].payload != two[1].payload));
+    broker.assert_healthy();
+}
+
+#[test]
 fn a_kept_session_has_the_options_of_its_subscription() {
     // [MQTT-3.8.3-3] [MQTT-3.3.1-8] [MQTT-3.3.1-12] [MQTT-3.3.4-3]
     const NO_LOCAL: u8 = 0x04;

@@ -108,8 +108,9 @@ pub enum Op {
         /// nothing else.
         batch: Batch,
     },
-    /// A message for one session: a retained one for a new subscription. `message.expires_at` is not looked at, and its `retain` is
-    /// not set, for nobody publishes it now. Answered by [`Answer::Queued`](crate::Answer::Queued).
+    /// A message for one session: a retained one for a new subscription, whose `retain` is not set, for nobody publishes it now; or
+    /// what a broker says of itself to its own clients. `message.expires_at` is not looked at. Answered by
+    /// [`Answer::Queued`](crate::Answer::Queued).
     Direct {
         /// For whom.
         connection: Connection,

@@ -150,7 +150,7 @@ impl State {
         })
     }
 
-    /// A retained message for a new subscription: it counts as any other.
+    /// A message for one session: it counts as any other.
     pub(super) fn direct(
         &mut self,
         slot: Slot,
