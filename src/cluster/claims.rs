@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use flotilla_mqtt::{ReasonCode, session::ClientId};
 use flotilla_registry::{Output, Refusal, Registry, RequestId, Tenure, View};
-use flotilla_state::{ConnectionEpoch, Member};
+use flotilla_state::{ConnectionEpoch, LogIndex, Member};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -32,6 +32,10 @@ pub(super) struct Claims {
 #[derive(Debug, Default)]
 struct Inputs {
     queue: VecDeque<Input>,
+    /// How far the log was read, with all views up to there put in before.
+    read: LogIndex,
+    /// Whether the registry waits until more of it is.
+    is_behind: bool,
     /// Whether what was taken last has not been worked off.
     is_busy: bool,
 }
@@ -73,16 +77,32 @@ impl Claims {
         self.wake.notify_one();
     }
 
+    /// The log has been read up to `index`, and every view up to there was put in.
+    pub(super) fn note_read(&self, index: LogIndex) {
+        let mut inputs = self.inputs.lock();
+        inputs.read = inputs.read.max(index);
+        if inputs.is_behind {
+            self.wake.notify_one();
+        }
+    }
+
     /// Whether everything that was put in has been done, and what it makes others hear has been sent.
     pub(super) fn is_idle(&self) -> bool {
         let inputs = self.inputs.lock();
         inputs.queue.is_empty() && !inputs.is_busy
     }
 
-    fn take(&self) -> VecDeque<Input> {
+    fn take(&self) -> (VecDeque<Input>, LogIndex) {
         let mut inputs = self.inputs.lock();
         inputs.is_busy = !inputs.queue.is_empty();
-        std::mem::take(&mut inputs.queue)
+        (std::mem::take(&mut inputs.queue), inputs.read)
+    }
+
+    /// What was taken is done. Returns whether there is more at once: `read` was not the last that the registry waits for.
+    fn finish(&self, read: LogIndex, is_behind: bool) -> bool {
+        let mut inputs = self.inputs.lock();
+        (inputs.is_busy, inputs.is_behind) = (false, is_behind);
+        !inputs.queue.is_empty() || is_behind && inputs.read > read
     }
 
     /// Runs the registry, for ever.
@@ -96,23 +116,22 @@ impl Claims {
             unattached: HashMap::new(),
         };
         loop {
-            for input in self.take() {
-                driver.handle(input);
-            }
+            let (inputs, read) = self.take();
+            // The views up to there are among the inputs.
+            inputs.into_iter().for_each(|input| driver.handle(input));
+            driver.registry.handle_read(read);
             let now = driver.node.clock.now();
             if driver.registry.next_deadline().is_some_and(|at| at <= now) {
                 driver.registry.handle_deadline(now);
             }
             driver.carry_out_all();
-            self.inputs.lock().is_busy = false;
-            self.wait(&driver).await;
+            if !self.finish(read, driver.registry.is_behind()) {
+                self.wait(&driver).await;
+            }
         }
     }
 
     async fn wait(&self, driver: &Driver) {
-        if !self.inputs.lock().queue.is_empty() {
-            return;
-        }
         let Some(at) = driver.registry.next_deadline() else { return self.wake.notified().await };
         let _ = tokio::time::timeout(at.since(driver.node.clock.now()), self.wake.notified()).await;
     }

@@ -355,6 +355,7 @@ impl Observer for Watcher {
         if is_view_new {
             member.claims.put(Input::View(Member::view(state)));
         }
+        member.claims.note_read(index);
     }
 
     fn restored(&self, state: &ClusterState) {

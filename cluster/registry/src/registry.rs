@@ -21,6 +21,8 @@ pub struct Registry {
     /// This node in its present life, if it is admitted.
     me: Option<Member>,
     cluster: Cluster,
+    /// How far this node has read the log: nothing up to there has changed the view that it has.
+    read: LogIndex,
     /// To whom this node has reported, by shard.
     reported: Told,
     parts: Parts,
@@ -43,6 +45,7 @@ impl Registry {
             held_bytes_max: limits.held_bytes_max,
             me: None,
             cluster: Cluster::new(shards),
+            read: LogIndex(0),
             reported: Told::new(),
             parts: Parts::new(limits),
             held: BTreeMap::new(),
@@ -73,12 +76,28 @@ impl Registry {
     /// same things in the same order.
     pub fn handle_view(&mut self, view: View) {
         let was_live = self.is_active();
+        self.read = self.read.max(view.index);
         let ended = self.cluster.update(view);
         if was_live && !self.is_active() {
             // Declared down before the lease was known to be lost.
             return self.handle_fenced();
         }
         self.begin_view(&ended);
+    }
+
+    /// This node has read the log up to `index`, and the views up to there have come. Only what [`Registry::is_behind`] waits for
+    /// needs it: another node may have made its view of a snapshot, which is of a later entry than the last that changed it.
+    pub fn handle_read(&mut self, index: LogIndex) {
+        self.read = self.read.max(index);
+        if self.is_active() {
+            self.release_held();
+        }
+    }
+
+    /// Whether messages of members wait that had read more of the log than this node.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// A CONNECT: makes this node the only one that serves `client`. The answer is [`Output::Granted`] or
@@ -122,7 +141,7 @@ impl Registry {
             return Ok(());
         }
         let is_held = self.held.contains_key(&from);
-        if is_held || envelope.view > self.cluster.index() || !self.is_active() {
+        if is_held || envelope.view > self.read || !self.is_active() {
             let limit = self.held_bytes_max;
             let held = self.held.entry(from).or_default();
             if held.bytes + bytes.len() > limit {
@@ -205,7 +224,7 @@ impl Registry {
     }
 
     fn release_held(&mut self) {
-        let index = self.cluster.index();
+        let index = self.read;
         let members: Vec<Member> = self.held.keys().copied().collect();
         for member in members {
             let Some(mut held) = self.held.remove(&member) else { continue };

@@ -77,6 +77,23 @@ fn a_node_alone_asks_nobody() {
 }
 
 #[test]
+fn a_view_of_a_snapshot_makes_nobody_wait_for_the_next_change() {
+    let mut nodes = start(2, &Limits::default());
+    // Node 2 has restored a snapshot of entry 20; nothing that makes a view has changed since 9.
+    let members = vec![member(1), member(2)];
+    let nodes_of = members.iter().map(|member| member.node).collect();
+    let placements = vec![Placement { epoch: ShardEpoch(8), nodes: nodes_of }];
+    nodes[1].1.handle_view(View { index: LogIndex(20), members, placements });
+    nodes[1].1.claim(NOW, RequestId(1), &client("a"));
+    assert_eq!(exchange(&mut nodes, &[]), []);
+    nodes[0].1.handle_read(LogIndex(19));
+    assert!(nodes[0].1.is_behind() && exchange(&mut nodes, &[]).is_empty());
+    nodes[0].1.handle_read(LogIndex(20));
+    granted(&exchange(&mut nodes, &[]));
+    assert!(!nodes[0].1.is_behind());
+}
+
+#[test]
 fn a_client_is_served_when_its_connection_elsewhere_has_ended() {
     let (mut nodes, a) = (start(3, &Limits::default()), client("a"));
     nodes[1].1.claim(NOW, RequestId(1), &a);

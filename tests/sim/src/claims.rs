@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flotilla_lane::{CONTROL, Frame};
 use flotilla_mqtt::{Timestamp, session::ClientId};
 use flotilla_registry::{Limits, Output, Registry, RequestId, Tenure, View};
-use flotilla_state::{ConnectionEpoch, Member, ShardRing};
+use flotilla_state::{ConnectionEpoch, LogIndex, Member, ShardRing};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -34,6 +34,8 @@ pub enum Input {
     Message(Member, Bytes),
     /// The cluster has changed.
     View(View),
+    /// So much of the log was read.
+    Read(LogIndex),
     /// A life begins.
     Admitted(Member),
     /// It is over.
@@ -118,6 +120,7 @@ impl Driver<'_> {
                 }
             }
             Input::View(view) => self.registry.handle_view(view),
+            Input::Read(index) => self.registry.handle_read(index),
             Input::Admitted(me) => self.registry.handle_admitted(me),
             Input::Fenced => self.registry.handle_fenced(),
         }

@@ -472,6 +472,7 @@ impl Observer for Watcher {
         if is_view_new {
             process.claims.put(Input::View(view(state)));
         }
+        process.claims.put(Input::Read(index));
     }
 
     fn restored(&self, state: &ClusterState) {
