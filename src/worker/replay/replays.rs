@@ -104,7 +104,7 @@ pub(super) const PASSED_MAX: usize = 1_024;
 /// publisher's node has ended or there are too many.
 pub(super) const TRIES_MAX: u8 = 16;
 /// Messages of a session on their way through its shard, at most.
-const DIRECTS_MAX: usize = 16;
+const DIRECTS_MAX: usize = 64;
 /// They take this part of its queue, at most: it is for what is published now.
 const DIRECTS_OF_QUEUE: usize = 8;
 
