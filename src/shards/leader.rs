@@ -23,6 +23,7 @@ use super::{
     clock::ShardClock,
     desk::{Answered, Answering, Applied, Asked, Brought},
     host::ELECTION,
+    losses::Losses,
     members::follow_placement,
     message::{Message, What},
     post::Post,
@@ -182,8 +183,8 @@ struct Leader<'a> {
     ticking: bool,
     /// Whether look-ups wait because a quorum has not confirmed this leader of late.
     is_unsure: bool,
-    /// How many messages this replica had not retained when it was last asked.
-    not_retained: u64,
+    /// What this replica had lost when it was last asked.
+    losses: Losses,
     /// Whether an entry was not committed although this node leads, and how often what was lost was asked for again.
     has_lost: bool,
     round: u64,
@@ -197,7 +198,7 @@ impl<'a> Leader<'a> {
         // Those that have ended while nobody led.
         let owners: BTreeSet<Member> = shard.owners().collect();
         let unknown = owners.into_iter().filter(|owner| !state.is_live(*owner)).collect();
-        let not_retained = shard.stats().retained_refused;
+        let losses = Losses::of(&shard.stats());
         drop((state, shard));
         let leader = Self {
             replica,
@@ -212,7 +213,7 @@ impl<'a> Leader<'a> {
             entries: 0,
             ticking: false,
             is_unsure: false,
-            not_retained,
+            losses,
             has_lost: false,
             round: 0,
         };
@@ -329,12 +330,12 @@ impl<'a> Leader<'a> {
             self.post.note_new();
         }
         let posted = self.post.known(&shard);
-        let (not_retained, floor) = (shard.stats().retained_refused, shard.first_firing_will());
+        let (losses, floor) = (Losses::of(&shard.stats()), shard.first_firing_will());
         drop(shard);
         known.into_iter().for_each(|answering| self.send_routed(answering));
         posted.into_iter().for_each(|answering| self.answer_when_routed(answering));
-        self.shards.count_not_retained(not_retained.saturating_sub(self.not_retained));
-        self.not_retained = not_retained;
+        self.shards.count_losses(losses.since(self.losses));
+        self.losses = losses;
         for session in ended_publishers {
             self.shards.forget_publisher(self.replica.id, session);
         }

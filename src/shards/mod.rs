@@ -21,6 +21,7 @@ mod desk;
 mod host;
 mod leader;
 mod line;
+mod losses;
 mod members;
 mod message;
 mod post;
@@ -56,7 +57,7 @@ use self::{
     replica::Replica,
     space::Space,
 };
-pub(crate) use self::{host::Ground, retained::Page};
+pub(crate) use self::{host::Ground, losses::Losses, retained::Page};
 use crate::{
     cluster::{Carrier, Completion},
     node::Node,
@@ -230,6 +231,13 @@ impl Shards {
         let is_led = |id: &ShardId| self.leader(*id).is_some_and(|(node, _)| node == self.node().0);
         let led = self.ids().into_iter().filter(is_led);
         led.filter_map(|id| Some((id.0.into(), self.replica_status(id)?))).collect()
+    }
+
+    /// Counts what a shard which this node leads has lost.
+    fn count_losses(&self, losses: Losses) {
+        if let Some(node) = self.node.get().filter(|_| losses != Losses::default()) {
+            node.mailboxes[0].send(Event::Losses(losses));
+        }
     }
 
     /// What the log and the state of this node take on its disk. It waits for the disk.

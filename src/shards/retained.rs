@@ -18,7 +18,7 @@ use flotilla_shard::{Shard, StoredMessage};
 use flotilla_state::ShardId;
 
 use super::Shards;
-use crate::{config, router::SessionRef, worker::Event};
+use crate::{config, router::SessionRef};
 
 /// What a node wants to know of the leader of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,13 +210,6 @@ impl Shards {
         // A worker does not wait for a replica that is busy; its leader decides then.
         let Some(shard) = replica.state.shard.try_lock() else { return true };
         shard.retained_size(topic).is_some_and(|known| size <= known)
-    }
-
-    /// Counts messages that a shard which this node leads has not retained, for there were as many as there may be.
-    pub(super) fn count_not_retained(&self, count: u64) {
-        if let Some(node) = self.node.get().filter(|_| count > 0) {
-            node.mailboxes[0].send(Event::NotRetained(count));
-        }
     }
 
     /// How many messages the shards retain that this node leads.

@@ -22,6 +22,7 @@ use crate::{
     router::{
         Grant, Group, GroupTarget, MatchSet, NodeChoice, OwnMessage, PickHint, Picked, SessionRef, Target,
     },
+    shards::Losses,
 };
 
 /// Members of a group that are tried for one message, on all nodes together.
@@ -362,6 +363,15 @@ impl Worker {
             DropReason::TooLarge => metrics.delivery_dropped_too_large.add(count),
             DropReason::Expired => metrics.delivery_dropped_expired.add(count),
         }
+    }
+
+    /// Counts what a shard has lost that this node leads.
+    pub(super) fn count_losses(&self, losses: Losses) {
+        let metrics = self.metrics();
+        metrics.dropped_retained_full.add(losses.not_retained);
+        metrics.delivery_dropped_queue_full.add(losses.queue_full);
+        metrics.delivery_dropped_expired.add(losses.expired);
+        metrics.session_expired.add(losses.sessions);
     }
 
     /// Counts what a session did on its own since it was last asked, and what it wrote.

@@ -358,16 +358,10 @@ impl Worker {
                 return self.end_link(slot, Cause::Server(ReasonCode::MalformedPacket));
             }
         }
-        let was_away = entry.link.is_none();
         match entry.session.handle_deadline(now) {
             Due::Nothing => {}
             Due::KeepAliveTimeout => self.end_link(slot, Cause::Server(ReasonCode::KeepAliveTimeout)),
-            Due::Ending(ending) => {
-                if ending.ended && was_away {
-                    self.metrics().session_expired.increment();
-                }
-                self.finish(slot, ending);
-            }
+            Due::Ending(ending) => self.finish(slot, ending),
         }
     }
 
@@ -446,9 +440,7 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 Event::LookedUp(who, shard, page) => {
                     cell.with(|worker| worker.looked_up(who, shard, &page));
                 }
-                Event::NotRetained(count) => {
-                    cell.with(|worker| worker.metrics().dropped_retained_full.add(count));
-                }
+                Event::Losses(losses) => cell.with(|worker| worker.count_losses(losses)),
                 Event::ShardLed(shard) => cell.with(|worker| worker.attach_all(shard)),
                 Event::ShardWill(origin, will) => {
                     cell.with(|worker| worker.publish_shard_will(origin, &will));

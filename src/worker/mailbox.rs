@@ -21,7 +21,7 @@ use super::{connection::Peer, kept::KeptDelivery, orders::Order};
 use crate::{
     cluster::{Claimed, Completion},
     router::{MatchSet, Picked, SessionRef},
-    shards::Page,
+    shards::{Losses, Page},
 };
 
 /// What other threads want of a worker. Bounded by those who put in: see [`Mailbox::is_congested`].
@@ -49,8 +49,8 @@ pub(crate) enum Event {
     Answered(Vec<(Completion, Answer)>),
     /// A shard has answered a look-up of retained messages.
     LookedUp(SessionRef, ShardId, Page),
-    /// So many messages were not retained by a shard that this node leads.
-    NotRetained(u64),
+    /// A shard that this node leads has lost something.
+    Losses(Losses),
     /// A shard has another leader.
     ShardLed(ShardId),
     /// Publish a will that a shard has; the number of its origin is its name there.

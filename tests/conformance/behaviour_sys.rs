@@ -1,6 +1,6 @@
 //! `$SYS`: what the broker says of itself.
 
-use crate::harness::{Broker, Client, Connect, Packet, Publish, Version, unique};
+use crate::harness::{Broker, Client, Connect, Packet, Property, Publish, Version, property_id, unique};
 
 fn text(publish: &Publish) -> String {
     String::from_utf8(publish.payload.clone()).expect("$SYS is text")
@@ -233,6 +233,27 @@ fn accepted_sockets_are_counted() {
     let topic = format!("$SYS/brokers/{}/metrics/sockets/accepted", broker.node());
     watcher.subscribe(&topic, 0);
     wait_for(&mut watcher, &topic, |accepted| accepted != "0");
+}
+
+#[test]
+fn what_is_lost_in_the_queues_of_sessions_is_counted() {
+    let settings = [("sys.interval", "1s"), ("session.queue_messages_max", "2")];
+    let Some(broker) = Broker::with(&settings) else { return };
+    let expires_in = |seconds| Property::four(property_id::SESSION_EXPIRY, seconds);
+    let mut away = broker.connect(&Connect::new(Version::V5, "away").with(expires_in(60)));
+    away.subscribe("queue", 1);
+    away.disconnect();
+    broker.connect(&Connect::new(Version::V5, "expires").with(expires_in(1))).disconnect();
+    let mut publisher = broker.client(Version::V5, "publisher");
+    for number in 0..50 {
+        publisher.publish("queue", number.to_string(), 1);
+    }
+    let mut watcher = broker.client(Version::V5, "watcher");
+    watcher.subscribe("$SYS/broker/clients/expired", 0);
+    wait_for(&mut watcher, "$SYS/broker/clients/expired", |value| value == "1");
+    let full = format!("$SYS/brokers/{}/metrics/delivery/dropped/queue_full", broker.node());
+    watcher.subscribe(&full, 0);
+    wait_for(&mut watcher, &full, |value| value == "48");
 }
 
 #[test]

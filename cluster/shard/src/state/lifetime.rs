@@ -150,6 +150,7 @@ impl State {
             let Some(slot) = self.sessions.of_id(id) else { break };
             let session = self.sessions.at(slot);
             if session.ends_at.is_some_and(|ends_at| Timestamp::from(ends_at) <= self.stamp) {
+                self.stats.sessions_expired += 1;
                 self.end_session(slot);
             } else {
                 self.fire(slot);

@@ -255,6 +255,7 @@ fn sessions_end_when_they_expire_and_so_do_their_routes() {
     replica.one(Op::Tick);
     let stats = replica.shard.stats();
     assert_eq!((stats.sessions, stats.queued_messages, stats.abandoned, stats.filters), (0, 0, 2, 0));
+    assert_eq!(stats.sessions_expired, 2);
     let changes = replica.shard.take_changes();
     assert_eq!(changes.filters, [("t".into(), FilterChange::Last)]);
     assert_eq!(changes.ended.len(), 2);
