@@ -314,7 +314,7 @@ impl Line {
             let Gathered { ops, waiting, bytes, .. } = state.gathering.take();
             state.last_number += 1;
             let number = state.last_number;
-            let waits_for_routes = ops.iter().any(|op| matches!(op, Op::Subscribe { .. } | Op::Restored));
+            let waits_for_routes = ops.iter().any(waits_for_routes);
             let waits_for_letters = waits_for_routes && ops.iter().any(joins_groups);
             let part = Part { source, number, ops }.encode();
             let part = NumberedPart { number, waits_for_routes, waits_for_letters, part };
@@ -378,6 +378,11 @@ impl Gathered {
     }
 }
 
+/// Whether its answer says that the subscriptions of a session are known: SUBACK does, and CONNACK of what another node has subscribed.
+fn waits_for_routes(op: &Op) -> bool {
+    matches!(op, Op::Open(_) | Op::Subscribe { .. } | Op::Restored)
+}
+
 /// Whether sessions may be members of groups because of it.
 fn joins_groups(op: &Op) -> bool {
     match op {
@@ -422,9 +427,12 @@ fn tell(node: &Node, waiting: Vec<(usize, Waiting)>, answers: Vec<Answer>) {
 #[cfg(test)]
 mod tests {
     use flotilla_lane::{BatchWriter, Forwarded, Frame, Texts};
-    use flotilla_mqtt::{QoS, Timestamp, Transit};
-    use flotilla_shard::Entry;
-    use flotilla_state::{Incarnation, NodeId};
+    use flotilla_mqtt::{
+        QoS, Timestamp, Transit,
+        session::{ClientId, QueueFull, SessionExpiry},
+    };
+    use flotilla_shard::{Connection, Entry, GroupStrategy, Open, Overlap, QueueLimits};
+    use flotilla_state::{ConnectionEpoch, Incarnation, NodeId};
 
     use super::*;
 
@@ -479,6 +487,47 @@ mod tests {
         put(publish("a"));
         line.begin_life(Some(me));
         assert!(line.is_idle());
+    }
+
+    #[test]
+    fn who_connects_or_subscribes_waits_for_routes_and_nobody_else() {
+        let client = ClientId::new("a").expect("not empty");
+        let connection = Connection { client, epoch: ConnectionEpoch::default(), turn: 0 };
+        let open = Op::Open(Box::new(Open {
+            connection: connection.clone(),
+            clean_start: false,
+            only_present: false,
+            expiry: SessionExpiry::Never,
+            window: 1,
+            queue: QueueLimits { messages_max: 1, bytes_max: 1, full: QueueFull::DropNewest },
+            awaiting_rel_max: 1,
+            queue_qos0: false,
+            overlap: Overlap::Merge,
+            group_strategy: GroupStrategy::RoundRobin,
+            will: None,
+        }));
+        let subscribe = Op::Subscribe { connection, subscriptions: Vec::new() };
+        let cases = [
+            (open, true),
+            (subscribe, true),
+            (Op::Restored, true),
+            (publish("a").op, false),
+            (Op::Tick, false),
+        ];
+        for (op, waits) in cases {
+            let line = Line::new(ShardId(1));
+            let me = Member { node: NodeId(1), incarnation: Incarnation(1) };
+            line.begin_life(Some(me));
+            line.handle_lead(Leader { member: me, term: 1, round: 0 }, ShardClock::at(0), drop);
+            let mut seen = Vec::new();
+            line.put(Wish { op, bytes: 1, waiting: None }, |outgoing| {
+                seen.extend(outgoing.into_iter().map(|(_, message)| match message.what {
+                    What::Part(part) => part.waits_for_routes,
+                    what => panic!("{what:?}"),
+                }));
+            });
+            assert_eq!(seen, [waits]);
+        }
     }
 
     #[test]
