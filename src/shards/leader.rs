@@ -352,24 +352,38 @@ impl<'a> Leader<'a> {
             let count = inbox.look_ups.len().min(LOOK_UPS_AT_ONCE);
             inbox.look_ups.drain(..count).collect()
         };
-        self.is_unsure = !look_ups.is_empty() && !self.is_confirmed();
+        if look_ups.is_empty() {
+            self.is_unsure = false;
+            return;
+        }
+        let pages = if self.is_confirmed() { self.pages(&look_ups) } else { Vec::new() };
+        // Behind the reads: this thread may have stood still in between, and somebody else may lead by then.
+        self.is_unsure = pages.is_empty() || !self.is_confirmed();
         if self.is_unsure {
             let mut inbox = self.replica.desk.inbox.lock();
             look_ups.into_iter().rev().for_each(|look_up| inbox.look_ups.push_front(look_up));
             return;
         }
+        for ((from, _), page) in look_ups.into_iter().zip(pages) {
+            let message = Message { shard: self.replica.id, term: self.term, what: What::Page(page) };
+            self.shards.send(from, message);
+        }
+    }
+
+    /// What is found for some look-ups.
+    fn pages(&self, look_ups: &[(Member, LookUp)]) -> Vec<Page> {
         let now = self.clock.now();
-        for (from, LookUp { id, filter, after }) in look_ups {
+        let page = |(_, LookUp { id, filter, after }): &(Member, LookUp)| {
             let limits = (PAGE_COUNT, PAGE_BYTES);
-            let found = self.replica.state.shard.lock().retained(&filter, after.as_deref(), limits, now);
+            let found = self.replica.state.shard.lock().retained(filter, after.as_deref(), limits, now);
             // Whoever asked must not wait for ever.
             let RetainedPage { messages, next } = found.unwrap_or_else(|error| {
                 tracing::error!(shard = self.replica.id.0, %error, "retained messages cannot be read");
                 RetainedPage::default()
             });
-            let what = What::Page(Page { id, now, messages, next });
-            self.shards.send(from, Message { shard: self.replica.id, term: self.term, what });
-        }
+            Page { id: *id, now, messages, next }
+        };
+        look_ups.iter().map(page).collect()
     }
 
     /// Whether a quorum has confirmed this leader so recently that it cannot have elected another one.
