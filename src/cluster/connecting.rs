@@ -11,7 +11,7 @@ use flotilla_shard::{Answer, Connection, Op, Open, Opened};
 use flotilla_state::ShardId;
 use tokio::sync::oneshot;
 
-use super::{BoxFuture, Claim, Claimed, Cluster, Kept, Opening, claims::Input, close_unused, member::Member};
+use super::{BoxFuture, Claim, Claimed, Cluster, Kept, Opening, claims::Input, member::Member};
 use crate::worker::{Event, Order};
 
 impl Member {
@@ -64,7 +64,7 @@ impl Member {
             group_strategy: opening.group_strategy,
             will: opening.will,
         };
-        given_up.opening = Some((shard, close_unused(connection.clone(), expiry)));
+        given_up.opening = Some((shard, Op::Abandon { connection: connection.clone(), expiry }));
         let answer = self.shards.request(shard, Op::Open(Box::new(open)));
         let opened = match answer.await {
             Ok(Answer::Opened(opened)) => *opened,

@@ -18,6 +18,7 @@ use flotilla_lane::{Batch, LaneId};
 use flotilla_mqtt::{ReasonCode, session::ClientId, topic::TopicFilter};
 use flotilla_raft::meta::{Lease, Meta, Observer, ProposeError};
 use flotilla_registry::{Limits, Registry, Tenure, View};
+use flotilla_shard::Op;
 use flotilla_state::{
     ClusterState, Command, ConnectionEpoch, Effects, Event as StateEvent, Fingerprint, LogIndex,
     Member as Life, NodeId, Reply, ShardRing, Status, Why,
@@ -30,7 +31,6 @@ use super::{
     applied::Applied,
     bans,
     claims::{Claims, Input},
-    close_unused,
     links::{Control, Links},
     reports::{Report, Reports},
 };
@@ -434,7 +434,8 @@ impl Cluster for Arc<Member> {
 
     fn abandon(&self, client_id: &ClientId, claimed: &Claimed) {
         if let Some(kept) = &claimed.kept {
-            self.shards.tell(kept.shard, close_unused(kept.connection.clone(), kept.expiry));
+            let op = Op::Abandon { connection: kept.connection.clone(), expiry: kept.expiry };
+            self.shards.tell(kept.shard, op);
         }
         self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure));
     }

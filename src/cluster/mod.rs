@@ -27,9 +27,7 @@ use flotilla_mqtt::{
     topic::TopicFilter,
 };
 use flotilla_registry::Tenure;
-use flotilla_shard::{
-    Connection, GroupStrategy, Op, OpenedSession, Overlap, QueueLimits, Seq, Will, WillFate,
-};
+use flotilla_shard::{Connection, GroupStrategy, OpenedSession, Overlap, QueueLimits, Will};
 use flotilla_state::{ConnectionEpoch, Member, NodeId, ShardId};
 
 pub use recover::{RecoverError, recover};
@@ -190,11 +188,6 @@ pub(crate) struct Kept {
     pub(crate) expiry: SessionExpiry,
     /// `None`: it has the will alone.
     pub(crate) session: Option<OpenedSession>,
-}
-
-/// What a shard is told of a connection that it was told of before and that has come to nothing: its client has heard of neither.
-pub(crate) fn close_unused(connection: Connection, expiry: SessionExpiry) -> Op {
-    Op::Close { connection, expiry, will: WillFate::Drop, sent_until: Seq(1), stored: Vec::new() }
 }
 
 /// Whom to tell when something has been kept.

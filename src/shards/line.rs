@@ -59,6 +59,9 @@ struct State {
     held_back: Vec<Wish>,
     /// What was not answered, in the order of its numbers.
     sent: VecDeque<Sent>,
+    /// Connections that have come to nothing in a life of this node that is over, which the shard may not know: it may have taken
+    /// them, or take them yet.
+    abandoned: VecDeque<Wish>,
     look_ups: LookUps,
 }
 
@@ -88,6 +91,8 @@ struct Sent {
     part: NumberedPart,
     waiting: Vec<(usize, Waiting)>,
     bytes: usize,
+    /// Those of its ops that are told again in the next life.
+    abandoned: Vec<Op>,
 }
 
 /// Who waits for an op.
@@ -118,6 +123,11 @@ const CONGESTED: usize = 8 << 20;
 /// Above this many bytes a line takes no more from publishers: each that waits has sent a little, and those that were sent away come
 /// again.
 const OVERRUN: usize = 64 << 20;
+
+/// About what such an op takes.
+const ABANDON_BYTES: usize = 128;
+/// Connections that have come to nothing and are told again in the next life, at most; of more, some may leave a session behind.
+const ABANDONED_MAX: usize = 10_000;
 
 /// What is to be sent, to whom.
 pub(super) type Outgoing = Vec<(Member, Message)>;
@@ -190,7 +200,8 @@ impl Line {
     pub(super) fn put(&self, wish: Wish, send: impl FnOnce(Outgoing)) {
         let mut state = self.state.lock();
         if state.me.is_none() {
-            return; // Nobody is served: see `begin_life`.
+            // Nobody is served: see `begin_life`.
+            return state.note_abandoned([wish.op]);
         }
         if self.is_short() && matches!(wish.op, Op::Publish { .. } | Op::Restore(_)) {
             self.held_back_bytes.fetch_add(wish.bytes, Ordering::Relaxed);
@@ -203,13 +214,23 @@ impl Line {
     }
 
     /// This node begins a life, or ends one: whoever waited waits for nothing any more.
-    pub(super) fn begin_life(&self, me: Option<Member>) {
+    pub(super) fn begin_life(&self, me: Option<Member>, send: impl FnOnce(Outgoing)) {
         let mut state = self.state.lock();
         let mut look_ups = std::mem::take(&mut state.look_ups);
         look_ups.clear();
-        *state = State { me, leader: state.leader, clock: state.clock, look_ups, ..State::default() };
+        let ended = std::mem::take(&mut *state);
+        *state = State { me, leader: ended.leader, clock: ended.clock, look_ups, ..State::default() };
+        state.abandoned = ended.abandoned;
+        state.note_abandoned(ended.sent.into_iter().flat_map(|sent| sent.abandoned));
+        state.note_abandoned(ended.gathering.ops);
         self.bytes.store(0, Ordering::Relaxed);
         self.held_back_bytes.store(0, Ordering::Relaxed);
+        if me.is_some() {
+            let abandoned = std::mem::take(&mut state.abandoned);
+            self.bytes.store(abandoned.iter().map(|wish| wish.bytes).sum(), Ordering::Relaxed);
+            state.gather(abandoned);
+            send(self.advance(&mut state));
+        }
     }
 
     /// A member says that it leads, and what time it is. Returns whether that is news.
@@ -316,11 +337,12 @@ impl Line {
             let number = state.last_number;
             let waits_for_routes = ops.iter().any(waits_for_routes);
             let waits_for_letters = waits_for_routes && ops.iter().any(joins_groups);
+            let abandoned = ops.iter().filter(|op| is_abandon(op)).cloned().collect();
             let part = Part { source, number, ops }.encode();
             let part = NumberedPart { number, waits_for_routes, waits_for_letters, part };
             let what = What::Part(part.clone());
             outgoing.extend(state.leader.map(|leader| self.message(leader, what)));
-            state.sent.push_back(Sent { ops_before, part, waiting, bytes });
+            state.sent.push_back(Sent { ops_before, part, waiting, bytes, abandoned });
         }
         let ops_done = state.ops_done();
         while let Some(look_up) = state.look_ups.next(ops_done) {
@@ -335,6 +357,13 @@ impl Line {
 }
 
 impl State {
+    /// Keeps those that are to be told in the next life.
+    fn note_abandoned(&mut self, ops: impl IntoIterator<Item = Op>) {
+        let abandoned = ops.into_iter().filter(is_abandon);
+        let wishes = abandoned.map(|op| Wish { op, bytes: ABANDON_BYTES, waiting: None });
+        self.abandoned.extend(wishes.take(ABANDONED_MAX - self.abandoned.len()));
+    }
+
     fn gather(&mut self, wishes: impl IntoIterator<Item = Wish>) {
         let before = self.gathering.ops.len();
         self.gathering.extend(wishes);
@@ -381,6 +410,10 @@ impl Gathered {
 /// Whether its answer says that the subscriptions of a session are known: SUBACK does, and CONNACK of what another node has subscribed.
 fn waits_for_routes(op: &Op) -> bool {
     matches!(op, Op::Open(_) | Op::Subscribe { .. } | Op::Restored)
+}
+
+fn is_abandon(op: &Op) -> bool {
+    matches!(op, Op::Abandon { .. })
 }
 
 /// Whether sessions may be members of groups because of it.
@@ -464,7 +497,7 @@ mod tests {
     fn where_there_is_no_space_messages_are_held_back_and_nothing_else() {
         let line = Line::new(ShardId(1));
         let me = Member { node: NodeId(1), incarnation: Incarnation(1) };
-        line.begin_life(Some(me));
+        line.begin_life(Some(me), drop);
         line.handle_lead(Leader { member: me, term: 1, round: 0 }, ShardClock::at(0), drop);
         let put = |wish: Wish| {
             let mut sent = Vec::new();
@@ -485,7 +518,7 @@ mod tests {
         // With a life goes what waited in it.
         line.set_short(true, drop);
         put(publish("a"));
-        line.begin_life(Some(me));
+        line.begin_life(Some(me), drop);
         assert!(line.is_idle());
     }
 
@@ -517,7 +550,7 @@ mod tests {
         for (op, waits) in cases {
             let line = Line::new(ShardId(1));
             let me = Member { node: NodeId(1), incarnation: Incarnation(1) };
-            line.begin_life(Some(me));
+            line.begin_life(Some(me), drop);
             line.handle_lead(Leader { member: me, term: 1, round: 0 }, ShardClock::at(0), drop);
             let mut seen = Vec::new();
             line.put(Wish { op, bytes: 1, waiting: None }, |outgoing| {
@@ -531,9 +564,42 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_came_to_nothing_is_told_in_the_next_life() {
+        let abandon = |turn| {
+            let connection = Connection {
+                client: ClientId::new("a").expect("not empty"),
+                epoch: ConnectionEpoch::default(),
+                turn,
+            };
+            Op::Abandon { connection, expiry: SessionExpiry::Never }
+        };
+        let put = |line: &Line, op| line.put(Wish { op, bytes: 1, waiting: None }, drop);
+        let line = Line::new(ShardId(1));
+        let me = |life| Member { node: NodeId(1), incarnation: Incarnation(life) };
+        line.begin_life(Some(me(1)), drop);
+        // More than may be on their way, so that some have not been sent.
+        for turn in 0..20 {
+            put(&line, abandon(turn));
+            put(&line, Op::Tick);
+        }
+        line.begin_life(None, |_| panic!("nobody is told"));
+        put(&line, abandon(20));
+        put(&line, Op::Tick);
+        line.handle_lead(Leader { member: me(2), term: 1, round: 0 }, ShardClock::at(0), drop);
+        let mut told = Vec::new();
+        line.begin_life(Some(me(2)), |outgoing| told = ops(outgoing));
+        assert_eq!(told, (0..=20).map(abandon).collect::<Vec<_>>());
+        line.begin_life(None, drop);
+        for turn in 0..2 * u32::try_from(ABANDONED_MAX).expect("it is small") {
+            put(&line, abandon(turn));
+        }
+        assert_eq!(line.state.lock().abandoned.len(), ABANDONED_MAX);
+    }
+
+    #[test]
     fn what_a_line_takes_has_a_bound() {
         let line = Line::new(ShardId(1));
-        line.begin_life(Some(Member { node: NodeId(1), incarnation: Incarnation(1) }));
+        line.begin_life(Some(Member { node: NodeId(1), incarnation: Incarnation(1) }), drop);
         let me = Member { node: NodeId(1), incarnation: Incarnation(1) };
         let large = |bytes| Wish { bytes, ..publish("a") };
         line.put(large(CONGESTED + 1), drop);
@@ -541,7 +607,7 @@ mod tests {
         line.put(large(OVERRUN), drop);
         assert!(line.is_overrun());
         // What is held back is in nobody's way who connects.
-        line.begin_life(Some(me));
+        line.begin_life(Some(me), drop);
         line.set_short(true, drop);
         line.put(large(OVERRUN + 1), drop);
         assert!(line.is_overrun() && !line.is_busy());

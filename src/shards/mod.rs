@@ -285,7 +285,7 @@ impl Shards {
             });
         }
         for line in self.lines().iter().flat_map(|lines| &lines.lines) {
-            line.begin_life(me);
+            line.begin_life(me, |outgoing| self.send_all(outgoing));
         }
         if let Some(me) = me {
             // Whoever leads here says so to all, this node included.

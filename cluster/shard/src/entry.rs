@@ -97,6 +97,14 @@ pub enum Op {
         /// are not published again. At most [`LIST_MAX`]. Unknown ones are ignored.
         stored: Vec<PacketId>,
     },
+    /// The connection has come to nothing: its client was refused, or never heard of it. A session that began with it is over, and one
+    /// that was there goes on without it. Its will is not published.
+    Abandon {
+        /// Which.
+        connection: Connection,
+        /// How long a session that was there stays from now on.
+        expiry: SessionExpiry,
+    },
     /// The session is over now: its will is published, and all of it is forgotten.
     End {
         /// Whose.

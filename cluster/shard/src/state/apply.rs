@@ -48,6 +48,9 @@ impl State {
             Op::Close { connection, expiry, will, sent_until, stored } => {
                 self.by(&connection, |state, slot| state.close(slot, expiry, will, sent_until, &stored))
             }
+            Op::Abandon { connection, expiry } => {
+                self.by(&connection, |state, slot| state.abandon(slot, expiry))
+            }
             Op::End { connection } => self.by(&connection, |state, slot| {
                 state.end_session(slot);
                 Answer::Done
@@ -105,6 +108,7 @@ impl State {
             | Op::Release { connection, .. } => unless_fenced(connection, Answer::Done),
             Op::Direct { connection, .. } => unless_fenced(connection, Answer::Queued(None)),
             Op::Close { .. }
+            | Op::Abandon { .. }
             | Op::End { .. }
             | Op::Publish { .. }
             | Op::MemberEnded { .. }

@@ -140,6 +140,16 @@ impl State {
         Answer::Done
     }
 
+    /// The connection of a session has come to nothing; its owner's life may have ended before that was told.
+    pub(super) fn abandon(&mut self, slot: Slot, expiry: SessionExpiry) -> Answer {
+        self.drop_will(slot);
+        if !self.sessions.at(slot).present {
+            self.end_session(slot);
+            return Answer::Done;
+        }
+        self.close(slot, expiry, WillFate::Drop, Seq(1), &[])
+    }
+
     /// The lives of its connections have ended with that of the member.
     pub(super) fn member_ended(&mut self, member: Member) -> Answer {
         self.sources.end(member);

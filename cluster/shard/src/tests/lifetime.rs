@@ -233,6 +233,32 @@ fn a_will_expires_from_when_it_is_published() {
 }
 
 #[test]
+fn a_connection_that_has_come_to_nothing_leaves_no_session_behind() {
+    let abandon = |epoch| Op::Abandon { connection: connection("a", epoch), expiry: SessionExpiry::Never };
+    let willing = |epoch| Open { will: Some(will("w", 30)), ..open("a", epoch) };
+    let mut replica = Replica::new();
+    // Also where its owner has ended before that is told, by its next life.
+    replica.open(willing(1));
+    replica.one(Op::MemberEnded { member: member(1) });
+    assert_eq!(replica.shard.stats().sessions, 1);
+    replica.apply_parts(vec![Part { source: member(2), number: 1, ops: vec![abandon(1)] }]);
+    assert_eq!((replica.shard.stats().sessions, replica.shard.stats().wills_firing), (0, 0));
+    let mut replica = Replica::new();
+    replica.open(willing(1));
+    replica.one(abandon(1));
+    assert_eq!((replica.shard.stats().sessions, replica.shard.stats().wills_firing), (0, 0));
+    // One that was there goes on without it, and the next connection is none of its business.
+    replica.subscriber("a", "t");
+    replica.open(willing(2));
+    replica.one(abandon(2));
+    let stats = replica.shard.stats();
+    assert_eq!((stats.sessions, stats.attached, stats.subscriptions, stats.wills_firing), (1, 0, 1, 0));
+    assert!(replica.open(open("a", 3)).0);
+    assert_eq!(replica.one(abandon(2)), Answer::Fenced);
+    assert_eq!(replica.shard.stats().attached, 1);
+}
+
+#[test]
 fn sessions_end_when_they_expire_and_so_do_their_routes() {
     let mut replica = Replica::new();
     replica.subscriber("a", "t");

@@ -313,6 +313,19 @@ impl Model {
                     self.leave(connection.client.as_str(), *will);
                 }
             },
+            Op::Abandon { connection, expiry } => match self.by(connection) {
+                None => return Answer::Fenced,
+                Some(session) => {
+                    session.will = None;
+                    if !session.present {
+                        self.end(connection.client.as_str());
+                    } else if session.owner.is_some() {
+                        session.window = 0;
+                        session.expiry = *expiry;
+                        self.leave(connection.client.as_str(), crate::WillFate::Drop);
+                    }
+                }
+            },
             Op::Subscribe { connection, .. }
             | Op::Unsubscribe { connection, .. }
             | Op::Acknowledge { connection, .. }

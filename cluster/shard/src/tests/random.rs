@@ -229,6 +229,7 @@ impl World {
                 stored: (1..=6).filter(|id| f & 1 << id != 0).map(packet).collect(),
             },
             12 if c % 4 == 0 => Op::End { connection },
+            12 if c % 4 == 1 => Op::Abandon { connection, expiry: expiry(d) },
             13..20 => self.publish(bytes),
             20 => direct(connection, bytes),
             21 if c % 3 == 0 => {

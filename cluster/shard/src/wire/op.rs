@@ -21,7 +21,10 @@ use crate::{
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Op {
-    #[prost(oneof = "OpKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21")]
+    #[prost(
+        oneof = "OpKind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21"
+    )]
     pub(crate) kind: Option<OpKind>,
 }
 
@@ -61,6 +64,8 @@ pub(crate) enum OpKind {
     Letters(Letters),
     #[prost(message, tag = "17")]
     Posted(Posted),
+    #[prost(message, tag = "18")]
+    Abandon(Abandon),
     #[prost(bytes = "bytes", tag = "20")]
     Restore(Bytes),
     #[prost(message, tag = "21")]
@@ -146,6 +151,14 @@ pub(crate) struct Close {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Abandon {
+    #[prost(message, optional, tag = "1")]
+    connection: Option<Connection>,
+    #[prost(message, optional, tag = "2")]
+    expiry: Option<Expiry>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Direct {
     #[prost(message, optional, tag = "1")]
     connection: Option<Connection>,
@@ -210,6 +223,10 @@ impl From<&ShardOp> for Op {
                 keep_will: *will == WillFate::Keep,
                 sent_until: sent_until.0,
                 stored: stored.iter().map(|id| id.value().into()).collect(),
+            }),
+            ShardOp::Abandon { connection, expiry } => OpKind::Abandon(Abandon {
+                connection: Some(connection.into()),
+                expiry: Some((*expiry).into()),
             }),
             ShardOp::End { connection } => OpKind::End(connection.into()),
             ShardOp::Publish { batch } => OpKind::Publish(batch.bytes().clone()),
@@ -281,6 +298,10 @@ impl TryFrom<Op> for ShardOp {
                 will: if keep_will { WillFate::Keep } else { WillFate::Drop },
                 sent_until: Seq(sent_until),
                 stored: bounded(stored, "stored")?.into_iter().map(packet_id).collect::<Result<_, _>>()?,
+            },
+            OpKind::Abandon(Abandon { connection, expiry }) => Self::Abandon {
+                connection: required(connection)?,
+                expiry: expiry.ok_or(DecodeError::Field("expiry"))?.into(),
             },
             OpKind::End(connection) => Self::End { connection: connection.try_into()? },
             OpKind::Publish(bytes) => Self::Publish { batch: store_batch(bytes)? },

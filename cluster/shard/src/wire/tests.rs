@@ -90,6 +90,7 @@ fn ops() -> Vec<Op> {
             sent_until: Seq(9),
             stored: vec![PacketId::MIN, PacketId::new(300).unwrap()],
         },
+        Op::Abandon { connection: connection(), expiry: SessionExpiry::Never },
         Op::End { connection: connection() },
         Op::Publish {
             batch: batch(&Frame::Store {
