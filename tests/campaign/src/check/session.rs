@@ -73,6 +73,10 @@ impl Model {
                 self.perhaps_connected(event, *clean, *expiry);
                 None
             }
+            SessionKind::Unserved { clean, expiry } => {
+                self.unserved(event, *clean, *expiry);
+                None
+            }
             SessionKind::Lost => {
                 self.connected = false;
                 self.ended = (event.begin, event.end);
@@ -164,6 +168,18 @@ impl Model {
         self.ended.1 = event.end;
     }
 
+    fn unserved(&mut self, event: &SessionEvent, clean: bool, expiry: u32) {
+        let (least, most) = self.expiry;
+        self.expiry = (least.min(expiry), most.max(expiry));
+        if clean || expiry < most {
+            self.unsettled = event.end.plus(LATE);
+            if self.existence == Existence::Exists {
+                self.existence = Existence::Unsure;
+                self.subscriptions.values_mut().for_each(|belief| *belief = Belief::Unsure);
+            }
+        }
+    }
+
     fn goodbye(&mut self, event: &SessionEvent, expiry: Option<u32>, sure: bool) {
         let (least, most) = self.expiry;
         if let Some(new) = expiry {
@@ -184,6 +200,9 @@ fn tell(event: &SessionEvent) -> String {
             let answer =
                 present.map_or("no CONNACK".to_owned(), |present| format!("Session Present {present}"));
             format!("CONNECT with Clean Start {clean} and expiry {expiry} s, {answer}")
+        }
+        SessionKind::Unserved { clean, expiry } => {
+            format!("CONNECT with Clean Start {clean} and expiry {expiry} s, refused")
         }
         SessionKind::Lost => "the connection was lost".to_owned(),
         SessionKind::Goodbye { expiry, sure } => {
@@ -293,6 +312,23 @@ mod tests {
         let resumed =
             [(1, connect(true, 100, Some(false))), (2, SessionKind::Lost), (3, connect(false, 100, None))];
         finds(&[resumed.as_slice(), &[(4, connect(false, 100, Some(false)))]].concat(), &[4]);
+    }
+
+    #[test]
+    fn a_connect_that_nobody_could_serve_begins_no_session_and_may_end_one() {
+        let unserved = |clean, expiry| (3, SessionKind::Unserved { clean, expiry });
+        let absent =
+            [(1, connect(true, 0, Some(false))), (2, SessionKind::Goodbye { expiry: None, sure: true })];
+        let exists = [(1, connect(true, 100, Some(false))), (2, SessionKind::Lost)];
+        for (clean, expiry) in [(false, 100), (true, 100), (false, 1), (true, 0)] {
+            let begun = [(40, connect(false, 100, Some(true)))];
+            finds(&[&absent[..], &[unserved(clean, expiry)], &begun].concat(), &[40]);
+            let ended = [(4, connect(false, 100, Some(false)))];
+            let wrong = if clean || expiry < 100 { &[][..] } else { &[4] };
+            finds(&[&exists[..], &[unserved(clean, expiry)], &ended].concat(), wrong);
+            let there = [(4, connect(false, 100, Some(true)))];
+            finds(&[&exists[..], &[unserved(clean, expiry)], &there].concat(), &[]);
+        }
     }
 
     #[test]

@@ -118,6 +118,9 @@ impl Actor {
             Attempt::Unanswered | Attempt::Broken(_) => {
                 self.record(begin, door.number, SessionKind::Connect { clean, expiry, present: None });
             }
+            Attempt::Refused(UNAVAILABLE) => {
+                self.record(begin, door.number, SessionKind::Unserved { clean, expiry });
+            }
             Attempt::Refused(_) | Attempt::Unreachable => {}
         }
         if self.connection.is_none() {
@@ -262,6 +265,9 @@ impl Actor {
                 // Which of the two has it is not known.
                 return self.vanish().await;
             }
+            Attempt::Refused(UNAVAILABLE) => {
+                return self.record(begin, door.number, SessionKind::Unserved { clean: false, expiry });
+            }
             Attempt::Refused(_) | Attempt::Unreachable => return,
         };
         let kind = SessionKind::Connect { clean: false, expiry, present: Some(present) };
@@ -364,6 +370,9 @@ fn connect(client: &str, clean: bool, expiry: u32) -> Connect {
 }
 
 const ACTORS: usize = 12;
+
+/// CONNACK: nobody can serve the client now.
+const UNAVAILABLE: u8 = 0x88;
 
 /// In seconds.
 const LONG: u32 = 7_200;
