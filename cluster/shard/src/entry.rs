@@ -98,7 +98,7 @@ pub enum Op {
         stored: Vec<PacketId>,
     },
     /// The connection has come to nothing: its client was refused, or never heard of it. A session that began with it is over, and one
-    /// that was there goes on without it. Its will is not published.
+    /// that was there goes on without it. Its will is not published, unless it was before this came.
     Abandon {
         /// Which.
         connection: Connection,

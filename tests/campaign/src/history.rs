@@ -161,7 +161,7 @@ pub(crate) enum SessionKind {
     /// CONNECT. `present` is what the CONNACK said; `None`: there was none, so that it may have been done.
     Connect { clean: bool, expiry: u32, present: Option<bool> },
     /// CONNECT that was refused because nobody could serve it (0x88). It begins no session; but the one that was there may be over, or end
-    /// sooner, where it asked for that.
+    /// sooner, where it asked for that. A session is begun by it only where the node that refused it dies before the shard is told.
     Unserved { clean: bool, expiry: u32 },
     /// The connection is over. `begin` is when it was surely still there.
     Lost,
