@@ -98,11 +98,12 @@ pub enum Op {
         stored: Vec<PacketId>,
     },
     /// The connection has come to nothing: its client was refused, or never heard of it. A session that began with it is over, and one
-    /// that was there goes on without it. Its will is not published, unless it was before this came.
+    /// that was there goes on as if it had not been, with the will that it had before. Its own will is not published, unless it was
+    /// before this came. It can follow its [`Op::Open`] alone.
     Abandon {
         /// Which.
         connection: Connection,
-        /// How long a session that was there stays from now on.
+        /// How long it said that the session stays: what it changed there is known, and undone.
         expiry: SessionExpiry,
     },
     /// The session is over now: its will is published, and all of it is forgotten.

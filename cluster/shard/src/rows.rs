@@ -22,12 +22,13 @@
 //! 17 borrowed      session: u64, place: u64                      protobuf: where the message there was borrowed
 //! 18 heard         shard: u16                                    protobuf: the last letter of that shard
 //! 20 restoring     session: u64                                  protobuf: of a session that comes out of a backup
+//! 21 former        session: u64                                  protobuf: what its last Open has changed
 //! ```
 //! Numbers in keys are big-endian, so that rows lie in the order of their numbers. Chunks are numbered as they come, whoever
 //! they are for: what a flush writes lies behind all that is there, which is what a store of sorted tables likes best. The
 //! format is the one of the header: 2 from the first letter or group on, which bring the rows 13 to 18, sessions whose clients
-//! begin with U+0000, and chunk states with the keys of groups. Until then it is 1, and a version that knows no other one can
-//! read it; it refuses 2 as a whole. A chunk state without places, or of a session that is not there, is of a chunk that nobody
+//! begin with U+0000, and chunk states with the keys of groups; 3 while there are rows 21. Until then it is 1, and a version that
+//! knows no other one can read it; it refuses the others as a whole. A chunk state without places, or of a session that is not there, is of a chunk that nobody
 //! needs any more.
 
 mod header;
@@ -37,9 +38,9 @@ mod record;
 use bytes::Bytes;
 use flotilla_state::{NodeId, ShardId};
 
-pub(crate) use header::Header;
+pub(crate) use header::{Format, Header};
 pub(crate) use letters::{BorrowedRow, GroupRow, HeardRow, LetterRow, LoanRow, MemberRow};
-pub(crate) use record::{FiringRow, PublisherRow, RestoringRow, SessionRow, SourceRow, WillRow};
+pub(crate) use record::{FiringRow, FormerRow, PublisherRow, RestoringRow, SessionRow, SourceRow, WillRow};
 
 use crate::{
     DecodeError, SessionId, WillId,
@@ -69,6 +70,7 @@ pub(crate) enum Row {
     Borrowed(SessionId, u64),
     Heard(ShardId),
     Restoring(SessionId),
+    Former(SessionId),
 }
 
 /// Where the rows of a shard are.
@@ -135,6 +137,7 @@ impl Row {
     pub(crate) const BORROWED: u8 = 17;
     pub(crate) const HEARD: u8 = 18;
     pub(crate) const RESTORING: u8 = 20;
+    pub(crate) const FORMER: u8 = 21;
 
     fn write(self, key: &mut KeyBuffer) {
         let (tag, first) = match self {
@@ -165,6 +168,7 @@ impl Row {
                 return key.put(&shard.0.to_be_bytes());
             }
             Self::Restoring(session) => (Self::RESTORING, session.0),
+            Self::Former(session) => (Self::FORMER, session.0),
         };
         key.put(&[tag]);
         key.put(&first.to_be_bytes());
@@ -226,6 +230,7 @@ impl Row {
                 row(2, shard.map(Self::Heard))
             }
             Self::RESTORING => row(8, session().map(Self::Restoring)),
+            Self::FORMER => row(8, session().map(Self::Former)),
             _ => Err(NO_ROW),
         }
     }
@@ -284,6 +289,7 @@ mod tests {
             Row::Borrowed(session, 10),
             Row::Heard(ShardId(3)),
             Row::Restoring(session),
+            Row::Former(session),
         ];
         let space = Space { shard: ShardId(0x1112), generation: 6 };
         let keys: Vec<_> = rows.iter().map(|row| space.key(*row)).collect();

@@ -1,6 +1,7 @@
 //! The sessions of a shard.
 
 mod compact;
+mod former;
 mod received;
 mod row;
 mod session;
@@ -16,6 +17,7 @@ use flotilla_mqtt::session::ClientId;
 use flotilla_state::Member;
 
 pub(crate) use compact::{Moment, Shared};
+pub(crate) use former::Former;
 pub(crate) use received::Received;
 pub(crate) use session::{ArmedWill, GROUP, Limits, Session, group_client};
 pub(crate) use subscriptions::{Kept, Subscriptions};

@@ -4,6 +4,7 @@ mod acknowledge;
 mod apply;
 mod attach;
 mod borrow;
+mod former;
 mod groups;
 mod letters;
 mod lifetime;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_mqtt::{Message, Timestamp};
+use flotilla_mqtt::{Message, Timestamp, session::SessionExpiry};
 use flotilla_state::ShardId;
 
 pub(crate) use borrow::{Borrowed, Borrowing};
@@ -32,8 +33,8 @@ use crate::{
     letters::Letters,
     publishers::Publishers,
     retained::Retained,
-    rows::{RestoringRow, Row},
-    sessions::{Sessions, Slot},
+    rows::{Format, RestoringRow, Row},
+    sessions::{Former, Sessions, Slot},
     sources::Sources,
 };
 
@@ -60,6 +61,8 @@ pub(crate) struct State {
     pub(crate) firing: BTreeMap<WillId, Arc<Message>>,
     /// Sessions that come out of a backup and are not complete.
     pub(crate) restoring: BTreeMap<SessionId, RestoringRow>,
+    /// What Opens have changed whose connections may come to nothing.
+    pub(crate) former: BTreeMap<SessionId, Former>,
     /// Sessions of clients that are away, by when something is due.
     pub(crate) deadlines: BTreeSet<(Timestamp, SessionId)>,
     /// Messages that several entries refer to and that are not in the store.
@@ -219,6 +222,15 @@ impl State {
         }
     }
 
+    /// The oldest format that has everything.
+    pub(crate) fn format(&self) -> Format {
+        match (self.former.is_empty(), self.has_groups()) {
+            (false, _) => Format::Former,
+            (true, true) => Format::Groups,
+            (true, false) => Format::Plain,
+        }
+    }
+
     pub(crate) fn check_invariants(&self) {
         let (mut attached, mut subscriptions, mut matched, mut queueing_qos0) = (0, 0, 0, 0);
         let (mut queued, mut bytes, mut fresh, mut deadlines) = (0, 0, 0, 0);
@@ -248,6 +260,10 @@ impl State {
             }
         }
         assert!(self.restoring.keys().all(|id| self.sessions.of_id(*id).is_some()));
+        for (id, former) in &self.former {
+            let slot = self.sessions.of_id(*id).expect("what was before is of a session");
+            assert!(self.sessions.at(slot).present && former.expiry != SessionExpiry::AtDisconnect);
+        }
         assert_eq!(self.deadlines.len(), deadlines);
         assert_eq!((self.stats.attached, self.stats.subscriptions), (attached, subscriptions));
         assert_eq!((self.stats.queued_messages, self.stats.queued_bytes), (queued, bytes));

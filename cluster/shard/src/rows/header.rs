@@ -23,8 +23,7 @@ pub(crate) struct Header {
     pub(crate) next_retained: u64,
     /// The number of the last letter; 0: there was none.
     pub(crate) last_letter: u64,
-    /// Whether there may be rows of groups and letters.
-    pub(crate) has_groups: bool,
+    pub(crate) format: Format,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -54,15 +53,30 @@ struct HeaderRow {
     last_letter: u64,
 }
 
-/// The format of all rows and snapshots of a shard that has had no groups and no letters.
-const FORMAT: u32 = 1;
-/// That of one that has: who knows only the first one must not read them.
-const FORMAT_GROUPS: u32 = 2;
+/// The format of all rows and snapshots: who does not know it must not read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum Format {
+    /// Of a shard that has had no groups and no letters.
+    #[default]
+    Plain = 1,
+    /// Of one that has.
+    Groups = 2,
+    /// There are rows of what Opens have changed.
+    Former = 3,
+}
+
+impl Format {
+    fn read(format: u32) -> Result<Self, DecodeError> {
+        let known =
+            [Self::Plain, Self::Groups, Self::Former].into_iter().find(|known| *known as u32 == format);
+        known.ok_or(DecodeError::UnknownVersion(format))
+    }
+}
 
 impl Header {
     pub(crate) fn encode(&self) -> Bytes {
         let row = HeaderRow {
-            format: if self.has_groups { FORMAT_GROUPS } else { FORMAT },
+            format: self.format as u32,
             generation: self.generation,
             position: self.position.clone(),
             applied: self.applied,
@@ -85,9 +99,7 @@ impl Header {
         }
         // The rest of another format may mean anything.
         let OnlyFormat { format } = OnlyFormat::decode(bytes.clone())?;
-        if !(FORMAT..=FORMAT_GROUPS).contains(&format) {
-            return Err(DecodeError::UnknownVersion(format));
-        }
+        let format = Format::read(format)?;
         let row = HeaderRow::decode(bytes.clone())?;
         Ok(Self {
             generation: row.generation,
@@ -101,7 +113,7 @@ impl Header {
             next_chunk: row.next_chunk,
             next_retained: row.next_retained,
             last_letter: row.last_letter,
-            has_groups: format == FORMAT_GROUPS,
+            format,
         })
     }
 }

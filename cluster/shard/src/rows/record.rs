@@ -73,6 +73,21 @@ pub(crate) struct WillRow {
     pub(crate) due: Option<u64>,
 }
 
+/// What the last Open of a session has changed, as long as its connection may come to nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FormerRow {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) expiry: Option<Expiry>,
+    /// Milliseconds since the epoch.
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) ends_at: Option<u64>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) will: Option<WireWill>,
+    /// When the will would be published, in milliseconds since the epoch.
+    #[prost(uint64, optional, tag = "4")]
+    pub(crate) due: Option<u64>,
+}
+
 /// A will that is to be published.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct FiringRow {

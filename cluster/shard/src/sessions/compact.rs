@@ -15,6 +15,13 @@ impl From<Timestamp> for Moment {
     }
 }
 
+impl Moment {
+    /// Milliseconds since the epoch.
+    pub(crate) const fn as_millis(self) -> u64 {
+        self.0.get()
+    }
+}
+
 impl From<Moment> for Timestamp {
     fn from(at: Moment) -> Self {
         Self::from_millis(at.0.get())

@@ -25,6 +25,7 @@ impl Shard {
         lines.extend(state.firing.iter().map(|(will, message)| format!("{will:?} {message:?}")));
         lines.extend(state.retained.topics().iter().map(|(topic, kept)| format!("{topic} {kept:?}")));
         lines.extend(state.restoring.iter().map(|(session, row)| format!("restoring {session:?} {row:?}")));
+        lines.extend(state.former.iter().map(|(session, former)| format!("before {session:?} {former:?}")));
         lines.extend(state.groups.describe());
         lines.extend(state.borrowed.iter().map(|(place, borrowing)| format!("{place:?} {borrowing:?}")));
         lines.extend(state.letters.describe());

@@ -92,7 +92,7 @@ impl Shard {
             next_chunk: self.state.next.chunk,
             next_retained: self.state.next.retained,
             last_letter: self.state.letters.last,
-            has_groups: self.state.has_groups(),
+            format: self.state.format(),
         }
     }
 

@@ -16,10 +16,10 @@ use crate::{
     index::Subscriber,
     letters::{Letters, Unposted},
     rows::{
-        BorrowedRow, FiringRow, GroupRow, Header, HeardRow, LetterRow, LoanRow, MemberRow, PREFIX,
+        BorrowedRow, FiringRow, FormerRow, GroupRow, Header, HeardRow, LetterRow, LoanRow, MemberRow, PREFIX,
         PublisherRow, RestoringRow, Row, SessionRow, SourceRow, Space, WillRow,
     },
-    sessions::{ArmedWill, Kept, Session},
+    sessions::{ArmedWill, Former, Kept, Session},
     state::{Borrowing, NextIds, State},
     wire::{Subscription as SubscriptionRow, decode_message, will_from},
 };
@@ -82,6 +82,7 @@ pub(super) fn load(store: &dyn Store, space: Space, header: &Header) -> Result<S
     for tag in [
         Row::SESSION,
         Row::RESTORING,
+        Row::FORMER,
         Row::SUBSCRIPTION,
         Row::WILL,
         Row::CHUNK_STATE,
@@ -145,6 +146,10 @@ fn take_row(state: &mut State, row: Row, value: &Bytes) -> Result<(), DecodeErro
                 message = Arc::new(Message { expires_at: Some(expires_at), ..Message::clone(&message) });
             }
             state.firing.insert(will, message);
+        }
+        Row::Former(session) => {
+            of_row(state, session)?;
+            state.former.insert(session, Former::from_row(&FormerRow::decode(value.clone())?)?);
         }
         Row::Restoring(session) => {
             of_row(state, session)?;

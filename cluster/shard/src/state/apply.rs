@@ -48,9 +48,10 @@ impl State {
             Op::Close { connection, expiry, will, sent_until, stored } => {
                 self.by(&connection, |state, slot| state.close(slot, expiry, will, sent_until, &stored))
             }
-            Op::Abandon { connection, expiry } => {
-                self.by(&connection, |state, slot| state.abandon(slot, expiry))
-            }
+            Op::Abandon { connection, expiry } => match self.slot_of(&connection) {
+                Some(slot) => self.abandon(slot, expiry),
+                None => Answer::Fenced,
+            },
             Op::End { connection } => self.by(&connection, |state, slot| {
                 state.end_session(slot);
                 Answer::Done
@@ -80,7 +81,11 @@ impl State {
     /// Only the latest connection of a session may act for it.
     fn by(&mut self, connection: &Connection, act: impl FnOnce(&mut Self, Slot) -> Answer) -> Answer {
         match self.slot_of(connection) {
-            Some(slot) => act(self, slot),
+            Some(slot) => {
+                // It is a connection.
+                self.forget_former(slot);
+                act(self, slot)
+            }
             None => Answer::Fenced,
         }
     }

@@ -32,7 +32,7 @@ impl State {
                 self.end_session(present);
                 slot = None;
             } else {
-                self.take_over(present);
+                self.take_over(present, open.expiry);
             }
         }
         let present = slot.is_some();
@@ -47,8 +47,8 @@ impl State {
         Answer::Opened(Box::new(Opened { present, session: Some(session) }))
     }
 
-    /// Ends what is left of the last connection of a session that goes on.
-    fn take_over(&mut self, slot: Slot) {
+    /// Ends what is left of the last connection of a session that goes on, and stays for `next` after its next one.
+    fn take_over(&mut self, slot: Slot, next: SessionExpiry) {
         let session = self.sessions.at_mut(slot);
         if let Some(owner) = session.owner() {
             // Whatever was there may have been sent.
@@ -60,6 +60,7 @@ impl State {
             }
             self.detached(slot, closed);
         }
+        self.keep_former(slot, next);
         self.drop_will(slot);
     }
 
@@ -138,16 +139,6 @@ impl State {
         self.stats.attached -= 1;
         self.leave(slot, will);
         Answer::Done
-    }
-
-    /// The connection of a session has come to nothing; its owner's life may have ended before that was told.
-    pub(super) fn abandon(&mut self, slot: Slot, expiry: SessionExpiry) -> Answer {
-        self.drop_will(slot);
-        if !self.sessions.at(slot).present {
-            self.end_session(slot);
-            return Answer::Done;
-        }
-        self.close(slot, expiry, WillFate::Drop, Seq(1), &[])
     }
 
     /// The lives of its connections have ended with that of the member.

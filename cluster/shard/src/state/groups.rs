@@ -94,8 +94,8 @@ impl State {
         }
     }
 
-    /// Whether there has been a group or a letter: older versions cannot read the rows then.
-    pub(crate) fn has_groups(&self) -> bool {
+    /// Whether there has been a group or a letter.
+    pub(super) fn has_groups(&self) -> bool {
         self.letters.last > 0 || !self.heard.is_empty() || !self.groups.is_empty()
     }
 

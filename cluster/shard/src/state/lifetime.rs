@@ -63,6 +63,7 @@ impl State {
         self.drop_subscriptions(slot);
         self.give_back(slot, sent_until, true);
         self.drop_inbox(slot);
+        self.forget_former(slot);
         let Some(session) = self.sessions.remove(slot) else { return };
         if self.restoring.remove(&session.id).is_some() {
             self.dirty.delete(Row::Restoring(session.id), session.is_stored);

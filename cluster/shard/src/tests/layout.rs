@@ -1,4 +1,6 @@
-//! The rows of formats 1 and 2: a replica must read what an earlier version has written.
+//! The rows of formats 1 to 3: a replica must read what an earlier version has written.
+
+use std::time::Duration;
 
 use flotilla_lane::Origin;
 use flotilla_mqtt::{PacketId, QoS, session::SessionExpiry};
@@ -92,6 +94,27 @@ fn the_rows_of_groups_are_fixed() {
     check(&mut replica, EXPECTED_OF_GROUPS);
 }
 
+#[test]
+fn the_rows_of_what_may_come_to_nothing_are_fixed() {
+    let mut replica = Replica::new();
+    replica.open(Open { will: Some(will("w", 30)), ..open("a", 1) });
+    let expiry = SessionExpiry::After(Duration::from_secs(60));
+    replica.one(Op::Close {
+        connection: connection("a", 1),
+        expiry,
+        will: WillFate::Keep,
+        sent_until: Seq(1),
+        stored: Vec::new(),
+    });
+    replica.open(open("a", 2));
+    replica.flush();
+    check(&mut replica, EXPECTED_OF_FORMER);
+    // Who knows the first format only can read it again when it is a connection.
+    replica.one(Op::Subscribe { connection: connection("a", 2), subscriptions: Vec::new() });
+    replica.flush();
+    check(&mut replica, EXPECTED_WITHOUT_FORMER);
+}
+
 fn close(connection: Connection, sent_until: u64, stored: Vec<PacketId>) -> Op {
     let (expiry, will) = (SessionExpiry::Never, WillFate::Keep);
     Op::Close { connection, expiry, will, sent_until: Seq(sent_until), stored }
@@ -150,4 +173,17 @@ const EXPECTED_OF_GROUPS: &str = "
 0102000000011100000000000000010000000000000002 0803108280a01f1802
 010200000001120003 088280a01f
 0102ff 080210011a0461742037200728e80730033801400148035001588580a01f
+";
+
+const EXPECTED_OF_FORMER: &str = "
+010200000001010000000000000001
+  0a016110011802220b0901000000000000001001280132004003480450c0843d588080808080206001680170017801800101a80101
+010200000001150000000000000001 0a0408e0d40310c8dc031a110a0b0a01771a04676f6e65200210b0ea012098f201
+0102ff 080310011a0461742033200328e80730023801400148015001
+";
+
+const EXPECTED_WITHOUT_FORMER: &str = "
+010200000001010000000000000001
+  0a016110011802220b0901000000000000001001280132004003480450c0843d588080808080206001680170017801800101a80101
+0102ff 080110011a0461742034200428e80730023801400148015001
 ";

@@ -258,6 +258,81 @@ fn a_connection_that_has_come_to_nothing_leaves_no_session_behind() {
     assert_eq!(replica.shard.stats().attached, 1);
 }
 
+/// A session whose client has gone 5 s ago and leaves a will that is due 30 s after that, or with the session; then an op of a connection
+/// that says other things. How many wills fire within 20 and 30 seconds.
+fn check_former(next: &Open, then: &[Op], stays: SessionExpiry, fired: [usize; 2]) {
+    let mut replica = Replica::new();
+    replica.open(Open { will: Some(will("w", 30)), ..open("a", 1) });
+    replica.one(close("a", 1, stays, WillFate::Keep));
+    replica.stamp += 5_000;
+    assert!(replica.open(next.clone()).0);
+    for op in then {
+        replica.flush();
+        replica.reopen();
+        // The next life of the node tells it, if need be.
+        replica.apply_parts(vec![Part { source: member(2), number: 0, ops: vec![op.clone()] }]);
+    }
+    for (millis, expected) in [20_000, 5_000].into_iter().zip(fired) {
+        replica.stamp += millis;
+        replica.one(Op::Tick);
+        assert_eq!(replica.shard.firing_wills().len(), expected, "{next:?} {then:?} {stays:?} {millis}");
+    }
+    assert!(replica.shard.firing_wills().iter().all(|(_, message)| &*message.topic == "w"));
+}
+
+#[test]
+fn a_connection_that_has_come_to_nothing_does_not_take_the_will_along() {
+    use SessionExpiry::{After, AtDisconnect, Never};
+    let abandon = |epoch| Op::Abandon { connection: connection("a", epoch), expiry: After(Duration::ZERO) };
+    let ended = || Op::MemberEnded { member: member(1) };
+    let next = open("a", 2);
+    let short = After(Duration::from_secs(25));
+    check_former(&next, &[], Never, [0, 0]);
+    check_former(&next, &[abandon(2)], Never, [0, 1]);
+    check_former(&next, &[abandon(2)], short, [1, 1]);
+    check_former(&next, &[ended(), abandon(2)], Never, [0, 1]);
+    check_former(&next, &[ended(), abandon(2)], short, [1, 1]);
+    // Its own is none, and neither is what it says of the session.
+    for expiry in [Never, AtDisconnect, After(Duration::from_secs(1))] {
+        let next = Open { will: Some(will("other", 3)), expiry, ..open("a", 2) };
+        check_former(&next, &[abandon(2)], Never, [0, 1]);
+        check_former(&next, &[abandon(2)], short, [1, 1]);
+    }
+    // Nor is one after the other.
+    let again = |epoch| Op::Open(Box::new(open("a", epoch)));
+    check_former(&next, &[again(3), abandon(2), abandon(3)], Never, [0, 1]);
+    check_former(&next, &[ended(), again(3), abandon(3)], short, [1, 1]);
+    // One that does something is one, whatever comes then; and so is the one after it.
+    for op in [subscribe("a", 2, &[("t", 1)]), close("a", 2, Never, WillFate::Drop)] {
+        check_former(&next, &[op.clone(), abandon(2)], Never, [0, 0]);
+        check_former(&next, &[op, again(3), abandon(3)], Never, [0, 0]);
+    }
+}
+
+#[test]
+fn a_connection_that_has_come_to_nothing_leaves_the_expiry_as_it_was() {
+    let hour = SessionExpiry::After(Duration::from_secs(3_600));
+    let mut replica = Replica::new();
+    replica.subscriber("a", "t");
+    replica.one(close("a", 1, hour, WillFate::Drop));
+    let ends_at = replica.shard.next_deadline();
+    replica.stamp += 1_000;
+    let minute = SessionExpiry::After(Duration::from_secs(60));
+    replica.open(Open { expiry: minute, ..open("a", 2) });
+    replica.one(Op::Abandon { connection: connection("a", 2), expiry: minute });
+    assert_eq!(replica.shard.next_deadline(), ends_at);
+    // A takeover by nobody ends the connection that was there.
+    replica.open(Open { expiry: hour, will: Some(will("w", 9)), ..open("a", 3) });
+    replica.open(Open { expiry: minute, ..open("a", 4) });
+    replica.one(Op::Abandon { connection: connection("a", 4), expiry: minute });
+    assert_eq!(replica.shard.next_deadline(), Some(replica.stamp + 9_000));
+    replica.stamp += 9_000;
+    replica.one(Op::Tick);
+    assert_eq!(replica.shard.next_deadline(), Some(replica.stamp - 9_000 + 3_600_000));
+    let stats = replica.shard.stats();
+    assert_eq!((stats.sessions, stats.subscriptions, stats.wills_firing), (1, 1, 1));
+}
+
 #[test]
 fn sessions_end_when_they_expire_and_so_do_their_routes() {
     let mut replica = Replica::new();

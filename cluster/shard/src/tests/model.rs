@@ -63,6 +63,7 @@ pub(super) struct ModelSession {
     next_number: u64,
     /// What became of borrowed messages, and has not been told.
     returns: Vec<(ShardId, u64, LoanFate)>,
+    former: Option<lifetime::Former>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +129,7 @@ impl ModelSession {
             received: Vec::new(),
             next_number: 1,
             returns: Vec::new(),
+            former: None,
             open,
         }
     }
@@ -277,6 +279,9 @@ impl Model {
 
     fn op(&mut self, source: Member, op: &Op) -> Answer {
         let now = self.stamp;
+        if let Some(session) = lifetime::acting(op).and_then(|connection| self.by(connection)) {
+            session.former = None;
+        }
         match op {
             Op::Open(open) => return self.open(source, open),
             Op::Publish { batch } => batch.frames().for_each(|frame| self.publish(&frame)),
@@ -315,16 +320,7 @@ impl Model {
             },
             Op::Abandon { connection, expiry } => match self.by(connection) {
                 None => return Answer::Fenced,
-                Some(session) => {
-                    session.will = None;
-                    if !session.present {
-                        self.end(connection.client.as_str());
-                    } else if session.owner.is_some() {
-                        session.window = 0;
-                        session.expiry = *expiry;
-                        self.leave(connection.client.as_str(), crate::WillFate::Drop);
-                    }
-                }
+                Some(_) => self.abandon(connection.client.as_str(), *expiry),
             },
             Op::Subscribe { connection, .. }
             | Op::Unsubscribe { connection, .. }
@@ -389,11 +385,8 @@ impl Model {
             }
             if open.clean_start || session.owner.is_some() && session.expiry == SessionExpiry::AtDisconnect {
                 self.end(client);
-            } else if session.owner.is_some() {
-                self.sessions.get_mut(client).unwrap().maybe_sent_until = session.next_seq;
-                if let Some((will, _)) = session.will.filter(|(will, _)| will.delay.is_zero()) {
-                    self.fire(&will);
-                }
+            } else {
+                self.take_over(client, open.expiry);
             }
         }
         let present = self.sessions.contains_key(client);

@@ -59,7 +59,7 @@ const FILTERS: [&str; 8] = ["t", "t/1", "t/+", "#", "u", "$share/g/t/+", "t/#", 
 const TOPICS: [&str; 4] = ["t", "t/1", "t/2", "u"];
 
 pub(super) fn step() -> impl Strategy<Value = Step> {
-    let op = (0..34_u8, any::<[u8; 6]>());
+    let op = (0..36_u8, any::<[u8; 6]>());
     let numbering = prop_oneof![
         6 => Just(Numbering::Next),
         4 => Just(Numbering::Own),
@@ -229,7 +229,7 @@ impl World {
                 stored: (1..=6).filter(|id| f & 1 << id != 0).map(packet).collect(),
             },
             12 if c % 4 == 0 => Op::End { connection },
-            12 if c % 4 == 1 => Op::Abandon { connection, expiry: expiry(d) },
+            34.. => Op::Abandon { connection, expiry: expiry(d) },
             13..20 => self.publish(bytes),
             20 => direct(connection, bytes),
             21 if c % 3 == 0 => {

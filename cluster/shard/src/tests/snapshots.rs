@@ -147,7 +147,7 @@ fn what_is_not_a_whole_snapshot_changes_nothing() {
     // A version that is not known, and a row of a kind that is not.
     let mut other = whole.clone();
     assert_eq!(other[..4], [0, other[1], 0x08, 1]);
-    other[3] = 3;
+    other[3] = 4;
     check(&mut target, other);
     let mut other = whole.clone();
     let first_key = 2 + usize::from(whole[1]);

@@ -6,9 +6,56 @@ use flotilla_mqtt::{Message, Timestamp, session::SessionExpiry};
 use flotilla_state::{Incarnation, Member};
 
 use super::Model;
-use crate::{TICK_MAX, Will, WillFate, WillId};
+use crate::{Connection, Op, TICK_MAX, Will, WillFate, WillId};
+
+/// What a session was before its last Open: its expiry, when it would have ended, and its will with when it was due.
+pub(super) type Former = (SessionExpiry, Option<u64>, Option<(Will, u64)>);
 
 impl Model {
+    /// The next connection of a session, which says how long it stays after that.
+    pub(super) fn take_over(&mut self, client: &str, next: SessionExpiry) {
+        let stamp = self.stamp;
+        let session = self.sessions.get_mut(client).unwrap();
+        let was_connected = session.owner.is_some();
+        if was_connected {
+            session.maybe_sent_until = session.next_seq;
+        }
+        let at_once = session.will.take_if(|(will, _)| was_connected && will.delay.is_zero());
+        let (expiry, ends_at, older_will) =
+            session.former.take().unwrap_or((session.expiry, session.ends_at, None));
+        let ends_at = ends_at.or_else(|| after(stamp, expiry));
+        let due = |(will, due): (Will, Option<u64>)| {
+            let due = due.unwrap_or(stamp + u64::try_from(will.delay.as_millis()).unwrap());
+            (will, due.min(ends_at.unwrap_or(u64::MAX)))
+        };
+        let will = session.will.take().map(due).or(older_will);
+        if will.is_some() || expiry != next {
+            session.former = Some((expiry, ends_at, will));
+        }
+        if let Some((will, _)) = at_once {
+            self.fire(&will);
+        }
+    }
+
+    pub(super) fn abandon(&mut self, client: &str, expiry: SessionExpiry) {
+        let session = self.sessions.get_mut(client).unwrap();
+        session.will = None;
+        if !session.present {
+            return self.end(client);
+        }
+        let former = session.former.take();
+        if session.owner.is_some() {
+            session.window = 0;
+            session.expiry = former.as_ref().map_or(expiry, |(expiry, ..)| *expiry);
+            self.leave(client, WillFate::Drop);
+        }
+        if let Some((expiry, ends_at, will)) = former {
+            let session = self.sessions.get_mut(client).unwrap();
+            (session.expiry, session.ends_at) = (expiry, ends_at);
+            session.will = will.map(|(will, due)| (will, Some(due)));
+        }
+    }
+
     pub(super) fn leave(&mut self, client: &str, fate: WillFate) {
         let session = self.sessions.get_mut(client).unwrap();
         session.owner = None;
@@ -17,8 +64,7 @@ impl Model {
         }
         session.ends_at = match session.expiry {
             SessionExpiry::AtDisconnect => return self.end(client),
-            SessionExpiry::After(duration) => Some(self.stamp + u64::try_from(duration.as_millis()).unwrap()),
-            SessionExpiry::Never => None,
+            expiry => after(self.stamp, expiry),
         };
         self.tell_groups(client);
         self.give_back(client);
@@ -79,5 +125,28 @@ impl Model {
             }
         }
         self.retained.retain(|_, message| message.expires_at.is_none_or(|at| at > self.stamp));
+    }
+}
+
+/// When a session ends that has begun to wait now.
+fn after(now: u64, expiry: SessionExpiry) -> Option<u64> {
+    match expiry {
+        SessionExpiry::After(duration) => Some(now + u64::try_from(duration.as_millis()).unwrap()),
+        SessionExpiry::AtDisconnect | SessionExpiry::Never => None,
+    }
+}
+
+/// The connection that does something with this op.
+pub(super) fn acting(op: &Op) -> Option<&Connection> {
+    match op {
+        Op::Subscribe { connection, .. }
+        | Op::Unsubscribe { connection, .. }
+        | Op::Acknowledge { connection, .. }
+        | Op::Receive { connection, .. }
+        | Op::Release { connection, .. }
+        | Op::Close { connection, .. }
+        | Op::End { connection }
+        | Op::Direct { connection, .. } => Some(connection),
+        _ => None,
     }
 }
