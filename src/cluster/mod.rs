@@ -228,7 +228,7 @@ pub(crate) enum Awaited {
     /// A shard has been asked to keep a retained message for a session: the one with this number.
     Direct(u64),
     /// The will that a shard has asked for is kept by all who keep it.
-    Will(ShardId, flotilla_shard::WillId),
+    Will { shard: ShardId, id: flotilla_shard::WillId, attempt: u32 },
 }
 
 /// Whether something is done.

@@ -55,7 +55,7 @@ impl Worker {
         }
         if shards.is_congested(shard) {
             // Wills are few, and nobody sends them again.
-            let is_will = matches!(done, Some(Completion { what: Awaited::Will(..), .. }));
+            let is_will = matches!(done, Some(Completion { what: Awaited::Will { .. }, .. }));
             if shards.is_overrun(shard) && !is_will {
                 self.metrics().dropped_forward_congested.increment();
                 return Err(ReasonCode::ServerBusy);

@@ -12,11 +12,11 @@ use flotilla_mqtt::{
     codec::SendBuffer,
     session::{Cause, DeliveryOptions, DropReason, KeptMessage, Session, SessionExpiry, Ticket},
 };
-use flotilla_shard::{Answer, Connection, Op, OpenedSession, Seq, SessionId, WillFate, WillId};
+use flotilla_shard::{Answer, Connection, Op, OpenedSession, Seq, SessionId, WillFate};
 use flotilla_state::{ConnectionEpoch, ShardId};
 use tokio::sync::oneshot;
 
-use super::{Worker, delivery::Reach};
+use super::Worker;
 use crate::{
     cluster::{Awaited, Completion, Kept},
     router::SessionRef,
@@ -349,7 +349,7 @@ impl Worker {
                 let place = if let Answer::Queued(place) = *answer { place } else { None };
                 self.direct_answered(slot, number, place);
             }
-            Awaited::Publish(_) | Awaited::Retained(_) | Awaited::Will(..) => {}
+            Awaited::Publish(_) | Awaited::Retained(_) | Awaited::Will { .. } => {}
         }
     }
 
@@ -444,28 +444,5 @@ impl Worker {
             }
         }
         has_session
-    }
-
-    /// A will that a shard has asked for is kept by all who keep it.
-    pub(super) fn will_kept(&self, shard: ShardId, id: WillId) {
-        if let Some(shards) = self.node.cluster.shards() {
-            shards.will_done(shard, id);
-        }
-    }
-
-    /// Publishes a will that a shard has asked for. Another leader may ask for it again before it is known to be done.
-    pub(super) fn publish_shard_will(&mut self, origin: Origin, will: &Arc<Message>) {
-        let (shard, id) = (origin.shard, WillId(origin.number));
-        let who = Completion {
-            session: SessionRef { worker: self.id, slot: u32::MAX, epoch: 0 },
-            what: Awaited::Will(shard, id),
-        };
-        let awaited = self.publish_kept_message(will, None, Reach::Cluster, Some(who), Some(origin));
-        self.hand_over();
-        match awaited {
-            0 => self.will_kept(shard, id),
-            1 => {}
-            more => drop(self.outstanding.insert(who, more)),
-        }
     }
 }

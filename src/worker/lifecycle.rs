@@ -392,6 +392,7 @@ impl Worker {
         self.close_all(reason);
         // What other nodes have taken, this one does not hear any more.
         self.outstanding.clear();
+        self.wills.clear();
     }
 
     fn close_all(&mut self, reason: ReasonCode) {

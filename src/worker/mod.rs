@@ -27,6 +27,7 @@ mod replay;
 mod sessions;
 mod subscribe;
 mod timers;
+mod wills;
 
 pub(crate) use connection::Peer;
 pub(crate) use delivery::TRIES_MAX;
@@ -97,6 +98,8 @@ pub(crate) struct Worker {
     outgoing: Vec<Outgoing>,
     /// What has to be done by more than one other node before it is complete, and by how many.
     outstanding: HashMap<Completion, u32>,
+    /// Wills of shards that are on their way.
+    wills: wills::Wills,
     /// Sessions whose send buffer has something new.
     dirty: Vec<u32>,
     /// Sessions that wait for their turn to get more retained messages.
@@ -198,6 +201,7 @@ impl Worker {
             outbound: (0..workers).map(|_| Batch::default()).collect(),
             outgoing: Vec::new(),
             outstanding: HashMap::new(),
+            wills: wills::Wills::default(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),
             held_up: Vec::new(),

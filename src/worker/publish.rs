@@ -266,6 +266,9 @@ impl Worker {
     }
 
     fn complete(&mut self, completion: Completion, reason: ReasonCode) {
+        if let Awaited::Will { shard, id, attempt } = completion.what {
+            return self.will_kept(shard, id, attempt);
+        }
         if let Some(count) = self.outstanding.get_mut(&completion) {
             *count -= 1;
             if *count > 0 {
@@ -274,9 +277,6 @@ impl Worker {
             self.outstanding.remove(&completion);
         }
         let SessionRef { slot, epoch, .. } = completion.session;
-        if let Awaited::Will(shard, will) = completion.what {
-            return self.will_kept(shard, will);
-        }
         if self.sessions.entry_of(slot, epoch).is_none() {
             return;
         }
@@ -293,7 +293,7 @@ impl Worker {
             | Awaited::Forgotten(_)
             | Awaited::Unsubscribed(_)
             | Awaited::Direct(_)
-            | Awaited::Will(..) => {}
+            | Awaited::Will { .. } => {}
         }
     }
 
