@@ -6,7 +6,8 @@
 // keeps its name, as on ext4, xfs and btrfs; a renaming needs the flush of its directory.
 //
 // FAULTY_DISK_CONTROL names a file with one 64-bit number: 0 a good disk, 1 no space for longer files, 2 no space for any
-// write, 3 every flush fails. 1 and 2 are ENOSPC, 3 is EIO.
+// write, 3 every flush fails, 4 little space, of which nothing is taken. 1 and 2 are ENOSPC, 3 is EIO. Who asks how much space there
+// is hears of 1, 2 and 4.
 //
 // Not seen: memory maps that are written to, copy_file_range, system calls without the C library. sync_file_range flushes
 // nothing, as its manual says.
@@ -25,6 +26,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -39,7 +41,10 @@ struct note {
 
 enum { WRITTEN = 1, CREATED = 2, RENAMED = 3, FLUSHED = 4 };
 
-enum { GOOD, NO_LONGER_FILES, NO_WRITES, NO_FLUSHES };
+enum { GOOD, NO_LONGER_FILES, NO_WRITES, NO_FLUSHES, NEARLY_FULL };
+
+// What is left of a disk that is nearly full.
+#define LITTLE (200ull << 20)
 
 #define FILES_MAX 65536
 
@@ -76,6 +81,8 @@ REAL(ssize_t, pwrite64, int, const void *, size_t, off_t)
 REAL(ssize_t, pwritev64, int, const struct iovec *, int, off_t)
 REAL(int, ftruncate64, int, off_t)
 REAL(int, fallocate64, int, int, off_t, off_t)
+REAL(int, fstatvfs64, int, struct statvfs64 *)
+REAL(int, statvfs64, const char *, struct statvfs64 *)
 REAL(int, fsync, int)
 REAL(int, fdatasync, int)
 REAL(int, rename, const char *, const char *)
@@ -86,7 +93,7 @@ REAL(int, dup3, int, int, int)
 
 static void find_all(void) {
     find_open64(), find_openat64(), find_close(), find_write(), find_writev(), find_pwrite64(), find_pwritev64();
-    find_ftruncate64(), find_fallocate64(), find_fsync(), find_fdatasync(), find_rename(), find_fcntl64();
+    find_ftruncate64(), find_fallocate64(), find_fstatvfs64(), find_statvfs64(), find_fsync(), find_fdatasync(), find_rename(), find_fcntl64();
     find_dup(), find_dup2(), find_dup3();
 }
 
@@ -206,6 +213,36 @@ static int before_write(int fd, uint64_t inode, off_t at, uint64_t count) {
     return 0;
 }
 
+// How much space there is. The structures of both names are the same where files have 64 bits.
+_Static_assert(sizeof(struct statvfs) == sizeof(struct statvfs64), "on a system with long offsets");
+
+static int with_space(int result, struct statvfs64 *space) {
+    int64_t now = disk();
+    if (result || now == GOOD || now == NO_FLUSHES) return result;
+    fsblkcnt64_t left = now == NEARLY_FULL ? LITTLE / space->f_frsize : 0;
+    if (space->f_bavail > left) space->f_bavail = left;
+    if (space->f_bfree > left) space->f_bfree = left;
+    return 0;
+}
+
+int fstatvfs64(int fd, struct statvfs64 *space) {
+    char path[PATH_MAX];
+    find_fstatvfs64();
+    int result = real_fstatvfs64(fd, space);
+    return path_of(fd, path) == 0 && is_below_root(path) ? with_space(result, space) : result;
+}
+
+int fstatvfs(int fd, struct statvfs *space) { return fstatvfs64(fd, (struct statvfs64 *)space); }
+
+int statvfs64(const char *file, struct statvfs64 *space) {
+    char path[PATH_MAX];
+    find_statvfs64();
+    int result = real_statvfs64(file, space);
+    return absolute(file, path) == 0 && is_below_root(path) ? with_space(result, space) : result;
+}
+
+int statvfs(const char *file, struct statvfs *space) { return statvfs64(file, (struct statvfs64 *)space); }
+
 static uint64_t total(const struct iovec *parts, int count) {
     uint64_t sum = 0;
     for (int i = 0; i < count; i++) sum += parts[i].iov_len;
@@ -270,7 +307,7 @@ int fallocate64(int fd, int mode, off_t at, off_t length) {
     pthread_mutex_lock(&lock);
     uint64_t size = size_of(fd);
     int result = -1, error = ENOSPC;
-    if (disk() == GOOD || disk() == NO_FLUSHES) {
+    if (disk() != NO_LONGER_FILES && disk() != NO_WRITES) {
         note_write(fd, inode, size, 0, size);
         result = real_fallocate64(fd, mode, at, length);
         error = errno;
@@ -382,7 +419,8 @@ static int exists(int at, const char *path) {
 static int open_noted(int at, const char *path, int flags, mode_t mode) {
     char whole[PATH_MAX];
     int existed = !control || !(flags & O_CREAT) || exists(at, path);
-    if (!existed && disk() != GOOD && disk() != NO_FLUSHES && absolute(path, whole) == 0 && is_below_root(whole)) {
+    int refuses_new = disk() == NO_LONGER_FILES || disk() == NO_WRITES;
+    if (!existed && refuses_new && absolute(path, whole) == 0 && is_below_root(whole)) {
         errno = ENOSPC;
         return -1;
     }

@@ -29,6 +29,8 @@ enum State {
     NoLongerFiles = 1,
     NoWrites = 2,
     NoFlushes = 3,
+    /// Who asks hears that there is little space.
+    NearlyFull = 4,
 }
 
 impl Disk {
@@ -152,6 +154,10 @@ impl Breaker {
         let numbers = if random.once_in(3) { self.founders().collect() } else { vec![self.one(random)] };
         let what = format!("no space on {}", self.names(&numbers));
         let span = self.books.fault_begins(Fault::DiskFull.name(), what.clone());
+        // A disk fills up. One that is full from one write to the next, which no quota tells either, is a failing one: the store cannot
+        // take back what it has begun.
+        self.set_disks(&numbers, State::NearlyFull);
+        self.wait(FILLS_UP);
         self.set_disks(&numbers, State::NoLongerFiles);
         let time = Duration::from_millis(1_000 + self.up_to(random, 7_000));
         self.wait(time);
@@ -324,6 +330,9 @@ const FLUSHED: u64 = 4;
 
 const DEPTH_MAX: usize = 8;
 
+/// How long a disk is nearly full before it is full.
+const FILLS_UP: Duration = Duration::from_secs(1);
+
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -409,6 +418,14 @@ mod tests {
         let longer = "printf old > \"$0\"/file";
         assert!(power_cut("full", State::NoLongerFiles, longer).is_none_or(|(_, done)| !done));
         assert!(power_cut("fuller", State::NoWrites, longer).is_none_or(|(_, done)| !done));
+        // Before that it says how little is left.
+        for (state, least, most) in [(State::NearlyFull, 1, 200 << 10), (State::NoLongerFiles, 0, 0)] {
+            let asks = format!(
+                "left=$(df --output=avail \"$0\" | tail -n 1) && [ $left -ge {least} ] && [ $left -le {most} ]"
+            );
+            assert!(power_cut("asked", state, &asks).is_none_or(|(_, done)| done), "{state:?}");
+        }
+        assert!(power_cut("nearly", State::NearlyFull, longer).is_none_or(|(_, done)| done));
         let flush = "exec dd if=/dev/zero of=\"$0\"/file bs=4 count=1 conv=fsync";
         assert!(power_cut("broken", State::NoFlushes, flush).is_none_or(|(_, done)| !done));
         assert!(power_cut("good", State::Good, flush).is_none_or(|(_, done)| done));
