@@ -192,7 +192,8 @@ async fn read_at(world: &World, door: Door, topic: &str) -> Option<RegisterOpera
 }
 
 /// Subscribes, and takes the retained message. That there is none is believed when the node has answered twice behind the
-/// SUBACK, a while after it, and nothing came; `None` when that is not known.
+/// SUBACK, a while after it, and nothing came; `None` when that is not known. Who gets a message that is published meanwhile gets no
+/// older one behind it, and so may get no retained one.
 async fn ask(
     world: &World,
     connection: &mut Connection,
@@ -202,7 +203,7 @@ async fn ask(
 ) -> Option<RegisterOperation> {
     let begin = world.now();
     let mut answers = 0;
-    let (mut value, mut is_conclusive) = (None, false);
+    let (mut value, mut is_conclusive, mut is_overtaken) = (None, false, false);
     let mut asked = Instant::now();
     let mut sent = connection.send(&subscribe(Version::V5, packet_id, &[], &[(topic, 1)])).await;
     let deadline = Instant::now() + ANSWERED_WITHIN + 2 * NOTHING_AFTER;
@@ -230,13 +231,14 @@ async fn ask(
                 if publish.retain && publish.topic == topic {
                     value = Some(number(world, client, &publish)?);
                 }
+                is_overtaken |= !publish.retain && publish.topic == topic;
             }
             Some(Event::Packet(Packet::SubAck { .. })) => {}
             None => {}
             Some(_) => break,
         }
     }
-    let is_known = value.is_some() || answers == 3 && is_conclusive;
+    let is_known = value.is_some() || answers == 3 && is_conclusive && !is_overtaken;
     let outcome = if is_known { Outcome::Ok } else { Outcome::Unknown };
     world.books.count(Kind::Read, outcome, begin);
     let (client, node, kind) = (client.to_owned(), connection.node, RegisterKind::Read(value));
