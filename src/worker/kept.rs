@@ -10,7 +10,7 @@ use flotilla_lane::Origin;
 use flotilla_mqtt::{
     Message, PacketId, QoS, ReasonCode, Transit,
     codec::SendBuffer,
-    session::{Cause, DeliveryOptions, DropReason, KeptMessage, Session, SessionExpiry, Ticket},
+    session::{Cause, DeliveryOptions, DropReason, KeptMessage, Sequence, Session, SessionExpiry, Ticket},
 };
 use flotilla_shard::{Answer, Connection, Op, OpenedSession, Seq, SessionId, WillFate};
 use flotilla_state::{ConnectionEpoch, ShardId};
@@ -45,6 +45,8 @@ pub(super) struct KeptSession {
     term: u64,
     /// QoS 2 messages from the client that wait for their numbers, and those of QoS 1 behind them.
     receiving: VecDeque<Receiving>,
+    /// Messages whose PUBREL waits until the shard has noted their PUBREC, in the order in which it was told.
+    releasing: VecDeque<Vec<Sequence>>,
     /// Whether the client has said something that the shard has not been told.
     is_dirty: bool,
 }
@@ -72,7 +74,7 @@ pub(crate) struct KeptDelivery {
     pub(crate) term: u64,
     pub(crate) epoch: ConnectionEpoch,
     pub(crate) turn: u32,
-    pub(crate) sequence: flotilla_mqtt::session::Sequence,
+    pub(crate) sequence: Sequence,
     /// `None`: its PUBREL is due.
     pub(crate) options: Option<DeliveryOptions>,
 }
@@ -91,6 +93,7 @@ impl KeptEntry {
             maybe_sent_until: session.maybe_sent_until,
             term: 0,
             receiving: VecDeque::new(),
+            releasing: VecDeque::new(),
             is_dirty: false,
         };
         Self {
@@ -227,9 +230,8 @@ impl Worker {
         let Some(session) = &mut kept.session else { return };
         session.is_dirty = false;
         let report = entry.session.take_kept_report();
-        let seqs = |sequences: &[flotilla_mqtt::session::Sequence]| {
-            sequences.iter().map(|sequence| Seq(sequence.get())).collect::<Vec<_>>()
-        };
+        let seqs =
+            |sequences: &[Sequence]| sequences.iter().map(|sequence| Seq(sequence.get())).collect::<Vec<_>>();
         let (released, done) = (seqs(&report.released), seqs(&report.done));
         if released.is_empty() && done.is_empty() {
             return;
@@ -237,7 +239,7 @@ impl Worker {
         let bytes = OP_BYTES + 8 * (released.len() + done.len());
         // PUBREL waits for the answer; several at once wait for the same.
         let who = (!released.is_empty()).then(|| {
-            entry.releasing.push_back(report.released);
+            session.releasing.push_back(report.released);
             Completion { session: here, what: Awaited::Released }
         });
         let op = Op::Acknowledge { connection: kept.connection.clone(), released, done };
@@ -332,7 +334,8 @@ impl Worker {
         let out = entry.link.as_mut().map_or(&mut nowhere, |link| &mut link.out);
         match completion.what {
             Awaited::Released => {
-                for sequence in entry.releasing.pop_front().unwrap_or_default() {
+                let kept = entry.kept.as_deref_mut().and_then(|kept| kept.session.as_mut());
+                for sequence in kept.and_then(|session| session.releasing.pop_front()).unwrap_or_default() {
                     entry.session.handle_kept_released(sequence, out);
                 }
                 entry.session.pump(now, out);

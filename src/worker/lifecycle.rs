@@ -242,7 +242,6 @@ impl Worker {
             let asked = unfinished.replays.take_asked();
             forget_look_up(&self.node, asked);
         }
-        entry.releasing.clear();
         if self.close_kept(slot, cause) {
             // The shard has all of it.
             ending.ended = true;

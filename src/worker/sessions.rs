@@ -1,12 +1,8 @@
 //! The sessions of one worker.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
-use flotilla_mqtt::{
-    PacketId, ReasonCode,
-    session::{Sequence, Session},
-    topic::TopicFilter,
-};
+use flotilla_mqtt::{PacketId, ReasonCode, session::Session, topic::TopicFilter};
 use flotilla_registry::Tenure;
 
 use super::{
@@ -31,8 +27,6 @@ pub(super) struct Entry {
     pub(super) claim: Tenure,
     /// Set while it is connected, if a shard keeps it or its will.
     pub(super) kept: Option<Box<KeptEntry>>,
-    /// Messages whose PUBREL waits until the shard has noted their PUBREC, in the order in which it was told.
-    pub(super) releasing: VecDeque<Vec<Sequence>>,
 }
 
 /// What is left to do for SUBSCRIBEs.
@@ -84,7 +78,6 @@ impl Entry {
             next_reminder: NextReminder::NONE,
             claim: Tenure::default(),
             kept: None,
-            releasing: VecDeque::new(),
         })
     }
 
