@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 
 use crate::router::SessionRef;
 
-/// Client identifier to session. A session stays on the worker that made it: when its client connects elsewhere, the
-/// connection moves to the session, so two CONNECTs with one identifier always meet on one thread and need no lock.
+/// Client identifier to session. A session stays on the worker that made it: when its client connects elsewhere meanwhile,
+/// the new connection moves to that worker, so two CONNECTs with one identifier always meet on one thread and need no lock.
 #[derive(Debug)]
 pub(crate) struct Registry {
     parts: Box<[Mutex<HashMap<ClientId, SessionRef>>]>,

@@ -38,11 +38,10 @@ impl Worker {
         (to_slot < slots).then_some(to_slot)
     }
 
-    /// Ends the connection of a session if its client is banned. The session stays, as after a connection that is lost.
+    /// Ends the connection of a session if its client is banned. What a shard keeps of it stays, as after a connection that is lost.
     pub(super) fn close_if_banned(&mut self, slot: u32) -> bool {
         let Some(entry) = self.sessions.entry(slot) else { return false };
-        let Some(link) = &entry.link else { return false };
-        let (client_id, peer) = (entry.session.client_id().as_str(), &link.peer);
+        let (client_id, peer) = (entry.session.client_id().as_str(), &entry.link.peer);
         let is_banned = self.node.bans.cover(client_id, peer.username.as_deref(), peer.addr.ip());
         if is_banned {
             self.end_link(slot, Cause::Server(ReasonCode::AdministrativeAction));

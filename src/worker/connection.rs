@@ -130,7 +130,7 @@ impl Worker {
 
     /// The connection, unless it is over.
     pub(super) fn link(&mut self, at: LinkRef) -> Option<&mut Link> {
-        self.sessions.entry(at.slot)?.link.as_deref_mut().filter(|link| link.id == at.link)
+        self.sessions.entry(at.slot).map(|entry| &mut entry.link).filter(|link| link.id == at.link)
     }
 
     /// Whether a connection must not be read now. What ends the reason wakes its task.
@@ -146,7 +146,7 @@ impl Worker {
         let is_congested = waits_for_node || self.node.mailboxes.iter().any(super::Mailbox::is_congested);
         let Some(entry) = self.sessions.entry(at.slot) else { return false };
         let is_saturated = entry.session.is_saturated() || entry.is_subscribing_much() || entry.is_looking();
-        let Some(link) = entry.link.as_deref_mut().filter(|link| link.id == at.link) else { return false };
+        let Some(link) = Some(&mut entry.link).filter(|link| link.id == at.link) else { return false };
         // The client does not read, so neither do we; or too many of its publishes wait to be stored, or of its SUBSCRIBEs to
         // be known everywhere, or one for retained messages, or it waits for others.
         let pause = link.out.len() >= output_max || is_saturated || is_congested;

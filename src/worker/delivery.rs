@@ -5,7 +5,6 @@ use std::sync::Arc;
 use flotilla_lane::{Origin, TextsWriter};
 use flotilla_mqtt::{
     Message, QoS, ReasonCode, Transit,
-    codec::SendBuffer,
     packet::PacketType,
     session::{Delivered, DeliveryOptions, DropReason},
     topic::TopicFilter,
@@ -331,15 +330,11 @@ impl Worker {
     ) -> Option<Delivered> {
         let now = self.now;
         let entry = self.sessions.entry_of(to.slot, to.epoch)?;
-        let delivered = match &mut entry.link {
-            Some(link) => {
-                if link.out.is_empty() && !link.out.has_storage() {
-                    link.out.lend_storage(self.spare.take());
-                }
-                entry.session.deliver(now, message, options, &mut link.out)
-            }
-            None => entry.session.deliver(now, message, options, &mut SendBuffer::new()),
-        };
+        let out = &mut entry.link.out;
+        if out.is_empty() && !out.has_storage() {
+            out.lend_storage(self.spare.take());
+        }
+        let delivered = entry.session.deliver(now, message, options, out);
         entry.update_load();
         match delivered {
             Delivered::Sent => {
@@ -379,7 +374,7 @@ impl Worker {
         let Some(entry) = self.sessions.entry(slot) else { return };
         let report = entry.session.take_report();
         entry.update_load();
-        let has_output = entry.link.as_ref().is_some_and(|link| !link.out.is_empty());
+        let has_output = !entry.link.out.is_empty();
         let metrics = self.metrics();
         for (qos, &sent) in
             [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().zip(&report.sent)

@@ -4,7 +4,7 @@ use std::{future::poll_fn, rc::Rc, task::Poll};
 
 use flotilla_mqtt::session::Cause;
 
-use super::{Event, Worker, WorkerCell, mailbox::Batch};
+use super::{Event, Worker, WorkerCell, mailbox::Batch, sessions::Entry};
 
 /// Storage of send buffers and batches that have been written, for the next ones; a few MiB at most.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
 impl Worker {
     /// Puts a session on the flusher's list.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
-        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        let Some(Entry { link, .. }) = self.sessions.entry(slot) else { return };
         if !link.is_dirty {
             link.is_dirty = true;
             self.dirty.push(slot);
@@ -109,7 +109,7 @@ impl Worker {
     pub(super) fn flush(&mut self, slot: u32) {
         let now = self.now;
         let output_max = self.node.limits.output_buffer_max;
-        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        let Some(Entry { link, .. }) = self.sessions.entry(slot) else { return };
         link.is_dirty = false;
         let tally = link.out.take_tally();
         let was_blocked = link.blocked_since.is_some();
@@ -150,7 +150,7 @@ impl Worker {
 
     /// Takes back the storage that was lent to a connection which had nothing to write into it.
     pub(super) fn take_back_storage(&mut self, slot: u32) {
-        let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut()) else { return };
+        let Some(Entry { link, .. }) = self.sessions.entry(slot) else { return };
         if link.out.is_empty() && link.out.has_storage() {
             let storage = link.out.take_storage();
             self.spare.give(storage);
@@ -161,7 +161,7 @@ impl Worker {
     pub(super) fn go_on_sending(&mut self, slot: u32) {
         let now = self.now;
         let Some(entry) = self.sessions.entry(slot) else { return };
-        let Some(link) = entry.link.as_mut() else { return };
+        let link = &mut entry.link;
         if entry.session.queue_len() + entry.session.kept_waiting_len() > 0 {
             if !link.out.has_storage() && link.out.is_empty() {
                 link.out.lend_storage(self.spare.take());

@@ -36,7 +36,7 @@ impl Worker {
         self.metrics().panics.increment();
     }
 
-    /// Ends the connection of a session. A panic in that too has at least dropped the socket.
+    /// Ends the connection of a session. A panic in that too leaves neither of them.
     fn give_up(&mut self, slot: u32) {
         self.catch(|worker| worker.end_link(slot, Cause::Server(ReasonCode::UnspecifiedError)));
     }
@@ -64,7 +64,8 @@ mod tests {
 
     use super::*;
 
-    /// A part of the broker with a defect: it panics when it is asked about the only other node, which wants "p".
+    /// A part of the broker with a defect: it panics when it is asked about the only other node, which wants "p", and when it is
+    /// told that nobody here wants a filter any more.
     #[derive(Debug)]
     struct Defect;
 
@@ -86,6 +87,7 @@ mod tests {
         fn closed(&self, _: &ClientId, _: ConnectionEpoch) {}
 
         fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {
+            assert_ne!(change, RouteChange::Last, "this is the defect");
             Alone.announce(filter, change, done)
         }
 
@@ -119,11 +121,13 @@ mod tests {
         let mut other = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01o");
         other.write_all(b"\x82\x06\x00\x01\x00\x01q\x00").expect("it reads");
         expect(&mut other, &[0x90, 3, 0, 1, 0]);
-        // In the work for a client's packet, and then in the end of a connection, whose will meets the defect too.
+        // In the work for a client's packet, and then in the end of a connection, whose subscription meets the defect too.
         let mut first = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01f");
         first.write_all(b"\x30\x03\x00\x01p").expect("it reads");
         assert_eq!(first.read(&mut [0]).expect("closed in order"), 0);
-        let mut second = connect(&broker, b"\x10\x13\x00\x04MQTT\x04\x06\x00\x00\x00\x01s\x00\x01p\x00\x01w");
+        let mut second = connect(&broker, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01s");
+        second.write_all(b"\x82\x06\x00\x01\x00\x01r\x00").expect("it reads");
+        expect(&mut second, &[0x90, 3, 0, 1, 0]);
         second.write_all(b"\x30\x03\x00\x01p").expect("it reads");
         assert_eq!(second.read(&mut [0]).unwrap_or(0), 0);
         // The worker serves the others, and the same client again.

@@ -9,7 +9,6 @@ use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 use flotilla_lane::Origin;
 use flotilla_mqtt::{
     Message, PacketId, QoS, ReasonCode, Transit,
-    codec::SendBuffer,
     session::{Cause, DeliveryOptions, DropReason, KeptMessage, Sequence, Session, SessionExpiry, Ticket},
 };
 use flotilla_shard::{Answer, Connection, Op, OpenedSession, Seq, SessionId, WillFate};
@@ -20,6 +19,7 @@ use super::Worker;
 use crate::{
     cluster::{Awaited, Completion, Kept},
     router::SessionRef,
+    shards::Shards,
 };
 
 /// What a shard keeps of a session that is connected here.
@@ -104,6 +104,27 @@ impl KeptEntry {
         }
     }
 
+    /// Tells the shard what the client has said.
+    fn tell(&mut self, shards: &Shards, here: SessionRef, of: &mut Session) {
+        let Some(session) = &mut self.session else { return };
+        session.is_dirty = false;
+        let report = of.take_kept_report();
+        let seqs =
+            |sequences: &[Sequence]| sequences.iter().map(|sequence| Seq(sequence.get())).collect::<Vec<_>>();
+        let (released, done) = (seqs(&report.released), seqs(&report.done));
+        if released.is_empty() && done.is_empty() {
+            return;
+        }
+        let bytes = OP_BYTES + 8 * (released.len() + done.len());
+        // PUBREL waits for the answer; several at once wait for the same.
+        let who = (!released.is_empty()).then(|| {
+            session.releasing.push_back(report.released);
+            Completion { session: here, what: Awaited::Released }
+        });
+        let op = Op::Acknowledge { connection: self.connection.clone(), released, done };
+        shards.ask(self.shard, op, bytes, who);
+    }
+
     /// The next message of the session that is expected, if the shard has the session.
     pub(super) fn next(&self) -> Option<Seq> {
         self.session.as_ref().map(|session| session.next)
@@ -156,8 +177,8 @@ impl Worker {
     pub(super) fn attach_all(&mut self, shard: ShardId) {
         let slots: Vec<u32> = self.sessions.occupied().collect();
         for slot in slots {
-            let kept = self.sessions.entry(slot).filter(|entry| entry.link.is_some());
-            let is_its = kept.and_then(|entry| entry.kept.as_ref()).is_some_and(|kept| kept.shard == shard);
+            let kept = self.sessions.entry(slot).and_then(|entry| entry.kept.as_ref());
+            let is_its = kept.is_some_and(|kept| kept.shard == shard);
             if is_its {
                 self.attach_kept(slot);
             }
@@ -185,7 +206,7 @@ impl Worker {
         let is_direct = !dup && !message.retain && delivery.options.as_ref().is_some_and(|it| it.retain);
         let is_old = is_direct && self.meet_direct(to.slot, seq, message);
         let Some(entry) = self.sessions.entry(to.slot) else { return };
-        let Some(link) = &mut entry.link else { return };
+        let link = &mut entry.link;
         if link.out.is_empty() && !link.out.has_storage() {
             link.out.lend_storage(self.spare.take());
         }
@@ -226,24 +247,9 @@ impl Worker {
         let here = self.session_ref(slot);
         let Some(shards) = self.node.cluster.shards() else { return };
         let Some(entry) = self.sessions.entry(slot) else { return };
-        let Some(kept) = entry.kept.as_deref_mut() else { return };
-        let Some(session) = &mut kept.session else { return };
-        session.is_dirty = false;
-        let report = entry.session.take_kept_report();
-        let seqs =
-            |sequences: &[Sequence]| sequences.iter().map(|sequence| Seq(sequence.get())).collect::<Vec<_>>();
-        let (released, done) = (seqs(&report.released), seqs(&report.done));
-        if released.is_empty() && done.is_empty() {
-            return;
+        if let Some(kept) = entry.kept.as_deref_mut() {
+            kept.tell(shards, here, &mut entry.session);
         }
-        let bytes = OP_BYTES + 8 * (released.len() + done.len());
-        // PUBREL waits for the answer; several at once wait for the same.
-        let who = (!released.is_empty()).then(|| {
-            session.releasing.push_back(report.released);
-            Completion { session: here, what: Awaited::Released }
-        });
-        let op = Op::Acknowledge { connection: kept.connection.clone(), released, done };
-        shards.ask(kept.shard, op, bytes, who);
     }
 
     /// Takes a message from the client of a kept session, if it has to wait. One of QoS 2 gets its number first, so that it counts
@@ -330,8 +336,7 @@ impl Worker {
             // A later connection has the session, or it has been ended.
             return self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
         }
-        let mut nowhere = SendBuffer::new();
-        let out = entry.link.as_mut().map_or(&mut nowhere, |link| &mut link.out);
+        let out = &mut entry.link.out;
         match completion.what {
             Awaited::Released => {
                 let kept = entry.kept.as_deref_mut().and_then(|kept| kept.session.as_mut());
@@ -422,15 +427,14 @@ impl Worker {
         Some(closed)
     }
 
-    /// The connection of a session that a shard keeps has ended. Returns whether the session ends here, for the shard has all of it.
-    pub(super) fn close_kept(&mut self, slot: u32, cause: Cause) -> bool {
-        self.tell_kept(slot);
-        let Some(entry) = self.sessions.entry(slot) else { return false };
-        let Some(kept) = entry.kept.take() else { return false };
-        let has_session = kept.session.is_some();
-        let stored = if has_session { entry.session.stored_ids() } else { Vec::new() };
-        let sent_until = kept.session.as_ref().map_or(Seq(1), |session| session.next);
-        let expiry = if has_session { entry.session.expiry() } else { SessionExpiry::AtDisconnect };
+    /// Tells the shard that keeps a session, or a will, that the connection has ended.
+    pub(super) fn close_kept(&self, here: SessionRef, mut kept: KeptEntry, of: &mut Session, cause: Cause) {
+        let Some(shards) = self.node.cluster.shards() else { return };
+        kept.tell(shards, here, of);
+        let (stored, sent_until, expiry) = match &kept.session {
+            Some(session) => (of.stored_ids(), session.next, of.expiry()),
+            None => (Vec::new(), Seq(1), SessionExpiry::AtDisconnect),
+        };
         let expiry = match (cause, expiry) {
             // Its next connection is on its way, and says itself how long it stays.
             (Cause::Server(ReasonCode::SessionTakenOver), SessionExpiry::After(expiry)) => {
@@ -440,12 +444,9 @@ impl Worker {
         };
         let will = if cause == Cause::Normal { WillFate::Drop } else { WillFate::Keep };
         let op = Op::Close { connection: kept.connection, expiry, will, sent_until, stored };
-        if let Some(shards) = self.node.cluster.shards() {
-            match kept.closed {
-                Some(closed) => shards.request_for(kept.shard, op, closed),
-                None => shards.ask(kept.shard, op, OP_BYTES, None),
-            }
+        match kept.closed {
+            Some(closed) => shards.request_for(kept.shard, op, closed),
+            None => shards.ask(kept.shard, op, OP_BYTES, None),
         }
-        has_session
     }
 }

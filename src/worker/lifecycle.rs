@@ -6,9 +6,8 @@ use flotilla_mqtt::{
     ReasonCode, Timestamp,
     codec::{Decoder, SendBuffer},
     packet::PacketType,
-    session::{Accepted, Cause, ClientId, Due, Ending, Refusal, Session},
+    session::{Accepted, Cause, Due, Refusal, Session, SessionExpiry},
 };
-use flotilla_registry::Tenure;
 use tokio::{
     net::TcpStream,
     task::yield_now,
@@ -38,19 +37,11 @@ pub(super) struct Arrival {
     pub(super) hops: u8,
 }
 
-/// A session that has ended.
-struct Removed {
-    client_id: ClientId,
-    session: SessionRef,
-    claim: Tenure,
-}
-
 /// Where a client's session is, from the point of view of one worker.
 enum Place {
-    Here {
-        slot: u32,
-        is_new: bool,
-    },
+    /// Nowhere: it begins here, in the slot that is vacant.
+    Here,
+    /// On this worker.
     Worker(u16),
     /// The client has connected again since.
     Late,
@@ -72,8 +63,8 @@ impl Worker {
             self.refuse_arrival(arrival, ReasonCode::ServerUnavailable);
             return None;
         }
-        match self.make_session(&arrival) {
-            Place::Here { slot, is_new } => Some(self.begin(slot, is_new, arrival)),
+        match self.find_place(&arrival) {
+            Place::Here => Some(self.begin(arrival)),
             Place::Late => {
                 self.refuse_arrival(arrival, ReasonCode::ServerBusy);
                 None
@@ -112,25 +103,21 @@ impl Worker {
         self.say_farewell(Farewell { stream: arrival.stream, out, listener: arrival.peer.listener });
     }
 
-    /// Makes the session of a connection, after it has ended whatever is in the way.
-    fn make_session(&mut self, arrival: &Arrival) -> Place {
+    /// Finds out where the session of a connection begins, after it has ended whatever is in the way.
+    fn find_place(&mut self, arrival: &Arrival) -> Place {
         let Arrival { accepted, claimed, .. } = arrival;
         loop {
             let (slot, epoch) = self.sessions.vacancy();
             let offer = SessionRef { worker: self.id, slot, epoch };
             let home = match self.node.registry.find_or_insert(&accepted.client_id, offer) {
                 Home::Existing(home) => home,
-                Home::Offered => {
-                    let is_new = self.insert_session(arrival);
-                    self.catch_up();
-                    return Place::Here { slot, is_new };
-                }
+                Home::Offered => return Place::Here,
             };
             if home.worker != self.id {
                 return Place::Worker(home.worker);
             }
             let Some(entry) = self.sessions.entry_of(home.slot, home.epoch) else {
-                // Only a panic between the end of the session and that of its name leaves this behind.
+                // Only a panic between the beginning of the name and that of the session leaves this behind.
                 self.node.registry.remove(&accepted.client_id, home);
                 continue;
             };
@@ -138,34 +125,16 @@ impl Worker {
                 return Place::Late;
             }
             self.take_over(home.slot);
-            self.end_remnant(home.slot);
         }
     }
 
-    /// Puts the session of a client that has none on this node into the vacant slot; returns whether it is a new one.
-    fn insert_session(&mut self, Arrival { accepted, claimed, .. }: &Arrival) -> bool {
-        let kept = claimed.kept.as_ref().and_then(|kept| Some((kept, kept.session.as_ref()?)));
-        let session = match kept {
-            Some((kept, opened)) => self.restore_kept(kept, opened),
-            None => Session::new(accepted.client_id.clone(), Arc::clone(&self.node.limits)),
-        };
-        self.sessions.insert(Entry::new(session));
-        let is_new = kept.is_none_or(|(kept, _)| !kept.present);
-        let metrics = self.metrics();
-        metrics.sessions.increment();
-        let begun = if is_new { &metrics.session_created } else { &metrics.session_resumed };
-        begun.increment();
-        is_new
-    }
-
-    /// Starts a connection on its session.
-    fn begin(&mut self, slot: u32, is_new: bool, arrival: Arrival) -> LinkRef {
+    /// Begins the session of a connection, in the vacant slot.
+    fn begin(&mut self, arrival: Arrival) -> LinkRef {
         let Arrival { stream, peer, mut accepted, claimed, rest, .. } = arrival;
-        if claimed.kept.is_some() {
-            accepted.will = None; // The shard has it.
-        }
-        let now = self.now;
-        let limits = Arc::clone(&self.node.limits);
+        let kept = claimed.kept.as_deref();
+        accepted.will = None; // A shard has it.
+        let is_new = kept.is_none_or(|kept| kept.session.is_none() || !kept.present);
+        let (now, limits) = (self.now, Arc::clone(&self.node.limits));
         let mut out = SendBuffer::new();
         out.lend_storage(self.spare.take());
         accepted.write_connack(&limits, !is_new, out.tail());
@@ -177,15 +146,19 @@ impl Worker {
             keep_alive: accepted.keep_alive,
             receive_maximum: accepted.receive_maximum.get(),
         };
+        let mut session = match kept.and_then(|kept| Some((kept, kept.session.as_ref()?))) {
+            Some((kept, opened)) => self.restore_kept(kept, opened),
+            None => Session::new(client_id.clone(), limits),
+        };
+        debug_assert!(
+            session.is_kept() || accepted.expiry == SessionExpiry::AtDisconnect,
+            "what outlives its connection is in a shard"
+        );
+        session.connect(now, accepted);
+        session.resume(now, &mut out);
         let id = self.next_link;
         self.next_link = self.next_link.wrapping_add(1);
-        let entry = self.sessions.entry(slot).expect("the session was found");
-        entry.claim = claimed.tenure;
-        entry.kept = claimed.kept.as_deref().map(|kept| Box::new(KeptEntry::new(kept)));
-        let is_kept = entry.session.is_kept();
-        entry.session.connect(now, accepted);
-        entry.session.resume(now, &mut out);
-        entry.link = Some(Box::new(Link {
+        let link = Link {
             id,
             stream,
             peer,
@@ -199,104 +172,90 @@ impl Worker {
             is_throttled: false,
             slow: None,
             waker: None,
-        }));
-        entry.update_load();
-        self.node.cluster.attached(&client_id, claimed.tenure);
-        if is_kept {
-            self.begin_kept(slot);
-        }
-        let metrics = &self.node.metrics[usize::from(self.id)];
+        };
+        let kept = kept.map(|kept| Box::new(KeptEntry::new(kept)));
+        let slot = self.sessions.insert(Entry::new(session, link, claimed.tenure, kept));
+        let at = LinkRef { slot, link: id };
+        let metrics = self.metrics();
+        metrics.sessions.increment();
+        let begun = if is_new { &metrics.session_created } else { &metrics.session_resumed };
+        begun.increment();
         metrics.connections.increment();
         metrics.client_connected.increment();
         metrics.packets_sent(PacketType::ConnAck, 1);
-        self.announce_event(slot, None, connected);
-        self.note_progress(slot);
-        self.mark_dirty(slot);
-        self.remind(slot);
-        let link = LinkRef { slot, link: id };
-        // A ban that has come since its CONNECT.
-        if self.close_if_banned(slot) {
-            return link;
-        }
-        // What the client sent behind its CONNECT is handled after the CONNACK.
-        self.guard(slot, |worker| worker.receive(link, &rest));
-        self.replay(slot);
-        link
+        self.node.cluster.attached(&client_id, claimed.tenure);
+        self.guard(slot, |worker| {
+            worker.catch_up();
+            worker.greet(at, connected, &rest);
+        });
+        at
     }
 
-    /// Ends a session's connection; the client is told when the server is the one who ends it.
+    /// A session has begun.
+    fn greet(&mut self, at: LinkRef, connected: ClientEvent<'_>, rest: &[u8]) {
+        let slot = at.slot;
+        if self.is_kept(slot) {
+            self.begin_kept(slot);
+        }
+        self.announce_event(slot, connected);
+        self.mark_dirty(slot);
+        self.remind(slot);
+        // A ban that has come since its CONNECT.
+        if !self.close_if_banned(slot) {
+            // What the client sent behind its CONNECT is handled after the CONNACK.
+            self.receive(at, rest);
+        }
+    }
+
+    /// Ends a connection and the session with it, but for what a shard keeps; the client is told when the server is the one who ends
+    /// it.
     pub(super) fn end_link(&mut self, slot: u32, cause: Cause) {
-        let now = self.now;
-        let Some(entry) = self.sessions.entry(slot) else { return };
-        let Some(mut link) = entry.link.take() else { return };
+        let Some((epoch, mut entry)) = self.sessions.remove(slot) else { return };
+        let session = SessionRef { worker: self.id, slot, epoch };
+        let (client_id, claim) = (entry.session.client_id().clone(), entry.claim);
         if let Cause::Server(reason) = cause {
-            entry.session.write_disconnect(reason, &mut link.out);
-        }
-        let tally = link.out.take_tally();
-        let mut ending = entry.session.disconnect(now, cause);
-        entry.update_load();
-        if let Some(unfinished) = &mut entry.unfinished {
-            // Nobody is there to be answered; the retained messages are sent when the client is back.
-            unfinished.subscribing.clear();
-            unfinished.unsubscribing.clear();
-            let asked = unfinished.replays.take_asked();
-            forget_look_up(&self.node, asked);
-        }
-        if self.close_kept(slot, cause) {
-            // The shard has all of it.
-            ending.ended = true;
+            entry.session.write_disconnect(reason, &mut entry.link.out);
         }
         let metrics = self.metrics();
-        metrics.tally(&tally);
+        metrics.tally(&entry.link.out.take_tally());
         metrics.connections.decrement();
         metrics.client_disconnected.increment();
-        self.announce_event(slot, Some(&link.peer), ClientEvent::Disconnected(cause));
+        metrics.sessions.decrement();
+        metrics.session_terminated.increment();
+        // Whatever goes wrong with what it leaves, it is gone.
+        self.catch(|worker| worker.wind_up(session, *entry, cause));
+        // Only when everything of the old session is on its way may the client begin a new one on another worker, so that nothing
+        // it sends there comes before this (see `catch_up`) [MQTT-4.6.0-6].
+        self.hand_over();
+        self.node.registry.remove(&client_id, session);
+        self.node.cluster.release(&client_id, claim);
+    }
+
+    /// Gives away what a session leaves that has ended; its client identifier remains taken.
+    fn wind_up(&mut self, here: SessionRef, entry: Entry, cause: Cause) {
+        let Entry { mut session, link, unfinished, kept, .. } = entry;
         link.wake();
-        self.see_off(*link, cause);
-        self.finish(slot, ending);
-        self.remind(slot);
+        let Link { stream, out, peer, .. } = link;
+        self.see_off(Farewell { stream, out, listener: peer.listener }, cause);
+        let asked = unfinished.and_then(|mut unfinished| unfinished.replays.take_asked());
+        forget_look_up(&self.node, asked);
+        if let Some(kept) = kept {
+            self.close_kept(here, *kept, &mut session, cause);
+        }
+        self.announce_end(&session, &peer, cause);
+        for subscription in session.subscriptions() {
+            self.withdraw(here, subscription);
+        }
+        let orphans = session.take_shared(None);
+        self.redispatch(here, orphans);
     }
 
     /// Closes a socket: at once if there is nobody to talk to, else after the last bytes.
-    fn see_off(&mut self, link: Link, cause: Cause) {
-        let Link { stream, out, peer, .. } = link;
+    fn see_off(&mut self, farewell: Farewell, cause: Cause) {
         if cause == Cause::ConnectionLost {
-            return self.node.sockets[usize::from(peer.listener)].leave();
+            return self.node.sockets[usize::from(farewell.listener)].leave();
         }
-        self.say_farewell(Farewell { stream, out, listener: peer.listener });
-    }
-
-    /// Does what follows from the end of a connection, a delay or a session.
-    pub(super) fn finish(&mut self, slot: u32, ending: Ending) {
-        let publisher = self.session_ref(slot);
-        let removed = if ending.ended { self.remove_session(slot) } else { None };
-        if let Some(will) = ending.will.filter(|_| self.node.cluster.is_serving()) {
-            // A session that goes on has published it itself, as far as No Local is concerned [MQTT-3.8.3-3].
-            self.publish_will(&will, publisher);
-        }
-        if let Some(Removed { client_id, session, claim }) = removed {
-            // Only when everything of the old session is on its way may the client begin a new one on another worker,
-            // so that nothing it sends there comes before this (see `catch_up`) [MQTT-4.6.0-6].
-            self.hand_over();
-            self.node.registry.remove(&client_id, session);
-            self.node.cluster.release(&client_id, claim);
-        }
-    }
-
-    /// Forgets a session that has ended; its client identifier remains taken.
-    fn remove_session(&mut self, slot: u32) -> Option<Removed> {
-        let here = self.session_ref(slot);
-        let mut entry = self.sessions.remove(slot)?;
-        let client_id: ClientId = entry.session.client_id().clone();
-        let subscriptions: Vec<_> = entry.session.subscriptions().cloned().collect();
-        for subscription in &subscriptions {
-            self.withdraw(here, subscription);
-        }
-        let orphans = entry.session.take_shared(None);
-        self.redispatch(here, orphans);
-        self.metrics().sessions.decrement();
-        self.metrics().session_terminated.increment();
-        Some(Removed { client_id, session: here, claim: entry.claim })
+        self.say_farewell(farewell);
     }
 
     /// Makes sure that the session is looked at when its next deadline comes.
@@ -310,12 +269,9 @@ impl Worker {
     fn next_deadline(&mut self, slot: u32) -> Option<Timestamp> {
         let node = Arc::clone(&self.node);
         let entry = self.sessions.entry(slot)?;
-        let link = entry.link.as_ref();
-        let packet = link
-            .and_then(|link| link.partial.as_ref())
-            .map(|partial| partial.since + node.config.mqtt.packet_timeout);
-        let write =
-            link.and_then(|link| link.blocked_since).map(|since| since + node.config.mqtt.write_timeout);
+        let (link, mqtt) = (&entry.link, &node.config.mqtt);
+        let packet = link.partial.as_ref().map(|partial| partial.since + mqtt.packet_timeout);
+        let write = link.blocked_since.map(|since| since + mqtt.write_timeout);
         let direct = entry.unfinished.as_ref().and_then(|unfinished| unfinished.replays.next_deadline());
         [entry.session.next_deadline(), packet, write, direct].into_iter().flatten().min()
     }
@@ -338,29 +294,28 @@ impl Worker {
         let mqtt = &self.node.config.mqtt;
         let (packet_timeout, write_timeout) = (mqtt.packet_timeout, mqtt.write_timeout);
         let Some(entry) = self.sessions.entry(slot) else { return };
-        if let Some(link) = &entry.link {
-            if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
-                tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
-                return self.end_link(slot, Cause::ConnectionLost);
-            }
-            if entry.session.is_stuck(now) {
-                tracing::info!(peer = %link.peer.addr, client_id = ?entry.session.client_id().as_str(), "what the client has published is not kept in time, closing connection");
-                return self.end_link(slot, Cause::Server(ReasonCode::ServerBusy));
-            }
-            if link.is_paused {
-                // The client may have sent all that it should: it is not read.
-                return;
-            }
-            if link.partial.as_ref().is_some_and(|partial| partial.since + packet_timeout <= now) {
-                tracing::info!(peer = %link.peer.addr, "packet takes too long, closing connection");
-                // Malformed, as far as anybody can tell: the rest of it never came.
-                return self.end_link(slot, Cause::Server(ReasonCode::MalformedPacket));
-            }
+        let link = &entry.link;
+        if link.blocked_since.is_some_and(|since| since + write_timeout <= now) {
+            tracing::info!(peer = %link.peer.addr, "client does not read, closing connection");
+            return self.end_link(slot, Cause::ConnectionLost);
+        }
+        if entry.session.is_stuck(now) {
+            tracing::info!(peer = %link.peer.addr, client_id = ?entry.session.client_id().as_str(), "what the client has published is not kept in time, closing connection");
+            return self.end_link(slot, Cause::Server(ReasonCode::ServerBusy));
+        }
+        if link.is_paused {
+            // The client may have sent all that it should: it is not read.
+            return;
+        }
+        if link.partial.as_ref().is_some_and(|partial| partial.since + packet_timeout <= now) {
+            tracing::info!(peer = %link.peer.addr, "packet takes too long, closing connection");
+            // Malformed, as far as anybody can tell: the rest of it never came.
+            return self.end_link(slot, Cause::Server(ReasonCode::MalformedPacket));
         }
         match entry.session.handle_deadline(now) {
             Due::Nothing => {}
             Due::KeepAliveTimeout => self.end_link(slot, Cause::Server(ReasonCode::KeepAliveTimeout)),
-            Due::Ending(ending) => self.finish(slot, ending),
+            Due::Ending(_) => debug_assert!(false, "the session has its connection"),
         }
     }
 
@@ -416,7 +371,7 @@ pub(super) async fn watch_deadlines(cell: Rc<WorkerCell>) {
         });
         while !due.is_empty() {
             cell.with(|worker| worker.check_deadlines(&mut due));
-            // A million sessions that expire together must not hold up the others.
+            // A million connections that time out together must not hold up the others.
             yield_now().await;
         }
     }

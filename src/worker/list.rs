@@ -23,8 +23,8 @@ impl Worker {
             clients.push(Client {
                 client_id: client_id.to_owned(),
                 node,
-                connected: entry.link.is_some(),
-                peer: entry.link.as_ref().map(|link| link.peer.addr.to_string()).unwrap_or_default(),
+                connected: true,
+                peer: entry.link.peer.addr.to_string(),
                 protocol_level: (entry.session.version() as u8).into(),
                 subscriptions: count(entry.session.subscriptions().len()),
                 queued_messages: count(entry.session.queue_len()),

@@ -66,7 +66,6 @@ impl Worker {
             Order::Discard { client_id, tenure } => {
                 if let Some(slot) = self.slot_of(&client_id, |claim| claim <= tenure) {
                     self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
-                    self.end_remnant(slot);
                 }
             }
             Order::Displace { client_id, tenure, done } => {
@@ -96,7 +95,6 @@ impl Worker {
         let closed = slot.and_then(|slot| {
             let closed = self.watch_close(slot);
             self.take_over(slot);
-            self.end_remnant(slot);
             closed
         });
         let Some(closed) = closed else { return self.node.cluster.closed(&client_id, epoch) };
@@ -116,21 +114,10 @@ impl Worker {
         }
     }
 
-    /// Ends the connection of a session, if it has one, for a later one of its client.
+    /// Ends the connection of a client for a later one.
     pub(super) fn take_over(&mut self, slot: u32) {
-        if self.sessions.entry(slot).is_some_and(|entry| entry.link.is_some()) {
-            self.metrics().session_takenover.increment();
-            self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
-        }
-    }
-
-    /// Ends what is left of a session whose connection has ended: only a panic in the end of that leaves anything.
-    pub(super) fn end_remnant(&mut self, slot: u32) {
-        let now = self.now;
-        let Some(entry) = self.sessions.entry(slot) else { return };
-        let ending = entry.session.end(now);
-        self.metrics().session_discarded.increment();
-        self.finish(slot, ending);
+        self.metrics().session_takenover.increment();
+        self.end_link(slot, Cause::Server(ReasonCode::SessionTakenOver));
     }
 }
 

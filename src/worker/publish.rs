@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use flotilla_mqtt::{
     Message, QoS, ReasonCode, Transit,
-    codec::{SendBuffer, forward_properties},
+    codec::forward_properties,
     packet::{Auth, Packet, PacketType},
     session::{Authenticator, Cause, ClientId, Incoming, Request, Ticket},
 };
@@ -56,7 +56,7 @@ impl Worker {
         let packet_type = packet.packet_type();
         self.metrics().packet_received(packet_type);
         let Some(entry) = self.sessions.entry(at.slot) else { return };
-        let Some(link) = entry.link.as_mut() else { return };
+        let link = &mut entry.link;
         if link.out.is_empty() && !link.out.has_storage() {
             link.out.lend_storage(self.spare.take());
         }
@@ -214,39 +214,24 @@ impl Worker {
     /// The message of `ticket` is kept by all who must keep it, or refused.
     pub(super) fn acknowledge(&mut self, slot: u32, ticket: Ticket, reason: ReasonCode) {
         let Some(entry) = self.sessions.entry(slot) else { return };
-        match &mut entry.link {
-            Some(link) => {
-                entry.session.handle_stored(ticket, reason, &mut link.out);
-                // It may have stopped reading until fewer publishes wait.
-                if link.is_paused && !entry.session.is_saturated() {
-                    link.wake();
-                }
-                self.mark_dirty(slot);
-            }
-            None => entry.session.handle_stored(ticket, reason, &mut SendBuffer::new()),
+        entry.session.handle_stored(ticket, reason, &mut entry.link.out);
+        // It may have stopped reading until fewer publishes wait.
+        if entry.link.is_paused && !entry.session.is_saturated() {
+            entry.link.wake();
         }
+        self.mark_dirty(slot);
     }
 
     /// Publishes a message of the broker itself.
     pub(crate) fn publish_own(&mut self, message: &Arc<Message>) {
         let reach = if is_of_this_node(&message.topic) { Reach::Node } else { Reach::Cluster };
-        self.publish_kept(message, None, reach);
-    }
-
-    /// Publishes the will of a client.
-    pub(super) fn publish_will(&mut self, will: &Arc<Message>, publisher: SessionRef) {
-        self.publish_kept(will, Some(publisher), Reach::Cluster);
-    }
-
-    fn publish_kept(&mut self, message: &Arc<Message>, publisher: Option<SessionRef>, reach: Reach) {
-        self.publish_kept_message(message, publisher, reach, None, None);
+        self.publish_kept_message(message, reach, None, None);
     }
 
     /// Publishes a message that is nobody's PUBLISH; returns how many will say that they have it.
     pub(super) fn publish_kept_message(
         &mut self,
         message: &Arc<Message>,
-        publisher: Option<SessionRef>,
         reach: Reach,
         done: Option<Completion>,
         origin: Option<Origin>,
@@ -254,7 +239,7 @@ impl Worker {
         let message = Transit::from_message(message);
         // Beyond the limits a will still reaches those who are there; the counter tells.
         let retains = if message.retain { self.retain(&message).and_then(Retain::shard) } else { None };
-        self.route(&message, publisher, reach, done, (retains, origin)).awaited
+        self.route(&message, None, reach, done, (retains, origin)).awaited
     }
 
     /// What sessions waited for is done.
@@ -303,10 +288,9 @@ impl Worker {
         let method = auth.properties.authentication_method.unwrap_or_default();
         let step = authenticator.step(method, auth.properties.authentication_data);
         let Some(entry) = self.sessions.entry(slot) else { return };
-        let Some(link) = entry.link.as_mut() else { return };
         match step {
             Ok(step) => {
-                entry.session.handle_authenticated(&step, &mut link.out);
+                entry.session.handle_authenticated(&step, &mut entry.link.out);
                 self.mark_dirty(slot);
             }
             Err(reason) => self.end_link(slot, Cause::Server(reason)),

@@ -124,7 +124,7 @@ impl Worker {
         let session = self.session_ref(slot);
         let Some(entry) = self.sessions.entry(slot) else { return };
         let keeps_up = entry.keeps_up();
-        let Some(unfinished) = entry.unfinished.as_mut().filter(|_| entry.link.is_some()) else { return };
+        let Some(unfinished) = entry.unfinished.as_mut() else { return };
         let replays = &mut unfinished.replays;
         let waits = match replays.page.front() {
             None => replays.asked.is_some(),
@@ -172,12 +172,10 @@ impl Worker {
         if !self.send_page(slot) {
             return false;
         }
-        let Some(entry) = self.sessions.entry(slot).filter(|entry| entry.link.is_some()) else {
+        let Some(unfinished) = self.sessions.entry(slot).and_then(|entry| entry.unfinished.as_mut()) else {
             return false;
         };
-        let Some(replays) = entry.unfinished.as_mut().map(|unfinished| &mut unfinished.replays) else {
-            return false;
-        };
+        let replays = &mut unfinished.replays;
         let Some(front) = replays.replays.front_mut().filter(|_| replays.asked.is_none()) else {
             return false;
         };
@@ -259,11 +257,11 @@ impl Worker {
             self.answer_found(slot, subscribe);
         }
         if obstacle == Some(Obstacle::Client)
-            && let Some(link) = self.sessions.entry(slot).and_then(|entry| entry.link.as_mut())
-            && link.is_paused
+            && let Some(entry) = self.sessions.entry(slot)
+            && entry.link.is_paused
         {
             // It may not have been read for the sake of this.
-            link.wake();
+            entry.link.wake();
         }
         obstacle.is_none()
     }

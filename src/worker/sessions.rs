@@ -13,19 +13,19 @@ use super::{
 };
 use crate::router::Load;
 
-/// One session, with its connection while it has one.
+/// One client that is connected: its session and its connection, which begin and end together.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) session: Session,
-    pub(super) link: Option<Box<Link>>,
+    pub(super) link: Link,
     /// How busy it is, for the groups that it is a member of.
     pub(super) load: Option<Arc<Load>>,
     /// What is left to do for its SUBSCRIBEs, if anything is.
     pub(super) unfinished: Option<Box<Unfinished>>,
     pub(super) next_reminder: NextReminder,
-    /// The claim with which its client connected last.
+    /// The claim with which its client connected.
     pub(super) claim: Tenure,
-    /// Set while it is connected, if a shard keeps it or its will.
+    /// Set if a shard keeps the session or the will.
     pub(super) kept: Option<Box<KeptEntry>>,
 }
 
@@ -69,15 +69,20 @@ impl Unfinished {
 }
 
 impl Entry {
-    pub(super) fn new(session: Session) -> Box<Self> {
+    pub(super) fn new(
+        session: Session,
+        link: Link,
+        claim: Tenure,
+        kept: Option<Box<KeptEntry>>,
+    ) -> Box<Self> {
         Box::new(Self {
             session,
-            link: None,
+            link,
             load: None,
             unfinished: None,
             next_reminder: NextReminder::NONE,
-            claim: Tenure::default(),
-            kept: None,
+            claim,
+            kept,
         })
     }
 
@@ -101,7 +106,7 @@ impl Entry {
         let waiting = self.session.queue_len() + self.session.kept_waiting_len();
         // What waits in the shard behind that many is not known here.
         let is_behind = self.session.is_kept() && self.session.inflight_len() >= REPLAY_INFLIGHT;
-        self.link.as_ref().is_some_and(|link| link.out.len() < REPLAY_BUFFER) && waiting == 0 && !is_behind
+        self.link.out.len() < REPLAY_BUFFER && waiting == 0 && !is_behind
     }
 
     /// Tells the groups how busy the session is.
@@ -151,12 +156,14 @@ impl Sessions {
         slot
     }
 
-    pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Entry>> {
+    /// Takes a session out; returns it with its epoch.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<(u32, Box<Entry>)> {
         let place = self.slots.get_mut(slot as usize)?;
         let entry = place.entry.take()?;
-        place.epoch = place.epoch.wrapping_add(1);
+        let epoch = place.epoch;
+        place.epoch = epoch.wrapping_add(1);
         self.free.push(slot);
-        Some(entry)
+        Some((epoch, entry))
     }
 
     pub(super) fn entry(&mut self, slot: u32) -> Option<&mut Entry> {

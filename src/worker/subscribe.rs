@@ -45,7 +45,7 @@ impl Worker {
             if self.node.cluster.announce(&subscription.filter, change, Some(done)) == Receipt::Later {
                 outstanding += 1;
             }
-            self.announce_event(slot, None, ClientEvent::Subscribed(&subscription));
+            self.announce_event(slot, ClientEvent::Subscribed(&subscription));
             granted_all.push(subscription.clone());
             if is_kept && subscription.filter.is_shared() {
                 joining.push(Arc::clone(&subscription.filter));
@@ -179,10 +179,9 @@ impl Worker {
         if unfinished.is_done() {
             entry.unfinished = None;
         }
-        let Some(link) = entry.link.as_mut() else { return };
-        entry.session.handle_subscribed(id, &subscribing.reasons, &mut link.out);
-        if link.is_paused {
-            link.wake();
+        entry.session.handle_subscribed(id, &subscribing.reasons, &mut entry.link.out);
+        if entry.link.is_paused {
+            entry.link.wake();
         }
         self.mark_dirty(slot);
     }
@@ -212,7 +211,7 @@ impl Worker {
             self.withdraw(here, &subscription);
             self.redispatch(here, orphans);
             self.metrics().client_unsubscribe.increment();
-            self.announce_event(slot, None, ClientEvent::Unsubscribed(&subscription));
+            self.announce_event(slot, ClientEvent::Unsubscribed(&subscription));
         }
         let Some(entry) = self.sessions.entry(slot) else { return };
         if let Some(unfinished) = &mut entry.unfinished {
@@ -233,8 +232,7 @@ impl Worker {
 
     fn answer_unsubscribe(&mut self, slot: u32, id: PacketId, reasons: &[ReasonCode]) {
         let Some(entry) = self.sessions.entry(slot) else { return };
-        let Some(link) = entry.link.as_mut() else { return };
-        entry.session.handle_unsubscribed(id, reasons, &mut link.out);
+        entry.session.handle_unsubscribed(id, reasons, &mut entry.link.out);
         self.mark_dirty(slot);
     }
 

@@ -77,7 +77,7 @@ impl Worker {
             session: SessionRef { worker: self.id, slot: u32::MAX, epoch: 0 },
             what: Awaited::Will { shard, id, attempt },
         };
-        let awaited = self.publish_kept_message(message, None, Reach::Cluster, Some(who), Some(origin));
+        let awaited = self.publish_kept_message(message, Reach::Cluster, Some(who), Some(origin));
         self.hand_over();
         if self.wills.begin((shard, id), attempt, awaited) {
             self.will_done(shard, id);
