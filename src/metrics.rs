@@ -104,7 +104,8 @@ metrics! {
     dropped_retained_full = "messages/dropped/quota_exceeded",
     /// Deliveries dropped because a queue or send buffer was full.
     delivery_dropped_queue_full = "delivery/dropped/queue_full",
-    /// QoS 0 deliveries dropped because the client was away.
+    /// QoS 0 deliveries dropped because the client was away: none, for nobody routes them to where no client is. The name stays
+    /// for those who read it.
     delivery_dropped_qos0 = "delivery/dropped/qos0_msg",
     /// Deliveries dropped because they are longer than the client takes.
     delivery_dropped_too_large = "delivery/dropped/too_large",

@@ -354,7 +354,6 @@ impl Config {
             queue_messages_max: session.queue_messages_max,
             queue_bytes_max: session.queue_bytes_max,
             queue_full: session.queue_full,
-            queue_qos0: session.queue_qos0,
             expiry_max: session.expiry_max,
             expiry_v3: session.expiry_v3,
             awaiting_rel_max: session.awaiting_rel_max,

@@ -66,7 +66,7 @@ impl Worker {
             (awaited, served) = (awaited + count, groups);
         }
         let is_kept =
-            reach == Reach::Cluster && (message.qos > QoS::AtMostOnce || self.node.limits.queue_qos0);
+            reach == Reach::Cluster && (message.qos > QoS::AtMostOnce || self.node.config.session.queue_qos0);
         let shards = if is_kept { &*matches.shards } else { &[] };
         let anybody = !matches.is_empty();
         let mut keep = |shard, retains, done| {
@@ -354,7 +354,6 @@ impl Worker {
         let metrics = self.metrics();
         match reason {
             DropReason::QueueFull => metrics.delivery_dropped_queue_full.add(count),
-            DropReason::Qos0Offline => metrics.delivery_dropped_qos0.add(count),
             DropReason::TooLarge => metrics.delivery_dropped_too_large.add(count),
             DropReason::Expired => metrics.delivery_dropped_expired.add(count),
         }

@@ -8,8 +8,11 @@ use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Duration};
 
 use flotilla_lane::Origin;
 use flotilla_mqtt::{
-    Message, PacketId, QoS, ReasonCode, Transit,
-    session::{Cause, DeliveryOptions, DropReason, KeptMessage, Sequence, Session, SessionExpiry, Ticket},
+    Message, PacketId, QoS, ReasonCode, Timestamp, Transit,
+    session::{
+        Accepted, Cause, DeliveryOptions, DropReason, KeptMessage, Limits, Sequence, Session, SessionExpiry,
+        Ticket,
+    },
 };
 use flotilla_shard::{Answer, Connection, Op, OpenedSession, Seq, SessionId, WillFate};
 use flotilla_state::{ConnectionEpoch, ShardId};
@@ -132,16 +135,6 @@ impl KeptEntry {
 }
 
 impl Worker {
-    /// The session of a connection that a shard keeps.
-    pub(super) fn restore_kept(&self, kept: &Kept, opened: &OpenedSession) -> Session {
-        Session::kept(
-            kept.connection.client.clone(),
-            Arc::clone(&self.node.limits),
-            opened.subscriptions.iter().cloned(),
-            opened.received.iter().map(|received| (received.id, received.is_stored)),
-        )
-    }
-
     /// The session has its connection: its subscriptions count here, and its messages may come.
     pub(super) fn begin_kept(&mut self, slot: u32) {
         let here = self.session_ref(slot);
@@ -449,4 +442,15 @@ impl Worker {
             None => shards.ask(kept.shard, op, OP_BYTES, None),
         }
     }
+}
+
+/// The session of a connection, as its shard has it.
+pub(super) fn restore_kept(
+    now: Timestamp,
+    accepted: Accepted,
+    limits: Arc<Limits>,
+    opened: &OpenedSession,
+) -> Session {
+    let received = opened.received.iter().map(|received| (received.id, received.is_stored));
+    Session::kept(now, accepted, limits, opened.subscriptions.iter().cloned(), received)
 }

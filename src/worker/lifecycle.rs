@@ -6,7 +6,7 @@ use flotilla_mqtt::{
     ReasonCode, Timestamp,
     codec::{Decoder, SendBuffer},
     packet::PacketType,
-    session::{Accepted, Cause, Due, Refusal, Session, SessionExpiry},
+    session::{Accepted, Cause, Refusal, Session, SessionExpiry},
 };
 use tokio::{
     net::TcpStream,
@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     Event, Worker, WorkerCell, bans,
     connection::{ConnectionTask, LinkRef, Peer},
-    kept::KeptEntry,
+    kept::{KeptEntry, restore_kept},
     link::{Farewell, Link},
     mailbox::Adoption,
     replay::forget_look_up,
@@ -130,9 +130,8 @@ impl Worker {
 
     /// Begins the session of a connection, in the vacant slot.
     fn begin(&mut self, arrival: Arrival) -> LinkRef {
-        let Arrival { stream, peer, mut accepted, claimed, rest, .. } = arrival;
+        let Arrival { stream, peer, accepted, claimed, rest, .. } = arrival;
         let kept = claimed.kept.as_deref();
-        accepted.will = None; // A shard has it.
         let is_new = kept.is_none_or(|kept| kept.session.is_none() || !kept.present);
         let (now, limits) = (self.now, Arc::clone(&self.node.limits));
         let mut out = SendBuffer::new();
@@ -146,16 +145,15 @@ impl Worker {
             keep_alive: accepted.keep_alive,
             receive_maximum: accepted.receive_maximum.get(),
         };
-        let mut session = match kept.and_then(|kept| Some((kept, kept.session.as_ref()?))) {
-            Some((kept, opened)) => self.restore_kept(kept, opened),
-            None => Session::new(client_id.clone(), limits),
+        debug_assert!(kept.is_some() || accepted.will.is_none(), "a will is in a shard");
+        let session = match kept.and_then(|kept| kept.session.as_ref()) {
+            Some(opened) => restore_kept(now, accepted, limits, opened),
+            None => Session::new(now, accepted, limits),
         };
         debug_assert!(
-            session.is_kept() || accepted.expiry == SessionExpiry::AtDisconnect,
+            session.is_kept() || session.expiry() == SessionExpiry::AtDisconnect,
             "what outlives its connection is in a shard"
         );
-        session.connect(now, accepted);
-        session.resume(now, &mut out);
         let id = self.next_link;
         self.next_link = self.next_link.wrapping_add(1);
         let link = Link {
@@ -246,8 +244,7 @@ impl Worker {
         for subscription in session.subscriptions() {
             self.withdraw(here, subscription);
         }
-        let orphans = session.take_shared(None);
-        self.redispatch(here, orphans);
+        self.redispatch(here, session.end());
     }
 
     /// Closes a socket: at once if there is nobody to talk to, else after the last bytes.
@@ -312,10 +309,8 @@ impl Worker {
             // Malformed, as far as anybody can tell: the rest of it never came.
             return self.end_link(slot, Cause::Server(ReasonCode::MalformedPacket));
         }
-        match entry.session.handle_deadline(now) {
-            Due::Nothing => {}
-            Due::KeepAliveTimeout => self.end_link(slot, Cause::Server(ReasonCode::KeepAliveTimeout)),
-            Due::Ending(_) => debug_assert!(false, "the session has its connection"),
+        if entry.session.is_silent(now) {
+            self.end_link(slot, Cause::Server(ReasonCode::KeepAliveTimeout));
         }
     }
 

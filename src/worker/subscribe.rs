@@ -204,7 +204,7 @@ impl Worker {
                 removed.insert(text);
             }
             let orphans = if subscription.filter.is_shared() {
-                entry.session.take_shared(Some(&subscription.filter))
+                entry.session.take_shared(&subscription.filter)
             } else {
                 Vec::new()
             };

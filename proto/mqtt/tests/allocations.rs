@@ -12,8 +12,8 @@ use flotilla_mqtt::{
     codec::{Decoder, SendBuffer, encode},
     packet::{Ack, Connect, ConnectProperties, Delivery, Packet, Publish, PublishProperties},
     session::{
-        AuthStep, Authenticator, ClientId, Delivered, DeliveryOptions, Handshake, HandshakeStep, Limits,
-        QueueFull, Request, Session,
+        AuthStep, Authenticator, Delivered, DeliveryOptions, Handshake, HandshakeStep, Limits, QueueFull,
+        Request, Session,
     },
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -27,10 +27,8 @@ const TOPIC: &str = "plant/hall-7/machine-12/temperature";
 #[test] // One test, for allocations are counted in the whole process.
 fn messages_do_not_allocate() {
     for version in [ProtocolVersion::V311, ProtocolVersion::V5] {
-        for persistent in [false, true] {
-            check_receiving(&mut Rig::new(version, persistent));
-            check_sending(&mut Rig::new(version, persistent));
-        }
+        check_receiving(&mut Rig::new(version));
+        check_sending(&mut Rig::new(version));
     }
 }
 
@@ -94,31 +92,23 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(version: ProtocolVersion, persistent: bool) -> Self {
+    fn new(version: ProtocolVersion) -> Self {
         let limits = Arc::new(limits());
-        let session_expiry = if persistent { 3600 } else { 0 };
         let connect = Connect {
             version,
-            clean_start: !persistent,
+            clean_start: true,
             keep_alive: 60,
             client_id: "client",
             will: None,
             username: None,
             password: None,
-            properties: ConnectProperties {
-                session_expiry,
-                topic_alias_maximum: 9,
-                ..ConnectProperties::default()
-            },
+            properties: ConnectProperties { topic_alias_maximum: 9, ..ConnectProperties::default() },
         };
-        let mut session = Session::new(ClientId::new("client").expect("not empty"), Arc::clone(&limits));
-        let mut out = SendBuffer::new();
-        match Handshake::start(&connect, &limits, 0, &mut Open).expect("accepted").1 {
-            HandshakeStep::Accept(accepted) => session.connect(NOW, *accepted),
+        let session = match Handshake::start(&connect, &limits, 0, &mut Open).expect("accepted").1 {
+            HandshakeStep::Accept(accepted) => Session::new(NOW, *accepted, limits),
             HandshakeStep::Continue(_) => panic!("nobody asked for more"),
-        }
-        session.resume(NOW, &mut out);
-        Self { session, out, version, next_id: PacketId::MIN }
+        };
+        Self { session, out: SendBuffer::new(), version, next_id: PacketId::MIN }
     }
 
     fn take(&mut self, packet: Packet<'_>) {
@@ -175,7 +165,6 @@ fn limits() -> Limits {
         queue_messages_max: 1000,
         queue_bytes_max: 1 << 20,
         queue_full: QueueFull::DropNewest,
-        queue_qos0: false,
         expiry_max: None,
         expiry_v3: Some(Duration::from_secs(7200)),
         awaiting_rel_max: 100,

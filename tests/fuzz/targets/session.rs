@@ -1,7 +1,7 @@
 //! Operation lists into the session.
 //!
 //! The input is a list of operations: what a client may send, in any order and with identifiers that collide, what the
-//! broker does with the session, connections that break and resume, and time. The session checks its own invariants
+//! broker does with the session, connections that end and begin anew, and time. The session checks its own invariants
 //! after each. Checked here: what it sends can be read, is no longer than the client takes, and is never more than its
 //! Receive Maximum; no QoS 2 message is routed again while its identifier is held; queues keep their bounds; what was
 //! due is done.
@@ -24,8 +24,8 @@ use flotilla_mqtt::{
         LastWill, Packet, Publish, PublishProperties, SubscriptionOptions, WillProperties,
     },
     session::{
-        Accepted, AuthStep, Authenticator, Cause, ClientId, Delivered, DeliveryOptions, Due, Handshake,
-        HandshakeStep, Limits, QueueFull, Request, Session, Ticket,
+        AuthStep, Authenticator, Delivered, DeliveryOptions, Handshake, HandshakeStep, Limits, QueueFull,
+        Request, Session, Ticket,
     },
     topic::TopicFilter,
 };
@@ -33,19 +33,13 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let mut input = Input(input);
-    let mut world = World::new(&mut input);
+    let options = input.byte();
+    let mut now = Timestamp::from_millis(1_000);
     while !input.0.is_empty() {
-        let operation = input.byte();
-        world.run(operation, &mut input);
-        world.check();
+        if let Some(world) = World::connect(options, now, &mut input) {
+            now = world.run_all(&mut input);
+        }
     }
-    world.end_connection(Cause::ConnectionLost);
-    world.session.end(world.now);
-    for (ticket, _) in std::mem::take(&mut world.tickets) {
-        world.session.handle_stored(ticket, ReasonCode::Success, &mut world.out);
-    }
-    world.session.take_shared(None);
-    assert!(world.session.take_shared(None).is_empty() && world.session.next_deadline().is_none());
 });
 
 /// Numbers from the input; zeros after its end.
@@ -86,8 +80,11 @@ impl Input<'_> {
 const TOPICS: [&str; 7] = ["a", "b", "long/topic/with/levels", "$SYS/x", "$share/g/a", "a/b/c/d/e/f/g", "c"];
 const FILTERS: [&str; 5] = ["a", "b", "c", "d", "$share/g/+"];
 
+/// One connection.
 struct World {
     session: Session,
+    /// Whether the connection has not ended.
+    is_open: bool,
     limits: Arc<Limits>,
     version: ProtocolVersion,
     out: SendBuffer,
@@ -95,9 +92,9 @@ struct World {
     /// The client's Receive Maximum or ours, and its Maximum Packet Size.
     receive_maximum: usize,
     packet_len_max: usize,
-    /// QoS 1 and 2 publishes to the client on this connection, without their last acknowledgement.
+    /// QoS 1 and 2 publishes to the client, without their last acknowledgement.
     open: BTreeSet<PacketId>,
-    /// Aliases that the client was told on this connection.
+    /// Aliases that the client was told.
     aliases: BTreeSet<NonZeroU16>,
     /// QoS 2 identifiers of messages that were routed and not released (5.0; 3.1.1 does not say which are released).
     held: BTreeSet<PacketId>,
@@ -135,7 +132,6 @@ fn limits(options: u8) -> Limits {
         queue_messages_max: 4,
         queue_bytes_max: 64,
         queue_full: if options & 1 == 0 { QueueFull::DropNewest } else { QueueFull::DropOldest },
-        queue_qos0: options & 2 == 2,
         expiry_max: (options & 4 == 4).then_some(Duration::from_secs(5)),
         expiry_v3: Some(Duration::from_secs(5)),
         awaiting_rel_max: 4,
@@ -149,54 +145,13 @@ fn nonzero(value: u8) -> NonZeroU16 {
 }
 
 impl World {
-    fn new(input: &mut Input<'_>) -> Self {
-        let options = input.byte();
+    /// `None`: the CONNECT is refused.
+    fn connect(options: u8, now: Timestamp, input: &mut Input<'_>) -> Option<Self> {
         let limits = Arc::new(limits(options));
-        let session = Session::new(ClientId::new("client").expect("not empty"), Arc::clone(&limits));
-        let mut world = Self {
-            session,
-            limits,
-            version: if options & 8 == 8 { ProtocolVersion::V311 } else { ProtocolVersion::V5 },
-            out: SendBuffer::new(),
-            now: Timestamp::from_millis(1_000),
-            receive_maximum: 0,
-            packet_len_max: 0,
-            open: BTreeSet::new(),
-            aliases: BTreeSet::new(),
-            held: BTreeSet::new(),
-            tickets: Vec::new(),
-            shared: Arc::new(TopicFilter::parse("$share/g/+", 6).expect("valid")),
-        };
-        world.connect(input);
-        world
-    }
-
-    fn run(&mut self, operation: u8, input: &mut Input<'_>) {
-        match operation % 16 {
-            0..=2 => self.publish(input),
-            3..=5 => self.acknowledge(input),
-            6 | 7 => self.deliver(input),
-            8 | 9 => self.store(input),
-            10 => self.read(),
-            11 => self.session.pump(self.now, &mut self.out),
-            12 => self.now = self.now + Duration::from_millis(u64::from(input.byte()) * 100),
-            13 => self.deadline(),
-            14 if self.session.is_connected() => self.leave(input),
-            14 => self.connect(input),
-            _ => self.other(input),
-        }
-    }
-
-    fn check(&mut self) {
-        assert!(self.session.queue_len() <= 4 && self.session.inflight_len() <= 3);
-        assert!(self.session.subscriptions().len() <= 3);
-        self.session.take_report();
-    }
-
-    fn connect(&mut self, input: &mut Input<'_>) {
+        let version = if options & 8 == 8 { ProtocolVersion::V311 } else { ProtocolVersion::V5 };
         let options = input.byte();
         let mut properties = ConnectProperties::default();
-        if self.version.is_v5() {
+        if version.is_v5() {
             properties.session_expiry = u32::from(input.below(4)) * 3;
             properties.receive_maximum = nonzero(input.below(5) + 1);
             properties.maximum_packet_size =
@@ -212,7 +167,7 @@ impl World {
             properties: WillProperties { delay: u32::from(input.below(8)), ..WillProperties::default() },
         });
         let connect = Connect {
-            version: self.version,
+            version,
             clean_start: options & 8 == 8,
             keep_alive: u16::from(input.below(4)),
             client_id: "client",
@@ -221,34 +176,66 @@ impl World {
             password: None,
             properties,
         };
-        if let Ok((_, HandshakeStep::Accept(accepted))) =
-            Handshake::start(&connect, &self.limits, 0, &mut Open)
-        {
-            self.accept(*accepted);
+        let step = Handshake::start(&connect, &limits, 0, &mut Open).ok()?.1;
+        let HandshakeStep::Accept(accepted) = step else { return None };
+        let packet_len_max =
+            accepted.maximum_packet_size.map(|max| usize::try_from(max.get()).expect("32 bits"));
+        let receive_maximum = usize::from(accepted.receive_maximum.get());
+        let mut out = SendBuffer::new();
+        accepted.write_connack(&limits, false, out.tail());
+        Some(Self {
+            session: Session::new(now, *accepted, Arc::clone(&limits)),
+            is_open: true,
+            limits,
+            version,
+            out,
+            now,
+            receive_maximum,
+            packet_len_max: packet_len_max.unwrap_or(usize::MAX),
+            open: BTreeSet::new(),
+            aliases: BTreeSet::new(),
+            held: BTreeSet::new(),
+            tickets: Vec::new(),
+            shared: Arc::new(TopicFilter::parse("$share/g/+", 6).expect("valid")),
+        })
+    }
+
+    /// Runs operations until the connection ends; returns when that is.
+    fn run_all(mut self, input: &mut Input<'_>) -> Timestamp {
+        while self.is_open && !input.0.is_empty() {
+            let operation = input.byte();
+            self.run(operation, input);
+            self.check();
+        }
+        self.read();
+        let queued = self.session.queue_len() + self.session.inflight_len();
+        assert!(self.session.end().len() <= queued);
+        self.now
+    }
+
+    fn run(&mut self, operation: u8, input: &mut Input<'_>) {
+        match operation % 16 {
+            0..=2 => self.publish(input),
+            3..=5 => self.acknowledge(input),
+            6 | 7 => self.deliver(input),
+            8 | 9 => self.store(input),
+            10 => self.read(),
+            11 => self.session.pump(self.now, &mut self.out),
+            12 => self.now = self.now + Duration::from_millis(u64::from(input.byte()) * 100),
+            13 => self.deadline(),
+            14 => self.leave(input),
+            _ => self.other(input),
         }
     }
 
-    fn accept(&mut self, accepted: Accepted) {
-        if accepted.clean_start {
-            assert!(self.session.end(self.now).ended);
-            self.session = Session::new(accepted.client_id.clone(), Arc::clone(&self.limits));
-            self.held.clear();
-            self.tickets.clear();
-        }
-        self.receive_maximum = usize::from(accepted.receive_maximum.get());
-        let packet_len_max =
-            accepted.maximum_packet_size.map(|max| usize::try_from(max.get()).expect("32 bits"));
-        self.packet_len_max = packet_len_max.unwrap_or(usize::MAX);
-        accepted.write_connack(&self.limits, false, self.out.tail());
-        self.session.connect(self.now, accepted);
-        self.session.resume(self.now, &mut self.out);
+    fn check(&mut self) {
+        assert!(self.session.queue_len() <= 4 && self.session.inflight_len() <= 3);
+        assert!(self.session.subscriptions().len() <= 3);
+        self.session.take_report();
     }
 
     /// Hands a packet of the client in, as the broker does it.
     fn handle(&mut self, packet: Packet<'_>) {
-        if !self.session.is_connected() {
-            return;
-        }
         match self.session.handle_packet(self.now, packet, &mut self.out) {
             Ok(Request::Publish(incoming, ticket)) => {
                 assert!(!incoming.topic.as_str().is_empty());
@@ -263,7 +250,7 @@ impl World {
                 self.tickets.push((ticket, id));
             }
             Ok(Request::Release(_)) => panic!("only a kept session asks for it"),
-            Ok(Request::Disconnect(cause)) => self.end_connection(cause),
+            Ok(Request::Disconnect(_)) => self.is_open = false,
             Ok(Request::Authenticate(_)) => {
                 self.session.handle_authenticated(&AuthStep::Continue(Vec::new()), &mut self.out);
             }
@@ -271,17 +258,9 @@ impl World {
             Err(error) => {
                 assert!(error.reason().is_error() && !error.to_string().is_empty());
                 self.session.write_disconnect(error.reason(), &mut self.out);
-                self.end_connection(Cause::Server(error.reason()));
+                self.is_open = false;
             }
         }
-    }
-
-    fn end_connection(&mut self, cause: Cause) {
-        self.read();
-        let ending = self.session.disconnect(self.now, cause);
-        assert!(cause != Cause::Normal || ending.will.is_none());
-        self.open.clear();
-        self.aliases.clear();
     }
 
     fn publish(&mut self, input: &mut Input<'_>) {
@@ -340,7 +319,6 @@ impl World {
         let options = DeliveryOptions { qos: input.qos(), retain: input.flag(), subscription_ids, shared };
         let len_before = self.out.len();
         let delivered = self.session.deliver(self.now, &transit, &options, &mut self.out);
-        assert!(self.session.is_connected() || delivered != Delivered::Sent);
         assert_eq!(self.out.len() > len_before, delivered == Delivered::Sent);
         assert!(len_before < self.limits.output_buffer_max || delivered != Delivered::Sent);
     }
@@ -403,10 +381,9 @@ impl World {
     }
 
     fn deadline(&mut self) {
-        if let Due::KeepAliveTimeout = self.session.handle_deadline(self.now) {
-            self.end_connection(Cause::Server(ReasonCode::KeepAliveTimeout));
-        }
-        assert!(self.session.next_deadline().is_none_or(|at| at > self.now), "what is due was done");
+        self.is_open = !self.session.is_silent(self.now);
+        let is_due = self.session.next_deadline().is_some_and(|at| at <= self.now);
+        assert_eq!(self.is_open, !is_due, "nothing else is due");
     }
 
     /// The connection ends, in one of the ways in which it may.
@@ -417,8 +394,11 @@ impl World {
                 let properties = DisconnectProperties { session_expiry, ..DisconnectProperties::default() };
                 self.handle(Packet::Disconnect(Disconnect { reason: ReasonCode::Success, properties }));
             }
-            1 => self.end_connection(Cause::ConnectionLost),
-            _ => self.end_connection(Cause::Server(ReasonCode::SessionTakenOver)),
+            1 => self.is_open = false,
+            _ => {
+                self.session.write_disconnect(ReasonCode::SessionTakenOver, &mut self.out);
+                self.is_open = false;
+            }
         }
     }
 
@@ -441,7 +421,7 @@ impl World {
                 self.session.unsubscribe(input.one_of(&FILTERS));
             }
             _ => {
-                self.session.take_shared(Some(&self.shared));
+                self.session.take_shared(&self.shared);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a session knows of its present connection.
+//! What a session knows of its connection.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -9,12 +9,10 @@ use crate::{
     packet::Delivery,
 };
 
-/// The present connection of a session.
+/// The connection of a session.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) version: ProtocolVersion,
-    /// Whether the client has its CONNACK: nothing may be sent before it [MQTT-3.2.0-1].
-    pub(super) live: bool,
     /// Whether CONNECT asked for a session that ends with the connection.
     pub(super) asked_no_expiry: bool,
     pub(super) receive_maximum: NonZeroU16,

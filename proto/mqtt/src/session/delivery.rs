@@ -36,8 +36,6 @@ pub enum Delivered {
 pub enum DropReason {
     /// The queue, or for QoS 0 the send buffer, is full.
     QueueFull,
-    /// QoS 0 for a client that is away.
-    Qos0Offline,
     /// Longer than the client's Maximum Packet Size.
     TooLarge,
     /// Its Message Expiry Interval has passed.
@@ -45,8 +43,8 @@ pub enum DropReason {
 }
 
 /// What a session did by itself with what it holds for its client since it was last asked: each message that was
-/// [`Delivered::Queued`] shows up in `sent`, `expired` or `too_large`, is displaced, or is taken with
-/// [`Session::take_shared`](super::Session::take_shared).
+/// [`Delivered::Queued`] shows up in `sent`, `expired` or `too_large`, is displaced, is taken with
+/// [`Session::take_shared`](super::Session::take_shared), or is there when the session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueReport {
     /// Messages sent from the queue, by QoS.
@@ -70,12 +68,13 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether it came through the shared subscription `filter`; `None`: through any.
-    pub(super) fn is_shared(&self, filter: Option<&TopicFilter>) -> bool {
-        match (&self.options.shared, filter) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(shared), Some(filter)) => **shared == *filter,
-        }
+    /// Whether it came through this shared subscription.
+    pub(super) fn is_shared(&self, filter: &TopicFilter) -> bool {
+        self.options.shared.as_ref().is_some_and(|shared| **shared == *filter)
+    }
+
+    /// The message with the shared subscription that it came through.
+    pub(super) fn into_shared(self) -> Option<(Arc<TopicFilter>, Arc<Message>)> {
+        Some((self.options.shared?, self.message))
     }
 }

@@ -54,7 +54,7 @@ pub struct Accepted {
     pub request_response_information: bool,
     /// Request Problem Information.
     pub request_problem_information: bool,
-    /// The will.
+    /// The will: the caller sees to it that it is published, unless the connection ends with [`Cause::Normal`](super::Cause::Normal).
     pub will: Option<Will>,
     /// Authentication Method of this connection; re-authentication must use it again [MQTT-4.12.1-1].
     pub authentication_method: Option<Box<str>>,

@@ -37,12 +37,10 @@ pub(super) struct Inbound {
     progress: (u32, Timestamp),
     /// QoS 2 messages whose identifier is taken until PUBREL, oldest first [MQTT-4.3.3-10].
     received: VecDeque<Received>,
-    /// How many of `received`, at the front, are from earlier connections.
+    /// How many of `received`, at the front, are from earlier connections of a kept session.
     carried: usize,
     /// Publishes of this connection that count against Receive Maximum.
     outstanding: u16,
-    /// QoS 2 messages of earlier connections whose ticket has not come back.
-    orphans: Vec<Orphan>,
 }
 
 /// A PUBLISH that waits for its PUBACK or PUBREC.
@@ -94,12 +92,6 @@ pub(super) enum Releasable {
     Unknown,
 }
 
-#[derive(Debug)]
-struct Orphan {
-    ticket: Ticket,
-    id: PacketId,
-}
-
 impl Session {
     pub(super) fn handle_publish<'a>(
         &mut self,
@@ -119,7 +111,7 @@ impl Session {
             Delivery::AtLeastOnce { id, .. } => (id, Kind::AtLeastOnce),
             Delivery::ExactlyOnce { id, .. } => (id, Kind::ExactlyOnce),
         };
-        let version = self.version;
+        let version = self.version();
         let inbound = self.inbound.get_or_insert_default();
         if inbound.unanswered.is_empty() {
             inbound.progress = (inbound.first_sequence, now);
@@ -140,11 +132,11 @@ impl Session {
             // Within its Receive Maximum the client did nothing wrong: identifiers of earlier connections fill the table.
             refusal = refusal.or(Some(ReasonCode::QuotaExceeded));
         }
-        let ticket = inbound.begin(id, kind, self.epoch);
+        let ticket = inbound.begin(id, kind);
         match refusal {
             None => Ok(Request::Publish(Incoming { topic, publish }, Some(ticket))),
             Some(reason) => {
-                inbound.settle(ticket.sequence, reason, version);
+                inbound.settle(ticket, reason, version);
                 inbound.answer(version, out);
                 Ok(Request::Refused(reason))
             }
@@ -192,7 +184,7 @@ impl Session {
         }
         let known = self.inbound.as_mut().is_some_and(|inbound| inbound.release(id));
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        write_ack(PacketType::PubComp, id, reason, self.version, out);
+        write_ack(PacketType::PubComp, id, reason, self.version(), out);
         Request::Nothing
     }
 }
@@ -209,12 +201,11 @@ impl Inbound {
     /// Whether a PUBLISH of QoS 2 is one that is known already [MQTT-4.3.3-10]; then it is answered, at once or when the
     /// first one is.
     fn handle_repeat(&mut self, id: PacketId, version: ProtocolVersion, out: &mut SendBuffer) -> bool {
-        let Some(received) = self.received.iter().find(|received| received.id == id) else {
+        if !self.received.iter().any(|received| received.id == id) {
             return false;
-        };
-        let state = received.state;
+        }
         if !self.unanswered.iter().any(|publish| publish.answers(id)) {
-            let outcome = (state != Receipt::Storing).then_some(ReasonCode::Success);
+            let outcome = Some(ReasonCode::Success);
             self.unanswered.push_back(Unanswered { id, kind: Kind::Repeat, outcome });
             self.answer(version, out);
         }
@@ -233,9 +224,9 @@ impl Inbound {
     }
 
     /// Takes the identifier of a new message.
-    fn begin(&mut self, id: PacketId, kind: Kind, epoch: u32) -> Ticket {
+    fn begin(&mut self, id: PacketId, kind: Kind) -> Ticket {
         let waiting = u32::try_from(self.unanswered.len()).expect("UNANSWERED_MAX fits");
-        let ticket = Ticket { epoch, sequence: self.first_sequence.wrapping_add(waiting) };
+        let ticket = Ticket(self.first_sequence.wrapping_add(waiting));
         self.unanswered.push_back(Unanswered { id, kind, outcome: None });
         if kind == Kind::ExactlyOnce {
             self.received.push_back(Received { id, state: Receipt::Storing });
@@ -249,24 +240,21 @@ impl Inbound {
         &mut self,
         ticket: Ticket,
         reason: ReasonCode,
-        epoch: u32,
         version: ProtocolVersion,
-        out: Option<&mut SendBuffer>,
+        out: &mut SendBuffer,
     ) {
-        if ticket.epoch == epoch {
-            self.settle(ticket.sequence, reason, version);
-        } else if let Some(index) = self.orphans.iter().position(|orphan| orphan.ticket == ticket) {
-            let id = self.orphans.swap_remove(index).id;
-            self.settle_orphan(id, reason, version);
-        }
-        if let Some(out) = out {
-            self.answer(version, out);
-        }
+        self.settle(ticket, reason, version);
+        self.answer(version, out);
     }
 
-    /// Writes down the outcome of a PUBLISH of this connection.
-    fn settle(&mut self, sequence: u32, reason: ReasonCode, version: ProtocolVersion) {
-        let index = sequence.wrapping_sub(self.first_sequence) as usize;
+    /// The place of a PUBLISH among those that are not answered; beyond the last, if it is.
+    fn place_of(&self, ticket: Ticket) -> usize {
+        ticket.0.wrapping_sub(self.first_sequence) as usize
+    }
+
+    /// Writes down the outcome of a PUBLISH.
+    fn settle(&mut self, ticket: Ticket, reason: ReasonCode, version: ProtocolVersion) {
+        let index = self.place_of(ticket);
         let Some(publish) = self.unanswered.get_mut(index) else { return };
         if publish.outcome.is_some() || publish.kind == Kind::Repeat {
             return;
@@ -280,19 +268,6 @@ impl Inbound {
         }
     }
 
-    /// The same for a PUBLISH of an earlier connection: only a repetition on this connection may be answered.
-    fn settle_orphan(&mut self, id: PacketId, reason: ReasonCode, version: ProtocolVersion) {
-        let repeat = self.unanswered.iter_mut().find(|publish| publish.answers(id));
-        let reason = match &repeat {
-            Some(_) if !version.is_v5() => ReasonCode::Success,
-            _ => allowed(reason, PacketType::PubRec),
-        };
-        if let Some(repeat) = repeat {
-            repeat.outcome = Some(reason);
-        }
-        self.set_received(id, reason);
-    }
-
     /// Marks a QoS 2 message as stored, or frees its identifier: a PUBREC with an error ends it (section 4.3.3).
     fn set_received(&mut self, id: PacketId, reason: ReasonCode) {
         // The newest is by far the likeliest.
@@ -302,10 +277,7 @@ impl Inbound {
             return;
         }
         self.received.remove(index);
-        if index < self.carried {
-            self.carried -= 1;
-        }
-        // Else it still counts against Receive Maximum, until its PUBREC is sent.
+        // It still counts against Receive Maximum, until its PUBREC is sent.
     }
 
     /// Sends the acknowledgements that are due, in order.
@@ -395,10 +367,9 @@ impl Inbound {
         }
     }
 
-    /// The identifier of the QoS 2 message that waits for a ticket of this connection.
-    pub(super) fn packet_id_of(&self, ticket: Ticket, epoch: u32) -> Option<PacketId> {
-        let index = ticket.sequence.wrapping_sub(self.first_sequence) as usize;
-        let publish = self.unanswered.get(index).filter(|_| ticket.epoch == epoch)?;
+    /// The identifier of the QoS 2 message that waits for a ticket.
+    pub(super) fn packet_id_of(&self, ticket: Ticket) -> Option<PacketId> {
+        let publish = self.unanswered.get(self.place_of(ticket))?;
         (publish.kind == Kind::ExactlyOnce).then_some(publish.id)
     }
 
@@ -416,23 +387,6 @@ impl Inbound {
         let is_stuck = self.progress.0 == self.first_sequence;
         self.progress = (self.first_sequence, now);
         is_stuck
-    }
-
-    /// Forgets the connection that ended.
-    pub(super) fn disconnect(&mut self, epoch: u32) {
-        self.aliases = Vec::new();
-        for (sequence, publish) in (self.first_sequence..=u32::MAX).chain(0..).zip(self.unanswered.drain(..))
-        {
-            // The message may be stored yet. If its identifier were forgotten, the client's resend would be a second
-            // message.
-            if publish.kind == Kind::ExactlyOnce && publish.outcome.is_none() {
-                self.orphans.push(Orphan { ticket: Ticket { epoch, sequence }, id: publish.id });
-            }
-        }
-        self.unanswered.shrink_to(0);
-        self.first_sequence = 0;
-        self.outstanding = 0;
-        self.carried = self.received.len();
     }
 
     /// What is remembered of the QoS 2 messages of a kept session.
@@ -457,10 +411,7 @@ impl Inbound {
 
     /// Whether nothing would be lost with it.
     pub(super) fn is_idle(&self) -> bool {
-        self.unanswered.is_empty()
-            && self.received.is_empty()
-            && self.orphans.is_empty()
-            && self.aliases.is_empty()
+        self.unanswered.is_empty() && self.received.is_empty() && self.aliases.is_empty()
     }
 
     pub(super) fn check_invariants(&self) {
@@ -480,15 +431,9 @@ impl Inbound {
             let id = received.id;
             assert!(self.received.iter().skip(index + 1).all(|other| other.id != id), "{id} is held once");
             let waits = self.unanswered.iter().filter(|publish| publish.answers(id)).count();
-            let orphans = self.orphans.iter().filter(|orphan| orphan.id == id).count();
-            assert!(waits <= 1 && orphans <= 1, "{id} is answered once");
-            if received.state == Receipt::Storing {
-                assert!(waits + orphans >= 1, "{id} waits for a ticket");
-            }
+            assert!(waits <= 1, "{id} is answered once");
+            assert!(received.state != Receipt::Storing || waits == 1, "{id} waits for a ticket");
         }
-        assert!(self.orphans.iter().all(|orphan| {
-            self.received.iter().take(self.carried).any(|received| received.id == orphan.id)
-        }));
     }
 }
 

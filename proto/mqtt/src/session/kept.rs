@@ -1,6 +1,6 @@
 //! Messages and identifiers that others keep for the session.
 //!
-//! The state of a *kept* session is somewhere else, where it survives this node: its subscriptions, its queue, how far the
+//! The state of a *kept* session is somewhere else, where it survives its connection and this node: its subscriptions, its queue, how far the
 //! delivery of each message is, and the identifiers of QoS 2 messages from the client. What is here is what the present
 //! connection needs. It works like this:
 //!
@@ -21,7 +21,7 @@
 use std::{collections::VecDeque, num::NonZeroU64, sync::Arc};
 
 use super::{
-    DeliveryOptions, Limits, Link, Request, Session, Subscription, Ticket,
+    Accepted, DeliveryOptions, Limits, Request, Session, Subscription, Ticket,
     connection::{Connection, delivery},
     inbound::{Inbound, Releasable},
     outbound::Outbound,
@@ -118,17 +118,18 @@ impl Waiting {
 }
 
 impl Session {
-    /// A kept session, whose client has not connected here yet. `received` are the identifiers of QoS 2 messages from the
+    /// A kept session whose client has connected; as [`Session::new`]. `received` are the identifiers of QoS 2 messages from the
     /// client that it has not released, each with whether its message is known to be kept by all who must keep it: if not, and the
     /// client sends it again, it is a message to be stored.
     #[must_use]
     pub fn kept(
-        client_id: super::ClientId,
+        now: Timestamp,
+        accepted: Accepted,
         limits: Arc<Limits>,
         subscriptions: impl IntoIterator<Item = Subscription>,
         received: impl IntoIterator<Item = (PacketId, bool)>,
     ) -> Self {
-        let mut session = Self::new(client_id, limits);
+        let mut session = Self::new(now, accepted, limits);
         for subscription in subscriptions {
             session.subscriptions.insert(subscription);
         }
@@ -138,7 +139,7 @@ impl Session {
         session
     }
 
-    /// Whether others keep what must survive this node.
+    /// Whether others keep what must survive the connection.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.kept.is_some()
@@ -153,16 +154,15 @@ impl Session {
     /// Takes a message that is kept for this session, and sends it as soon as possible. The caller gives them in their order,
     /// each once on a connection.
     pub fn deliver_kept(&mut self, now: Timestamp, message: &KeptMessage<'_>, out: &mut SendBuffer) {
-        let receive_maximum = self.link.receive_maximum();
-        if let (Some(kept), Link::Connected(connection)) = (&mut self.kept, &mut self.link) {
+        let receive_maximum = self.connection.receive_maximum;
+        if let Some(kept) = &mut self.kept {
             let outbound =
                 self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
-            let has_room = connection.live
-                && kept.waiting.is_empty()
+            let has_room = kept.waiting.is_empty()
                 && out.len() < self.limits.output_buffer_max
                 && has_room(outbound, message.options, message.sequence);
             if has_room {
-                kept.send(now, connection, outbound, out, message);
+                kept.send(now, &mut self.connection, outbound, out, message);
                 self.check_invariants();
                 return;
             }
@@ -188,7 +188,7 @@ impl Session {
     }
 
     fn wait(&mut self, waiting: Waiting) {
-        let receive_maximum = self.link.receive_maximum();
+        let receive_maximum = self.connection.receive_maximum;
         let Some(kept) = &mut self.kept else { return };
         self.outbound.get_or_insert_with(|| Box::new(Outbound::new(&self.limits, receive_maximum)));
         debug_assert!(kept.waiting.back().is_none_or(|last| last.sequence() < waiting.sequence()));
@@ -197,12 +197,12 @@ impl Session {
 
     /// Those who keep the message have noted that PUBREC has come: PUBREL is due.
     pub fn handle_kept_released(&mut self, sequence: Sequence, out: &mut SendBuffer) {
+        let version = self.version();
         let Some(outbound) = &mut self.outbound else { return };
         let Some(index) = outbound.window.position_of(sequence) else { return };
-        if matches!(outbound.window.stage(index), Stage::Releasing) && matches!(self.link, Link::Connected(_))
-        {
+        if matches!(outbound.window.stage(index), Stage::Releasing) {
             outbound.window.release(index);
-            write_ack(PacketType::PubRel, sequence.packet_id(), ReasonCode::Success, self.version, out);
+            write_ack(PacketType::PubRel, sequence.packet_id(), ReasonCode::Success, version, out);
         }
     }
 
@@ -213,10 +213,10 @@ impl Session {
 
     /// Those who keep the identifier of a QoS 2 message from the client have forgotten it: PUBCOMP is due.
     pub fn handle_release_kept(&mut self, id: PacketId, out: &mut SendBuffer) {
-        let is_connected = self.is_connected();
+        let version = self.version();
         let Some(inbound) = &mut self.inbound else { return };
-        if inbound.finish_release(id) && is_connected {
-            write_ack(PacketType::PubComp, id, ReasonCode::Success, self.version, out);
+        if inbound.finish_release(id) {
+            write_ack(PacketType::PubComp, id, ReasonCode::Success, version, out);
         }
         self.check_invariants();
     }
@@ -229,7 +229,7 @@ impl Session {
             Releasable::UnderWay => Request::Nothing,
             Releasable::Unknown => {
                 let reason = ReasonCode::PacketIdentifierNotFound;
-                write_ack(PacketType::PubComp, id, reason, self.version, out);
+                write_ack(PacketType::PubComp, id, reason, self.version(), out);
                 Request::Nothing
             }
         }
@@ -245,7 +245,7 @@ impl Session {
     /// The identifier of the QoS 2 message that waits for `ticket`.
     #[must_use]
     pub fn packet_id_of(&self, ticket: Ticket) -> Option<PacketId> {
-        self.inbound.as_ref()?.packet_id_of(ticket, self.epoch)
+        self.inbound.as_ref()?.packet_id_of(ticket)
     }
 
     /// Notes that PUBREC has come for the message at this place of the window.
@@ -330,7 +330,8 @@ impl Kept {
         let how = delivery(options.qos, sequence.packet_id(), dup);
         if connection.send(now, message, options, how, out).is_ok() {
             outbound.report.sent[options.qos as usize] += 1;
-            outbound.window.push_kept(sequence, Stage::Published { exactly_once, held: None });
+            let stage = if exactly_once { Stage::ExactlyOnce } else { Stage::AtLeastOnce { shared: None } };
+            outbound.window.push_kept(sequence, stage);
             return;
         }
         // Too large for this connection: on as if it had been sent [MQTT-3.1.2-25]. The client may have it from an earlier

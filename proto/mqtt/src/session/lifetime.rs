@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Message, ReasonCode, Timestamp};
+use crate::{Message, ReasonCode};
 
 /// How long a session outlives its connection. 0 and 0xFFFF_FFFF seconds are not durations, so they are not stored as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,16 +56,6 @@ impl SessionExpiry {
             (asked, Self::Never) => asked,
         }
     }
-
-    /// When a session with this expiry ends whose connection ended `now`.
-    #[must_use]
-    pub(super) fn deadline(self, now: Timestamp) -> Option<Timestamp> {
-        match self {
-            Self::AtDisconnect => Some(now),
-            Self::After(duration) => Some(now + duration),
-            Self::Never => None,
-        }
-    }
 }
 
 /// A Will Message and when it is due.
@@ -79,16 +69,6 @@ pub struct Will {
     pub expiry: Option<Duration>,
 }
 
-impl Will {
-    /// The message as it is published `now`.
-    pub(super) fn publish(mut self, now: Timestamp) -> Arc<Message> {
-        if let Some(expiry) = self.expiry {
-            Arc::make_mut(&mut self.message).expires_at = Some(now + expiry);
-        }
-        self.message
-    }
-}
-
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -100,25 +80,4 @@ pub enum Cause {
     ConnectionLost,
     /// The server ends it, for this reason.
     Server(ReasonCode),
-}
-
-/// What follows from the end of a connection, of a delay or of a session.
-#[derive(Debug, Default)]
-pub struct Ending {
-    /// A will to publish now.
-    pub will: Option<Arc<Message>>,
-    /// The session is over: remove its subscriptions, give away what
-    /// [`Session::take_shared`](super::Session::take_shared) still has, and forget it.
-    pub ended: bool,
-}
-
-/// What [`Session::handle_deadline`](super::Session::handle_deadline) found due.
-#[derive(Debug)]
-pub enum Due {
-    /// Nothing: look at [`Session::next_deadline`](super::Session::next_deadline) again.
-    Nothing,
-    /// The client was silent for 1.5 times its Keep Alive: close with 0x8D [MQTT-3.1.2-22].
-    KeepAliveTimeout,
-    /// The delay of the will, or the session, is over.
-    Ending(Ending),
 }

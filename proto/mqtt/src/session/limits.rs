@@ -37,8 +37,6 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// `session.queue_full`.
     pub queue_full: QueueFull,
-    /// `session.queue_qos0`: whether QoS 0 messages are kept for a client that is away.
-    pub queue_qos0: bool,
     /// `session.expiry_max`: bounds Session Expiry Interval.
     pub expiry_max: Option<Duration>,
     /// `session.expiry_v3`: how long a 3.1 or 3.1.1 session with Clean Session 0 is kept; `None`: for ever.

@@ -3,23 +3,24 @@
 //! A [`Session`] takes packets, messages, deadlines and the time, and appends bytes to a [`SendBuffer`]. A connection
 //! goes through it like this:
 //!
-//! 1. [`Handshake`] decides on the CONNECT. If it is accepted, the caller claims the client identifier and finds the
-//!    session or, after ending the old one for Clean Start, makes a new one.
-//! 2. The CONNACK is written with [`Accepted::write_connack`]; [`Session::connect`] and [`Session::resume`] follow.
+//! 1. [`Handshake`] decides on the CONNECT. If it is accepted, the caller claims the client identifier, and finds out
+//!    what others keep of the session.
+//! 2. The CONNACK is written with [`Accepted::write_connack`]; [`Session::new`] or [`Session::kept`] follows.
 //! 3. Each packet goes to [`Session::handle_packet`], whose [`Request`] the caller answers. Messages for the client go
-//!    to [`Session::deliver`]. [`Session::pump`] is called when the send buffer has drained,
-//!    [`Session::handle_deadline`] at [`Session::next_deadline`].
-//! 4. [`Session::disconnect`] ends the connection. The session stays until it says that it has ended, or
-//!    [`Session::end`] is called.
+//!    to [`Session::deliver`]. [`Session::pump`] is called when the send buffer has drained, [`Session::is_silent`] and
+//!    [`Session::is_stuck`] at [`Session::next_deadline`].
+//! 4. The connection ends, and this with it: [`Session::end`] gives back what goes to others.
 //!
-//! A session that must survive its node is kept by others ([`Session::kept`]).
+//! So there is one for each connection. What must survive the connection is kept by others ([`Session::kept`]): the
+//! subscriptions, the messages and the identifiers of a session that goes on, and the will.
 //!
 //! Invariants, checked after each change in debug builds: packet identifiers in flight are unique; no more is in flight
 //! on a connection than the client's Receive Maximum; the queue is within its bounds and its bytes are counted right;
 //! acknowledgements leave in the order of the publishes. All memory is bounded by [`Limits`]; what only traffic needs
 //! is allocated by traffic, and given back when the client pings for want of anything else to say.
 //!
-//! Absent on purpose: who may publish or subscribe to what, where messages go, retained messages, timers.
+//! Absent on purpose: who may publish or subscribe to what, where messages go, retained messages, timers, wills, and what
+//! becomes of a session while its client is away.
 
 mod alias;
 mod client_id;
@@ -43,7 +44,7 @@ pub use delivery::{Delivered, DeliveryOptions, DropReason, QueueReport};
 pub use error::SessionError;
 pub use handshake::{Accepted, AuthStep, Authenticator, Handshake, HandshakeStep, Refusal};
 pub use kept::{KeptMessage, KeptReport, Sequence};
-pub use lifetime::{Cause, Due, Ending, SessionExpiry, Will};
+pub use lifetime::{Cause, SessionExpiry, Will};
 pub use limits::{Limits, QueueFull};
 pub use request::{Incoming, IncomingTopic, Request, Ticket};
 pub use subscriptions::Subscription;
@@ -55,7 +56,7 @@ use std::{
 };
 
 use crate::{
-    PacketId, ProtocolVersion, ReasonCode, Timestamp,
+    Message, PacketId, ProtocolVersion, ReasonCode, Timestamp,
     codec::SendBuffer,
     packet::{
         Auth, AuthProperties, Disconnect, DisconnectProperties, Packet, PacketType, ReasonCodes, SubAck,
@@ -70,70 +71,49 @@ use kept::Kept;
 use outbound::Outbound;
 use subscriptions::Subscriptions;
 
-/// One client's session; see the module's documentation.
+/// One client's session while it is connected; see the module's documentation.
 ///
-/// Connected, idle and with one subscription it takes about 200 bytes.
+/// Idle and with one subscription it takes about 200 bytes.
 #[derive(Debug)]
 pub struct Session {
     client_id: ClientId,
     limits: Arc<Limits>,
-    link: Link,
-    /// Of the present connection, or else the last.
-    version: ProtocolVersion,
+    connection: Connection,
     expiry: SessionExpiry,
-    will: Option<Box<ArmedWill>>,
     subscriptions: Subscriptions,
     inbound: Option<Box<Inbound>>,
     outbound: Option<Box<Outbound>>,
-    /// Set if others keep what must survive this node.
+    /// Set if others keep what must survive the connection.
     kept: Option<Box<Kept>>,
-    /// Counts connections, so that tickets of old ones are known.
-    epoch: u32,
-}
-
-/// Whether the client is there.
-#[derive(Debug)]
-enum Link {
-    Connected(Connection),
-    /// `expires_at`: when the session ends; `None`: never, or it has.
-    Away {
-        expires_at: Option<Timestamp>,
-    },
-}
-
-impl Link {
-    fn receive_maximum(&self) -> NonZeroU16 {
-        match self {
-            Self::Connected(connection) => connection.receive_maximum,
-            Self::Away { .. } => NonZeroU16::MIN, // The next connection brings its own.
-        }
-    }
-}
-
-/// A will that has not been published.
-#[derive(Debug)]
-struct ArmedWill {
-    will: Will,
-    /// When its delay is over; `None` while the client is connected.
-    due: Option<Timestamp>,
 }
 
 impl Session {
-    /// A session whose client has not connected yet.
+    /// The session of a client that has connected, and of whom nobody else keeps anything. The CONNACK must be in the send
+    /// buffer before anything else [MQTT-3.2.0-1].
     #[must_use]
-    pub fn new(client_id: ClientId, limits: Arc<Limits>) -> Self {
+    pub fn new(now: Timestamp, accepted: Accepted, limits: Arc<Limits>) -> Self {
+        let authentication =
+            accepted.authentication_method.map(|method| Box::new(Authentication { method, rounds: 0 }));
+        let connection = Connection {
+            version: accepted.version,
+            asked_no_expiry: accepted.asked_expiry == SessionExpiry::AtDisconnect,
+            receive_maximum: accepted.receive_maximum,
+            maximum_packet_size: accepted.maximum_packet_size,
+            last_packet: now,
+            silence_max_millis: limits.silence_max_millis(accepted.keep_alive),
+            aliases: NonZeroU16::new(accepted.topic_alias_maximum)
+                .map(|maximum| Box::new(OutgoingAliases::new(maximum))),
+            authentication,
+        };
         Self {
-            client_id,
+            client_id: accepted.client_id,
             limits,
-            link: Link::Away { expires_at: None },
-            version: ProtocolVersion::V5,
-            expiry: SessionExpiry::Never,
-            will: None,
+            connection,
+            expiry: accepted.expiry,
             subscriptions: Subscriptions::default(),
             inbound: None,
             outbound: None,
             kept: None,
-            epoch: 0,
         }
     }
 
@@ -143,82 +123,30 @@ impl Session {
         &self.client_id
     }
 
-    /// The protocol of the present connection, or else the last.
+    /// The protocol of the connection.
     #[must_use]
     pub fn version(&self) -> ProtocolVersion {
-        self.version
+        self.connection.version
     }
 
-    /// Whether the client is connected.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        matches!(self.link, Link::Connected(_))
-    }
-
-    /// How long the session outlives its connection.
+    /// How long the session outlives its connection, where others keep it. DISCONNECT may change it.
     #[must_use]
     pub fn expiry(&self) -> SessionExpiry {
         self.expiry
     }
 
-    /// Starts a connection; the CONNACK must be in the send buffer before `resume` is called.
-    ///
-    /// A will of the last connection that waits for its delay is dropped [MQTT-3.1.3-9].
-    ///
-    /// # Panics
-    /// In debug builds, if the last connection was not ended with [`Session::disconnect`]: its will would be lost.
-    pub fn connect(&mut self, now: Timestamp, accepted: Accepted) {
-        debug_assert!(!self.is_connected(), "the last connection was ended");
-        if let Some(inbound) = &mut self.inbound {
-            inbound.disconnect(self.epoch); // Nothing to do unless it was not.
-        }
-        self.epoch = self.epoch.wrapping_add(1);
-        self.version = accepted.version;
-        self.expiry = accepted.expiry;
-        self.will = accepted.will.map(|will| Box::new(ArmedWill { will, due: None }));
-        let authentication =
-            accepted.authentication_method.map(|method| Box::new(Authentication { method, rounds: 0 }));
-        self.link = Link::Connected(Connection {
-            version: accepted.version,
-            live: false,
-            asked_no_expiry: accepted.asked_expiry == SessionExpiry::AtDisconnect,
-            receive_maximum: accepted.receive_maximum,
-            maximum_packet_size: accepted.maximum_packet_size,
-            last_packet: now,
-            silence_max_millis: self.limits.silence_max_millis(accepted.keep_alive),
-            aliases: NonZeroU16::new(accepted.topic_alias_maximum)
-                .map(|maximum| Box::new(OutgoingAliases::new(maximum))),
-            authentication,
-        });
-        if let Some(outbound) = &mut self.outbound {
-            outbound.window.restart(accepted.receive_maximum);
-        }
-        self.check_invariants();
-    }
-
-    /// Resends what is in flight, in order, with DUP, then sends from the queue [MQTT-4.4.0-1].
-    pub fn resume(&mut self, now: Timestamp, out: &mut SendBuffer) {
-        if let Link::Connected(connection) = &mut self.link {
-            connection.live = true;
-        }
-        self.pump(now, out);
-    }
-
     /// Takes one packet from the client.
     ///
     /// # Errors
-    /// The client broke the protocol: the caller writes `error.reason()` with [`Session::write_disconnect`], calls
-    /// [`Session::disconnect`] with it as [`Cause::Server`] and closes.
+    /// The client broke the protocol: the caller writes `error.reason()` with [`Session::write_disconnect`] and ends the
+    /// connection.
     pub fn handle_packet<'a>(
         &mut self,
         now: Timestamp,
         packet: Packet<'a>,
         out: &mut SendBuffer,
     ) -> Result<Request<'a>, SessionError> {
-        let Link::Connected(connection) = &mut self.link else {
-            return Err(SessionError::UnexpectedPacket(packet.packet_type()));
-        };
-        connection.last_packet = now;
+        self.connection.last_packet = now;
         let request = match packet {
             Packet::Publish(publish) => self.handle_publish(now, publish, out),
             Packet::PubAck(ref ack) | Packet::PubRec(ref ack) | Packet::PubComp(ref ack) => {
@@ -234,7 +162,7 @@ impl Session {
                 Ok(Request::Unsubscribe(unsubscribe))
             }
             Packet::PingReq => {
-                wire::write(&Packet::PingResp, self.version, out);
+                wire::write(&Packet::PingResp, self.version(), out);
                 self.release_idle_memory();
                 Ok(Request::Nothing)
             }
@@ -256,13 +184,10 @@ impl Session {
     /// `reason` is [`ReasonCode::Success`], [`ReasonCode::NoMatchingSubscribers`], or an error, which frees the
     /// identifier of a QoS 2 message; one that a PUBACK cannot carry becomes [`ReasonCode::UnspecifiedError`]. 3.1 and
     /// 3.1.1 know success only.
-    ///
-    /// Call it also when the connection of the ticket has ended. It then acknowledges nothing, but decides whether the
-    /// client's resend of a QoS 2 message is the same message or a new one.
     pub fn handle_stored(&mut self, ticket: Ticket, reason: ReasonCode, out: &mut SendBuffer) {
-        let connected = self.is_connected();
+        let version = self.version();
         if let Some(inbound) = &mut self.inbound {
-            inbound.handle_stored(ticket, reason, self.epoch, self.version, connected.then_some(out));
+            inbound.handle_stored(ticket, reason, version, out);
         }
         self.check_invariants();
     }
@@ -274,7 +199,7 @@ impl Session {
     #[must_use]
     pub fn is_saturated(&self) -> bool {
         let limit = usize::from(self.limits.receive_maximum.get());
-        !self.version.is_v5()
+        !self.version().is_v5()
             && self.inbound.as_ref().is_some_and(|inbound| inbound.unanswered_len() >= limit)
     }
 
@@ -308,28 +233,24 @@ impl Session {
 
     /// Answers SUBSCRIBE; one code for each filter, in order [MQTT-3.8.4-6].
     pub fn handle_subscribed(&mut self, id: PacketId, reasons: &[ReasonCode], out: &mut SendBuffer) {
-        if self.is_connected() {
-            let reasons = ReasonCodes::from(reasons);
-            let (reason_string, user_properties) = (None, UserProperties::default());
-            let suback = SubAck { id, reason_string, user_properties, reasons };
-            wire::write(&Packet::SubAck(suback), self.version, out);
-        }
+        let reasons = ReasonCodes::from(reasons);
+        let (reason_string, user_properties) = (None, UserProperties::default());
+        let suback = SubAck { id, reason_string, user_properties, reasons };
+        wire::write(&Packet::SubAck(suback), self.version(), out);
     }
 
     /// Answers UNSUBSCRIBE; one code for each filter, in order [MQTT-3.11.3-1] (v3.1.1: none).
     pub fn handle_unsubscribed(&mut self, id: PacketId, reasons: &[ReasonCode], out: &mut SendBuffer) {
-        if self.is_connected() {
-            let reasons = ReasonCodes::from(if self.version.is_v5() { reasons } else { &[] });
-            let (reason_string, user_properties) = (None, UserProperties::default());
-            let unsuback = UnsubAck { id, reason_string, user_properties, reasons };
-            wire::write(&Packet::UnsubAck(unsuback), self.version, out);
-        }
+        let reasons = ReasonCodes::from(if self.version().is_v5() { reasons } else { &[] });
+        let (reason_string, user_properties) = (None, UserProperties::default());
+        let unsuback = UnsubAck { id, reason_string, user_properties, reasons };
+        wire::write(&Packet::UnsubAck(unsuback), self.version(), out);
     }
 
     /// Answers [`Request::Authenticate`]: asks for more, or says that re-authentication is complete.
     pub fn handle_authenticated(&mut self, step: &AuthStep, out: &mut SendBuffer) {
-        let Link::Connected(connection) = &mut self.link else { return };
-        let Some(authentication) = &mut connection.authentication else { return };
+        let version = self.version();
+        let Some(authentication) = &mut self.connection.authentication else { return };
         let (reason, data) = match step {
             AuthStep::Continue(data) => (ReasonCode::ContinueAuthentication, data),
             AuthStep::Done(data) => (ReasonCode::Success, data),
@@ -342,7 +263,7 @@ impl Session {
             authentication_data: (!data.is_empty()).then_some(data),
             ..AuthProperties::default()
         };
-        wire::write(&Packet::Auth(Auth { reason, properties }), self.version, out);
+        wire::write(&Packet::Auth(Auth { reason, properties }), version, out);
     }
 
     /// What the session did by itself with its queue since it was last asked.
@@ -362,60 +283,27 @@ impl Session {
         self.outbound.as_ref().map_or(0, |outbound| outbound.queue.len())
     }
 
-    /// Ends the connection. Without one it does nothing.
+    /// Ends the session here with its connection; gives back the messages of shared subscriptions that another member of the group
+    /// must get, oldest first: all but those that were sent at QoS 2, which nobody else may get [MQTT-4.8.2-5].
     ///
-    /// The will is dropped if the client said goodbye [MQTT-3.14.4-3], else published at once, or after its delay unless
-    /// the session ends before [MQTT-3.1.2-8].
-    pub fn disconnect(&mut self, now: Timestamp, cause: Cause) -> Ending {
-        if !self.is_connected() {
-            return Ending::default();
-        }
-        if let Some(inbound) = &mut self.inbound {
-            inbound.disconnect(self.epoch);
-        }
-        self.epoch = self.epoch.wrapping_add(1); // From here on the tickets of this connection are old.
-        self.release_idle_memory();
-        let ended = self.expiry == SessionExpiry::AtDisconnect;
-        let expires_at = if ended { None } else { self.expiry.deadline(now) };
-        self.link = Link::Away { expires_at };
-        let mut ending = Ending { will: None, ended };
-        if let Some(mut armed) = self.will.take().filter(|_| cause != Cause::Normal) {
-            if ended || armed.will.delay.is_zero() {
-                ending.will = Some(armed.will.publish(now));
-            } else {
-                armed.due = Some(now + armed.will.delay);
-                self.will = Some(armed);
-            }
-        }
-        self.check_invariants();
-        ending
+    /// Ask first for what others are to keep: [`Session::take_kept_report`], [`Session::stored_ids`], [`Session::expiry`].
+    #[must_use]
+    pub fn end(self) -> Vec<(Arc<TopicFilter>, Arc<Message>)> {
+        self.outbound.map_or_else(Vec::new, |outbound| outbound.into_shared())
     }
 
-    /// Ends the session now: Clean Start, or an administrator. A will that is still to be published is due with it.
-    pub fn end(&mut self, now: Timestamp) -> Ending {
-        let will = self.will.take().map(|armed| armed.will.publish(now));
-        if let Some(inbound) = &mut self.inbound {
-            inbound.disconnect(self.epoch);
-        }
-        self.epoch = self.epoch.wrapping_add(1);
-        self.link = Link::Away { expires_at: None };
-        Ending { will, ended: true }
-    }
-
-    /// When [`Session::handle_deadline`] wants to run; `None`: never. Each packet from the client moves it on.
+    /// When to look at [`Session::is_silent`] and [`Session::is_stuck`]; `None`: never. Each packet from the client moves it on.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        match &self.link {
-            Link::Connected(connection) => {
-                let limit = self.limits.answer_timeout;
-                let answers_due = self.inbound.as_ref().and_then(|inbound| inbound.answers_due(limit));
-                connection.silence_ends().into_iter().chain(answers_due).min()
-            }
-            Link::Away { expires_at } => {
-                let will_due = self.will.as_ref().and_then(|armed| armed.due);
-                expires_at.iter().chain(&will_due).min().copied()
-            }
-        }
+        let limit = self.limits.answer_timeout;
+        let answers_due = self.inbound.as_ref().and_then(|inbound| inbound.answers_due(limit));
+        self.connection.silence_ends().into_iter().chain(answers_due).min()
+    }
+
+    /// Whether the client has been silent for 1.5 times its Keep Alive: close with 0x8D [MQTT-3.1.2-22].
+    #[must_use]
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        self.connection.silence_ends().is_some_and(|at| at <= now)
     }
 
     /// Whether publishes of the client have waited for [`Limits::answer_timeout`] without an answer to any of them: the caller
@@ -423,46 +311,24 @@ impl Session {
     /// would end the message at its sender [MQTT-4.4.0-2].
     pub fn is_stuck(&mut self, now: Timestamp) -> bool {
         let limit = self.limits.answer_timeout;
-        self.is_connected() && self.inbound.as_mut().is_some_and(|inbound| inbound.is_stuck(now, limit))
-    }
-
-    /// Says what is due at `now`.
-    pub fn handle_deadline(&mut self, now: Timestamp) -> Due {
-        let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
-        match &mut self.link {
-            Link::Connected(connection) if is_due(connection.silence_ends()) => Due::KeepAliveTimeout,
-            Link::Connected(_) => Due::Nothing,
-            Link::Away { expires_at } => {
-                let ended = is_due(*expires_at);
-                if ended {
-                    *expires_at = None;
-                }
-                // The end of the session is the end of the delay (section 3.1.3.2.2).
-                let will = self.will.take_if(|armed| ended || is_due(armed.due));
-                if !ended && will.is_none() {
-                    return Due::Nothing;
-                }
-                Due::Ending(Ending { will: will.map(|armed| armed.will.publish(now)), ended })
-            }
-        }
+        self.inbound.as_mut().is_some_and(|inbound| inbound.is_stuck(now, limit))
     }
 
     /// Writes a DISCONNECT if the protocol has one for the server (5.0). A reason that it cannot carry becomes
     /// [`ReasonCode::UnspecifiedError`].
     pub fn write_disconnect(&self, reason: ReasonCode, out: &mut SendBuffer) {
-        if self.is_connected() && self.version.is_v5() {
+        if self.version().is_v5() {
             let (reason, properties) =
                 (wire::allowed(reason, PacketType::Disconnect), DisconnectProperties::default());
-            wire::write(&Packet::Disconnect(Disconnect { reason, properties }), self.version, out);
+            wire::write(&Packet::Disconnect(Disconnect { reason, properties }), self.version(), out);
         }
     }
 
     /// DISCONNECT from the client.
     fn handle_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Result<Cause, SessionError> {
-        let Link::Connected(connection) = &self.link else { return Ok(Cause::ConnectionLost) };
         if let Some(secs) = disconnect.properties.session_expiry {
             let asked = SessionExpiry::from_secs(secs);
-            if connection.asked_no_expiry && asked != SessionExpiry::AtDisconnect {
+            if self.connection.asked_no_expiry && asked != SessionExpiry::AtDisconnect {
                 return Err(SessionError::SessionExpiryRaised);
             }
             self.expiry = asked.bounded_by(self.limits.expiry_max);
@@ -475,7 +341,7 @@ impl Session {
 
     /// AUTH from the client: a step of re-authentication (section 4.12.1).
     fn handle_auth<'a>(&mut self, auth: Auth<'a>) -> Result<Request<'a>, SessionError> {
-        let Link::Connected(Connection { authentication: Some(authentication), .. }) = &mut self.link else {
+        let Some(authentication) = &mut self.connection.authentication else {
             return Err(SessionError::UnexpectedAuth);
         };
         let expected = match authentication.rounds {
@@ -492,9 +358,7 @@ impl Session {
 
     /// Checks that SUBACK or UNSUBACK with `reasons` codes is no longer than the client takes [MQTT-3.1.2-24].
     fn check_answer_len(&self, reasons: usize) -> Result<(), SessionError> {
-        let Link::Connected(Connection { maximum_packet_size: Some(maximum), .. }) = &self.link else {
-            return Ok(());
-        };
+        let Some(maximum) = self.connection.maximum_packet_size else { return Ok(()) };
         // Five bytes of fixed header at most, the identifier, and the length of no properties.
         let len = 5 + 2 + 1 + reasons;
         if u32::try_from(len).is_ok_and(|len| len <= maximum.get()) {
@@ -519,8 +383,7 @@ impl Session {
         }
         if let Some(outbound) = &self.outbound {
             outbound.queue.check_invariants(&self.limits);
-            let receive_maximum = self.is_connected().then(|| self.link.receive_maximum());
-            outbound.window.check_invariants(receive_maximum);
+            outbound.window.check_invariants(self.connection.receive_maximum);
         }
     }
 }

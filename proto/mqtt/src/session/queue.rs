@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{DropReason, Limits, QueueFull, delivery::Held};
-use crate::{QoS, Timestamp, topic::TopicFilter};
+use crate::{Timestamp, topic::TopicFilter};
 
 /// Messages that wait to be sent, oldest first; bounded in messages and bytes.
 #[derive(Debug, Default)]
@@ -11,8 +11,6 @@ pub(super) struct Queue {
     messages: VecDeque<Held>,
     /// The sum of [`Message::size`](crate::Message::size).
     bytes: usize,
-    /// How many are of QoS 0.
-    qos0: usize,
 }
 
 impl Queue {
@@ -44,7 +42,6 @@ impl Queue {
     /// Adds a message for which there is room.
     pub(super) fn push(&mut self, held: Held) {
         self.bytes += held.message.size();
-        self.qos0 += usize::from(held.options.qos == QoS::AtMostOnce);
         self.messages.push_back(held);
     }
 
@@ -55,22 +52,23 @@ impl Queue {
     pub(super) fn pop(&mut self) -> Option<Held> {
         let held = self.messages.pop_front()?;
         self.bytes -= held.message.size();
-        self.qos0 -= usize::from(held.options.qos == QoS::AtMostOnce);
         if self.messages.is_empty() && self.messages.capacity() > CAPACITY_KEPT {
             self.messages = VecDeque::new();
         }
         Some(held)
     }
 
-    /// Takes what came through the shared subscription `filter`, or through any.
-    pub(super) fn take_shared(&mut self, filter: Option<&TopicFilter>) -> Vec<Held> {
+    /// All of it, oldest first.
+    pub(super) fn into_messages(self) -> impl Iterator<Item = Held> {
+        self.messages.into_iter()
+    }
+
+    /// Takes what came through this shared subscription.
+    pub(super) fn take_shared(&mut self, filter: &TopicFilter) -> Vec<Held> {
         let (taken, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.messages).into_iter().partition(|held| held.is_shared(filter));
         self.messages = kept.into();
-        for held in &taken {
-            self.bytes -= held.message.size();
-            self.qos0 -= usize::from(held.options.qos == QoS::AtMostOnce);
-        }
+        self.bytes -= taken.iter().map(|held| held.message.size()).sum::<usize>();
         taken
     }
 
@@ -82,19 +80,12 @@ impl Queue {
         self.messages.is_empty()
     }
 
-    /// Whether a message of QoS 0 waits: another one must not overtake it.
-    pub(super) fn has_qos0(&self) -> bool {
-        self.qos0 > 0
-    }
-
     pub(super) fn check_invariants(&self, limits: &Limits) {
         assert!(self.messages.len() <= limits.queue_messages_max && self.bytes <= limits.queue_bytes_max);
         if self.messages.len() > COUNTED_MAX {
             return;
         }
         assert_eq!(self.bytes, self.messages.iter().map(|held| held.message.size()).sum::<usize>(), "bytes");
-        let qos0 = self.messages.iter().filter(|held| held.options.qos == QoS::AtMostOnce);
-        assert_eq!(self.qos0, qos0.count(), "messages of QoS 0");
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a session asks of its caller.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use super::Cause;
 use crate::{
@@ -28,7 +28,7 @@ pub enum Request<'a> {
     /// In a kept session, PUBREL: have those who keep the identifier forget it, then call
     /// [`Session::handle_release_kept`](super::Session::handle_release_kept).
     Release(PacketId),
-    /// The client said goodbye: call [`Session::disconnect`](super::Session::disconnect) with this cause and close.
+    /// The client said goodbye: end the connection for this cause.
     Disconnect(Cause),
     /// Re-authentication (5.0, section 4.12.1): hand it to the authenticator, then call
     /// [`Session::handle_authenticated`](super::Session::handle_authenticated), or close with its reason code.
@@ -64,20 +64,6 @@ impl IncomingTopic<'_> {
     }
 }
 
-/// Stands for a PUBLISH that is not acknowledged yet.
-///
-/// Every ticket must come back to the session that gave it, also after the connection has ended: the identifier of a
-/// QoS 2 message stays taken until it does.
+/// Stands for a PUBLISH that is not acknowledged yet: its number within the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ticket {
-    /// The connection: a ticket of an older one acknowledges nothing on a newer one.
-    pub(super) epoch: u32,
-    /// The PUBLISH, counted within the connection.
-    pub(super) sequence: u32,
-}
-
-impl fmt::Display for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.sequence)
-    }
-}
+pub struct Ticket(pub(super) u32);

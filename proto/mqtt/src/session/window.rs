@@ -1,9 +1,9 @@
 //! Messages in flight to the client.
 
-use std::{collections::VecDeque, num::NonZeroU16};
+use std::{collections::VecDeque, num::NonZeroU16, sync::Arc};
 
-use super::{delivery::Held, kept::Sequence};
-use crate::{PacketId, QoS};
+use super::kept::Sequence;
+use crate::{Message, PacketId, topic::TopicFilter};
 
 /// QoS 1 and 2 messages that were sent and whose delivery is not complete, in the order in which they were sent.
 ///
@@ -16,8 +16,6 @@ pub(super) struct Window {
     max_inflight: NonZeroU16,
     /// How many more PUBLISH packets Receive Maximum allows on this connection [MQTT-3.3.4-9].
     quota: u16,
-    /// Entries before this one have been sent on this connection; the others wait for [`Window::next_unsent`].
-    unsent_from: usize,
     next_id: PacketId,
     /// How many identifiers from `next_id` on are known not to be in use.
     free_run: u16,
@@ -30,8 +28,6 @@ pub(super) struct InFlight {
     pub(super) stage: Stage,
     /// Its number, if others keep it for the session.
     pub(super) kept: Option<Sequence>,
-    /// Whether it was sent on this connection.
-    sent: bool,
     /// Whether it holds a part of the quota: a PUBLISH of this connection does, a PUBREL alone does not (section 4.9).
     counted: bool,
 }
@@ -39,8 +35,10 @@ pub(super) struct InFlight {
 /// How far the delivery of a message is.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// PUBLISH was sent. Without `held` it is not sent again: nothing of the session is here after the connection.
-    Published { exactly_once: bool, held: Option<Held> },
+    /// QoS 1: PUBLISH was sent. With `shared` another member of the group gets the message if PUBACK does not come.
+    AtLeastOnce { shared: Option<(Arc<TopicFilter>, Arc<Message>)> },
+    /// QoS 2: PUBLISH was sent.
+    ExactlyOnce,
     /// QoS 2 of a message that others keep: PUBREC has come, and PUBREL waits until they have noted that.
     Releasing,
     /// QoS 2: PUBREC has come, PUBREL was sent; the message itself is the client's now.
@@ -53,20 +51,9 @@ impl Window {
             entries: VecDeque::new(),
             max_inflight,
             quota: receive_maximum.get(),
-            unsent_from: 0,
             next_id: PacketId::MIN,
             free_run: u16::MAX,
         }
-    }
-
-    /// A new connection: nothing is sent on it yet.
-    pub(super) fn restart(&mut self, receive_maximum: NonZeroU16) {
-        for entry in &mut self.entries {
-            entry.sent = false;
-            entry.counted = false;
-        }
-        self.unsent_from = 0;
-        self.quota = receive_maximum.get();
     }
 
     /// The identifier for another message, if it may be sent now.
@@ -83,7 +70,7 @@ impl Window {
     /// Whether another message may be sent now.
     fn has_room(&self) -> bool {
         let is_full = self.entries.len() >= usize::from(self.max_inflight.get());
-        self.quota > 0 && !is_full && self.unsent_from >= self.entries.len()
+        self.quota > 0 && !is_full
     }
 
     /// Whether the kept message `sequence` may be sent now: also, whether the one that had its identifier before it is done.
@@ -115,12 +102,11 @@ impl Window {
     }
 
     /// Puts the message in flight that was sent with the identifier of [`Window::vacancy`].
-    pub(super) fn push(&mut self, qos: QoS, held: Option<Held>) {
+    pub(super) fn push(&mut self, stage: Stage) {
         debug_assert!(
             self.entries.len() < usize::from(self.max_inflight.get()),
             "no more than may be in flight"
         );
-        let stage = Stage::Published { exactly_once: qos == QoS::ExactlyOnce, held };
         self.put(self.next_id, stage, None);
         self.next_id = self.next_id.next();
         self.free_run -= 1;
@@ -134,34 +120,9 @@ impl Window {
     }
 
     fn put(&mut self, id: PacketId, stage: Stage, kept: Option<Sequence>) {
-        let counted = matches!(stage, Stage::Published { .. });
+        let counted = matches!(stage, Stage::AtLeastOnce { .. } | Stage::ExactlyOnce);
         self.quota -= u16::from(counted);
-        self.entries.push_back(InFlight { id, stage, kept, sent: true, counted });
-        self.unsent_from = self.entries.len();
-    }
-
-    /// The next entry to send again on this connection, with its place.
-    pub(super) fn next_unsent(&mut self) -> Option<(usize, &InFlight)> {
-        while self.entries.get(self.unsent_from).is_some_and(|entry| entry.sent) {
-            self.unsent_from += 1; // It was acknowledged before it was sent again.
-        }
-        self.entries.get(self.unsent_from).map(|entry| (self.unsent_from, entry))
-    }
-
-    /// The entry that [`Window::next_unsent`] gave has been sent.
-    pub(super) fn mark_sent(&mut self) {
-        let entry = &mut self.entries[self.unsent_from];
-        entry.sent = true;
-        if matches!(entry.stage, Stage::Published { .. }) {
-            entry.counted = true;
-            self.quota -= 1;
-        }
-        self.unsent_from += 1;
-    }
-
-    /// Whether Receive Maximum allows another PUBLISH.
-    pub(super) fn has_quota(&self) -> bool {
-        self.quota > 0
+        self.entries.push_back(InFlight { id, stage, kept, counted });
     }
 
     /// The place of the message with this identifier.
@@ -197,35 +158,22 @@ impl Window {
 
     /// PUBREC: the message is the client's, and its PUBREL is sent.
     pub(super) fn release(&mut self, index: usize) {
-        let entry = &mut self.entries[index];
-        entry.stage = Stage::Released;
-        entry.sent = true;
+        self.entries[index].stage = Stage::Released;
     }
 
     /// The delivery is over.
     pub(super) fn remove(&mut self, index: usize) -> Option<InFlight> {
         let entry = self.entries.remove(index)?;
-        if index < self.unsent_from {
-            self.unsent_from -= 1;
-        }
         self.quota += u16::from(entry.counted);
         Some(entry)
     }
 
-    /// Takes the messages that were sent at QoS 1 through shared subscriptions and not acknowledged.
-    pub(super) fn take_shared(&mut self) -> Vec<Held> {
-        let mut taken = Vec::new();
-        for entry in std::mem::take(&mut self.entries) {
-            match entry.stage {
-                Stage::Published { exactly_once: false, held: Some(held) } if held.is_shared(None) => {
-                    self.quota += u16::from(entry.counted);
-                    taken.push(held);
-                }
-                _ => self.entries.push_back(entry),
-            }
-        }
-        self.unsent_from = 0;
-        taken
+    /// The messages that were sent at QoS 1 through shared subscriptions and not acknowledged, oldest first.
+    pub(super) fn into_shared(self) -> impl Iterator<Item = (Arc<TopicFilter>, Arc<Message>)> {
+        self.entries.into_iter().filter_map(|entry| match entry.stage {
+            Stage::AtLeastOnce { shared } => shared,
+            Stage::ExactlyOnce | Stage::Releasing | Stage::Released => None,
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -236,7 +184,7 @@ impl Window {
         self.entries.is_empty()
     }
 
-    pub(super) fn check_invariants(&self, receive_maximum: Option<NonZeroU16>) {
+    pub(super) fn check_invariants(&self, receive_maximum: NonZeroU16) {
         let mut in_use = [0_u64; 1 << 10];
         for entry in &self.entries {
             let (word, bit) = (entry.id.value() >> 6, 1 << (entry.id.value() & 63));
@@ -249,13 +197,8 @@ impl Window {
             let is_free = in_use[usize::from(id.value() >> 6)] & 1 << (id.value() & 63) == 0;
             assert!(is_free, "identifier {id} is not in flight");
         }
-        assert!(self.unsent_from <= self.entries.len());
-        assert!(self.entries.iter().take(self.unsent_from).all(|entry| entry.sent));
-        assert!(self.entries.iter().all(|entry| entry.sent || !entry.counted), "only what was sent counts");
-        if let Some(receive_maximum) = receive_maximum {
-            let counted = self.entries.iter().filter(|entry| entry.counted).count();
-            assert_eq!(counted + usize::from(self.quota), usize::from(receive_maximum.get()), "quota");
-        }
+        let counted = self.entries.iter().filter(|entry| entry.counted).count();
+        assert_eq!(counted + usize::from(self.quota), usize::from(receive_maximum.get()), "quota");
     }
 }
 

@@ -75,7 +75,7 @@ fn client_without_an_identifier_gets_one() {
 fn client_without_an_identifier_cannot_keep_a_3_1_1_session() {
     // (v3.1.1: MQTT-3.1.3-8), B11
     for version in [V31, V311] {
-        let nameless = Connect { client_id: "", ..connect(version) };
+        let nameless = Connect { client_id: "", clean_start: false, ..connect(version) };
         assert_eq!(refused(&nameless, &limits()), ReasonCode::ClientIdentifierNotValid);
         let mut bytes = Vec::new();
         accept(&nameless, &limits()).expect_err("refused").write_connack(&mut bytes);

@@ -3,13 +3,16 @@
 use super::*;
 use QoS::{AtLeastOnce, ExactlyOnce};
 
-/// A kept session that is connected, with these identifiers of messages from the client.
+/// A kept session, with these identifiers of messages from the client.
 fn kept(limits: Limits, received: &[(u16, bool)]) -> Rig {
-    let mut rig = Rig::with(limits, &connect(V5));
-    let client_id = rig.session.client_id().clone();
+    kept_with(limits, &connect(V5), received)
+}
+
+fn kept_with(limits: Limits, connect: &Connect<'_>, received: &[(u16, bool)]) -> Rig {
+    let accepted = accept(connect, &limits).expect("accepted");
     let received = received.iter().map(|(number, is_stored)| (id(*number), *is_stored));
-    rig.session = Session::kept(client_id, Arc::clone(&rig.limits), [], received);
-    rig.connect(&connect(V5));
+    let mut rig = Rig::with(limits.clone(), connect);
+    rig.session = Session::kept(rig.now, accepted, Arc::new(limits), [], received);
     rig
 }
 
@@ -164,9 +167,7 @@ fn expired_and_too_large_messages_are_done() {
 
     let mut narrow = connect(V5);
     narrow.properties.maximum_packet_size = NonZeroU32::new(20);
-    rig.lose();
-    rig.session = Session::kept(rig.session.client_id().clone(), Arc::clone(&rig.limits), [], []);
-    rig.connect(&narrow);
+    let mut rig = kept_with(limits(), &narrow, &[]);
     let long = "a topic that is too long for the client";
     rig.deliver_kept(3, long, AtLeastOnce, true);
     rig.deliver_kept(4, long, ExactlyOnce, false);
@@ -231,4 +232,15 @@ fn what_is_sent_again_after_a_crash_is_stored_again() {
     rig.take(Packet::Publish(publish("a", qos2(9))));
     rig.expect_sent(&["pubrec 9"]);
     assert_eq!(rig.session.stored_ids(), [id(9), id(7)]);
+}
+
+#[test]
+fn identifiers_of_earlier_connections_do_not_count_against_receive_maximum() {
+    let limits = Limits { receive_maximum: NonZeroU16::new(2).expect("not 0"), ..limits() };
+    let mut rig = kept(limits, &[(1, true), (2, true)]);
+    rig.publish_and_store(publish("a", qos2(3)));
+    assert!(matches!(rig.handle(Packet::PubRel(ack(1))), Ok(Request::Release(_))));
+    rig.session.handle_release_kept(id(1), &mut rig.out);
+    rig.publish_and_store(publish("a", qos2(4)));
+    rig.handle(Packet::Publish(publish("a", qos2(5)))).expect_err("too many");
 }

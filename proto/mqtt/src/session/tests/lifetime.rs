@@ -1,4 +1,4 @@
-//! Keep alive, wills, expiry, and what is neither a message nor a handshake.
+//! Keep alive, expiry, and what is neither a message nor a handshake.
 
 use super::*;
 
@@ -14,30 +14,17 @@ fn next_deadline(rig: &Rig) -> Option<u64> {
     })
 }
 
-#[track_caller]
-fn due(rig: &mut Rig) -> Ending {
-    match rig.session.handle_deadline(rig.now) {
-        Due::Ending(ending) => ending,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn expect_nothing_due(rig: &mut Rig) {
-    assert!(matches!(rig.session.handle_deadline(rig.now), Due::Nothing));
-}
-
 #[test]
 fn client_may_be_silent_for_one_and_a_half_times_its_keep_alive() {
     // [MQTT-3.1.2-22]
     let mut rig = Rig::new(V5);
     assert_eq!(next_deadline(&rig), Some(90));
     rig.wait(89 * SECOND);
-    expect_nothing_due(&mut rig);
+    assert!(!rig.session.is_silent(rig.now));
     rig.take(Packet::PingReq); // Any packet counts.
     assert_eq!(next_deadline(&rig), Some(90));
     rig.wait(90 * SECOND);
-    assert!(matches!(rig.session.handle_deadline(rig.now), Due::KeepAliveTimeout));
+    assert!(rig.session.is_silent(rig.now));
 }
 
 #[test]
@@ -73,14 +60,6 @@ fn packets_that_a_client_does_not_send_are_errors() {
         assert_eq!(error, SessionError::UnexpectedPacket(packet_type));
         assert_eq!(error.reason(), ReasonCode::ProtocolError);
     }
-}
-
-#[test]
-fn packets_without_a_connection_are_errors() {
-    let mut rig = Rig::new(V5);
-    rig.lose();
-    rig.handle(Packet::PingReq).expect_err("not connected");
-    rig.expect_sent(&[]);
 }
 
 #[test]
@@ -138,149 +117,55 @@ fn answer_to_subscribe_must_fit() {
 }
 
 #[test]
-fn disconnect_drops_the_will() {
-    // [MQTT-3.14.4-3]
+fn disconnect_says_whether_the_will_is_sent() {
+    // [MQTT-3.14.4-3] [MQTT-3.1.2-8]
     for version in [V311, V5] {
-        let mut rig = Rig::with(limits(), &Connect { will: will(0, None), ..connect(version) });
-        let request = rig.handle(disconnect(ReasonCode::Success, None)).expect("no error");
-        assert!(matches!(request, Request::Disconnect(Cause::Normal)));
-        assert!(rig.session.disconnect(rig.now, Cause::Normal).will.is_none());
-        assert!(rig.session.end(rig.now).will.is_none());
+        let request = Rig::new(version)
+            .handle(disconnect(ReasonCode::Success, None))
+            .map(|request| format!("{request:?}"));
+        assert_eq!(request, Ok("Disconnect(Normal)".to_owned()));
+    }
+    for reason in [ReasonCode::DisconnectWithWill, ReasonCode::UnspecifiedError] {
+        let mut rig = Rig::new(V5);
+        let request = rig.handle(disconnect(reason, None)).expect("no error");
+        assert!(matches!(request, Request::Disconnect(Cause::WithWill(said)) if said == reason));
     }
 }
 
-#[test]
-fn every_other_end_of_a_connection_sends_the_will() {
-    // [MQTT-3.1.2-8]
-    for cause in [
-        Cause::ConnectionLost,
-        Cause::WithWill(ReasonCode::DisconnectWithWill),
-        Cause::WithWill(ReasonCode::UnspecifiedError),
-        Cause::Server(ReasonCode::KeepAliveTimeout),
-        Cause::Server(ReasonCode::SessionTakenOver),
-    ] {
-        let mut rig = Rig::with(limits(), &Connect { will: will(0, None), ..connect(V5) });
-        let ending = rig.session.disconnect(rig.now, cause);
-        let will = ending.will.expect("published");
-        assert_eq!((&*will.topic, &*will.payload, will.qos), ("will", &b"gone"[..], QoS::AtLeastOnce));
-        assert_eq!(will.publisher.as_ref().map(ClientId::as_str), Some("client"));
-        assert!(!ending.ended);
-        assert!(rig.session.disconnect(rig.now, cause).will.is_none(), "once");
-        assert!(rig.session.end(rig.now).will.is_none(), "once");
-    }
-}
-
-#[test]
-fn disconnect_with_will_says_so() {
-    let mut rig = Rig::new(V5);
-    let request = rig.handle(disconnect(ReasonCode::DisconnectWithWill, None)).expect("no error");
-    assert!(matches!(request, Request::Disconnect(Cause::WithWill(ReasonCode::DisconnectWithWill))));
-}
-
-#[test]
-fn will_waits_for_its_delay() {
-    let mut rig = Rig::with(limits(), &Connect { will: will(10, Some(5)), ..connect(V5) });
-    assert!(rig.lose().will.is_none());
-    assert_eq!(next_deadline(&rig), Some(10));
-    rig.wait(9 * SECOND);
-    expect_nothing_due(&mut rig);
-    rig.wait(2 * SECOND);
-    let ending = due(&mut rig);
-    let will = ending.will.expect("due");
-    assert_eq!(will.expires_at, Some(rig.now + 5 * SECOND), "its expiry starts with its publication");
-    assert!(!ending.ended);
-    assert_eq!(next_deadline(&rig), Some(3600 - 11));
-    rig.wait(3600 * SECOND);
-    let ending = due(&mut rig);
-    assert!(ending.will.is_none() && ending.ended);
-    assert_eq!(next_deadline(&rig), None);
-    expect_nothing_due(&mut rig);
-}
-
-#[test]
-fn will_is_sent_at_the_end_of_the_session_if_its_delay_is_longer() {
-    let mut connect = Connect { will: will(u32::MAX, None), ..connect(V5) };
-    connect.properties.session_expiry = 10;
-    let mut rig = Rig::with(limits(), &connect);
-    assert!(rig.lose().will.is_none());
-    assert_eq!(next_deadline(&rig), Some(10));
-    rig.wait(10 * SECOND);
-    let ending = due(&mut rig);
-    assert!(ending.will.is_some() && ending.ended);
-
-    let mut rig = Rig::with(limits(), &Connect { will: will(10, None), ..transient(V5) });
-    let ending = rig.lose();
-    assert!(ending.will.is_some() && ending.ended);
-}
-
-#[test]
-fn reconnecting_in_time_cancels_the_will() {
-    // [MQTT-3.1.3-9]
-    let mut rig = Rig::with(limits(), &Connect { will: will(10, None), ..connect(V5) });
-    rig.reconnect(&connect(V5));
-    rig.wait(20 * SECOND);
-    expect_nothing_due(&mut rig);
-    let ending = rig.lose();
-    assert!(ending.will.is_none());
-    assert_eq!(next_deadline(&rig), Some(3600));
-}
-
-#[test]
-fn end_of_the_session_sends_a_waiting_will() {
-    // Clean Start of the next connection (section 3.1.3.2.2).
-    let mut rig = Rig::with(limits(), &Connect { will: will(10, Some(3)), ..connect(V5) });
-    rig.lose();
-    let ending = rig.session.end(rig.now);
-    assert_eq!(ending.will.expect("due").expires_at, Some(rig.now + 3 * SECOND));
-    assert!(ending.ended);
-    assert_eq!(next_deadline(&rig), None);
-}
-
-#[test]
-fn session_outlives_its_connection_for_its_expiry() {
-    for (expiry_max, asked, expected) in [
-        (None, 10, Some(10)),
-        (None, u32::MAX, None),
-        (Some(20), 10, Some(10)),
-        (Some(5), 10, Some(5)),
-        (Some(5), u32::MAX, Some(5)),
-    ] {
-        let limits = Limits { expiry_max: expiry_max.map(Duration::from_secs), ..limits() };
-        let mut connect = connect(V5);
-        connect.properties.session_expiry = asked;
-        let mut rig = Rig::with(limits, &connect);
-        assert!(!rig.lose().ended);
-        assert_eq!(next_deadline(&rig), expected);
-    }
+/// A CONNECT for a session of an hour.
+fn lasting() -> Connect<'static> {
+    let mut connect = connect(V5);
+    connect.properties.session_expiry = 3600;
+    connect
 }
 
 #[test]
 fn disconnect_changes_the_expiry() {
     // Section 3.14.2.2.2
-    for (expiry_max, asked, expected) in
-        [(None, 7, Some(7)), (None, u32::MAX, None), (Some(5), 7, Some(5)), (Some(5), u32::MAX, Some(5))]
-    {
+    let secs = |secs| SessionExpiry::After(Duration::from_secs(secs));
+    for (expiry_max, asked, expected) in [
+        (None, None, secs(3600)),
+        (None, Some(7), secs(7)),
+        (None, Some(u32::MAX), SessionExpiry::Never),
+        (None, Some(0), SessionExpiry::AtDisconnect),
+        (Some(5), Some(7), secs(5)),
+        (Some(5), Some(u32::MAX), secs(5)),
+    ] {
         let limits = Limits { expiry_max: expiry_max.map(Duration::from_secs), ..limits() };
-        let mut rig = Rig::with(limits, &connect(V5));
-        rig.handle(disconnect(ReasonCode::Success, Some(asked))).expect("no error");
-        assert!(!rig.session.disconnect(rig.now, Cause::Normal).ended);
-        assert_eq!(next_deadline(&rig), expected);
+        let mut rig = Rig::with(limits, &lasting());
+        rig.handle(disconnect(ReasonCode::Success, asked)).expect("no error");
+        assert_eq!(rig.session.expiry(), expected);
     }
-    let mut rig = Rig::new(V5);
-    rig.handle(disconnect(ReasonCode::Success, Some(0))).expect("no error");
-    assert!(rig.session.disconnect(rig.now, Cause::Normal).ended);
 }
 
 #[test]
 fn disconnect_cannot_raise_the_expiry_from_zero() {
     // B71
-    let mut rig = Rig::with(limits(), &Connect { will: will(0, None), ..transient(V5) });
+    let mut rig = Rig::new(V5);
     let error = rig.handle(disconnect(ReasonCode::Success, Some(1))).expect_err("raised");
     assert_eq!(error, SessionError::SessionExpiryRaised);
     assert_eq!(error.reason(), ReasonCode::ProtocolError);
-    let ending = rig.session.disconnect(rig.now, Cause::Server(error.reason()));
-    assert!(ending.will.is_some() && ending.ended, "an abnormal end");
-    let mut rig = Rig::with(limits(), &transient(V5));
+    assert_eq!(rig.session.expiry(), SessionExpiry::AtDisconnect);
     rig.handle(disconnect(ReasonCode::Success, Some(0))).expect("nothing raised");
 }
 
@@ -290,9 +175,6 @@ fn only_5_0_has_a_disconnect_for_the_server() {
         let mut rig = Rig::new(version);
         rig.session.write_disconnect(ReasonCode::SessionTakenOver, &mut rig.out);
         rig.expect_sent(expected);
-        rig.lose();
-        rig.session.write_disconnect(ReasonCode::SessionTakenOver, &mut rig.out);
-        rig.expect_sent(&[]);
     }
 }
 
@@ -314,9 +196,10 @@ fn authenticated() -> Rig {
     let mut connect = connect(V5);
     connect.properties.authentication_method = Some("m");
     let mut rig = Rig::new(V5);
-    rig.lose();
     match Handshake::start(&connect, &limits(), 0, &mut Method).expect("accepted").1 {
-        HandshakeStep::Accept(accepted) => rig.session.connect(rig.now, *accepted),
+        HandshakeStep::Accept(accepted) => {
+            rig.session = Session::new(rig.now, *accepted, Arc::new(limits()));
+        }
         HandshakeStep::Continue(_) => panic!("nobody asked for more"),
     }
     rig
@@ -367,7 +250,7 @@ fn unexpected_auth_is_an_error() {
 
 #[test]
 fn an_idle_session_is_small() {
-    assert!(size_of::<Session>() <= 200, "{}", size_of::<Session>());
+    assert!(size_of::<Session>() <= 128, "{}", size_of::<Session>());
     let mut rig = Rig::new(V5);
     rig.send("a", QoS::AtLeastOnce);
     rig.take(Packet::PubAck(ack(1)));

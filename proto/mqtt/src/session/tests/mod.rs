@@ -28,40 +28,19 @@ pub(super) struct Rig {
     pub(super) session: Session,
     pub(super) out: SendBuffer,
     pub(super) now: Timestamp,
-    limits: Arc<Limits>,
 }
 
 impl Rig {
-    /// A connected session that outlives its connection, under the default limits.
+    /// A session under the default limits.
     pub(super) fn new(version: ProtocolVersion) -> Self {
         Self::with(limits(), &connect(version))
     }
 
     pub(super) fn with(limits: Limits, connect: &Connect<'_>) -> Self {
-        let limits = Arc::new(limits);
-        let client_id = ClientId::new("client").expect("not empty");
-        let session = Session::new(client_id, Arc::clone(&limits));
-        let mut rig =
-            Self { session, out: SendBuffer::new(), now: Timestamp::from_millis(1_000_000), limits };
-        rig.connect(connect);
-        rig
-    }
-
-    pub(super) fn connect(&mut self, connect: &Connect<'_>) {
-        let accepted = accept(connect, &self.limits).expect("accepted");
-        self.session.connect(self.now, accepted);
-        self.session.resume(self.now, &mut self.out);
-    }
-
-    /// The connection breaks and what was not read is lost; then the client is back.
-    pub(super) fn reconnect(&mut self, connect: &Connect<'_>) {
-        self.lose();
-        self.connect(connect);
-    }
-
-    pub(super) fn lose(&mut self) -> Ending {
-        drain(&mut self.out);
-        self.session.disconnect(self.now, Cause::ConnectionLost)
+        let accepted = accept(connect, &limits).expect("accepted");
+        let now = Timestamp::from_millis(1_000_000);
+        let session = Session::new(now, accepted, Arc::new(limits));
+        Self { session, out: SendBuffer::new(), now }
     }
 
     pub(super) fn wait(&mut self, duration: Duration) {
@@ -138,7 +117,6 @@ pub(super) fn limits() -> Limits {
         queue_messages_max: 1000,
         queue_bytes_max: 16 << 20,
         queue_full: QueueFull::DropNewest,
-        queue_qos0: false,
         expiry_max: None,
         expiry_v3: Some(Duration::from_secs(7200)),
         awaiting_rel_max: 100,
@@ -147,28 +125,17 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-/// A CONNECT for a session of an hour.
+/// A CONNECT for a session that ends with its connection.
 pub(super) fn connect(version: ProtocolVersion) -> Connect<'static> {
-    let session_expiry = if version.is_v5() { 3600 } else { 0 };
     Connect {
         version,
-        clean_start: false,
+        clean_start: true,
         keep_alive: 60,
         client_id: "client",
         will: None,
         username: None,
         password: None,
-        properties: ConnectProperties { session_expiry, ..ConnectProperties::default() },
-    }
-}
-
-/// A CONNECT for a session that ends with its connection.
-pub(super) fn transient(version: ProtocolVersion) -> Connect<'static> {
-    let connect = connect(version);
-    Connect {
-        clean_start: true,
-        properties: ConnectProperties { session_expiry: 0, ..connect.properties },
-        ..connect
+        properties: ConnectProperties::default(),
     }
 }
 

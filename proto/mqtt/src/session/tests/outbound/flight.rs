@@ -1,4 +1,4 @@
-//! Messages in flight: acknowledgements, identifiers, the window, and what is sent again.
+//! Messages in flight: acknowledgements, identifiers and the window.
 
 use super::*;
 
@@ -38,8 +38,7 @@ fn error_codes_end_the_message() {
     rig.take(Packet::PubRec(ack(3)));
     rig.take(Packet::PubRec(nack(3)));
     rig.expect_sent(&["publish1 'a' 1", "publish2 'b' 2", "publish2 'c' 3", "pubrel 3", "publish1 'd' 4"]);
-    rig.reconnect(&connect(V5));
-    rig.expect_sent(&["publish1 'd' 4 dup"]);
+    assert_eq!(rig.session.inflight_len(), 1);
 }
 
 #[test]
@@ -137,90 +136,4 @@ fn acknowledgements_may_come_in_any_order() {
         rig.send("a", AtLeastOnce);
         rig.take(Packet::PubAck(ack(value)));
     }
-}
-
-#[test]
-fn resume_sends_again_in_the_order_of_old() {
-    // [MQTT-4.4.0-1] [MQTT-3.3.1-1]
-    for version in [V311, V5] {
-        let mut rig = with_window(version, 4);
-        for (topic, qos) in [
-            ("a", ExactlyOnce),
-            ("b", AtLeastOnce),
-            ("c", ExactlyOnce),
-            ("d", AtLeastOnce),
-            ("e", AtLeastOnce),
-        ] {
-            rig.send(topic, qos);
-        }
-        rig.take(Packet::PubRec(ack(1)));
-        rig.take(Packet::PubAck(ack(2))); // Makes room for e.
-        rig.sent();
-        rig.reconnect(&connect(version));
-        rig.expect_sent(&["pubrel 1", "publish2 'c' 3 dup", "publish1 'd' 4 dup", "publish1 'e' 5 dup"]);
-        rig.reconnect(&connect(version));
-        rig.take(Packet::PubRec(ack(3)));
-        rig.take(Packet::PubComp(ack(3)));
-        rig.take(Packet::PubComp(ack(1)));
-        rig.take(Packet::PubAck(ack(5)));
-        rig.take(Packet::PubAck(ack(4)));
-        rig.reconnect(&connect(version));
-        rig.expect_sent(&[]);
-    }
-}
-
-#[test]
-fn resume_respects_the_new_receive_maximum() {
-    let mut rig = with_window(V5, 4);
-    for topic in ["a", "b", "c", "d", "queued"] {
-        rig.send(topic, AtLeastOnce);
-    }
-    let mut narrow = connect(V5);
-    narrow.properties.receive_maximum = NonZeroU16::new(2).expect("not 0");
-    rig.reconnect(&narrow);
-    rig.expect_sent(&["publish1 'a' 1 dup", "publish1 'b' 2 dup"]);
-    assert_eq!(rig.send("later", AtLeastOnce), queued());
-    rig.take(Packet::PubAck(ack(2)));
-    rig.expect_sent(&["publish1 'c' 3 dup"]);
-    rig.take(Packet::PubAck(ack(1)));
-    rig.expect_sent(&["publish1 'd' 4 dup"]);
-    rig.take(Packet::PubAck(ack(3)));
-    rig.expect_sent(&["publish1 'queued' 5"]);
-    rig.take(Packet::PubAck(ack(4)));
-    rig.expect_sent(&["publish1 'later' 6"]);
-}
-
-#[test]
-fn acknowledgement_from_before_the_reconnect_still_counts() {
-    let mut rig = with_window(V5, 3);
-    for topic in ["a", "b", "c"] {
-        rig.send(topic, ExactlyOnce);
-    }
-    let mut narrow = connect(V5);
-    narrow.properties.receive_maximum = NonZeroU16::MIN;
-    rig.reconnect(&narrow);
-    rig.take(Packet::PubRec(ack(2))); // Not sent on this connection, but the client has it.
-    rig.take(Packet::PubRec(ack(3)));
-    rig.take(Packet::PubComp(ack(3)));
-    rig.expect_sent(&["publish2 'a' 1 dup", "pubrel 2", "pubrel 3"]);
-    rig.take(Packet::PubRec(nack(1)));
-    rig.send("d", AtLeastOnce);
-    rig.expect_sent(&["publish1 'd' 4"]);
-    rig.take(Packet::PubComp(ack(2)));
-}
-
-#[test]
-fn unfinished_messages_do_not_gather_over_reconnects() {
-    let mut rig = with_window(V5, 2);
-    for _ in 0..10 {
-        rig.send("a", ExactlyOnce);
-        rig.take(Packet::PubRec(ack(1)));
-        rig.take(Packet::PubRec(ack(2)));
-        rig.reconnect(&connect(V5));
-        rig.pump();
-        assert!(rig.session.inflight_len() <= 2);
-    }
-    rig.sent();
-    rig.take(Packet::PubComp(ack(1)));
-    rig.expect_sent(&["publish2 'a' 3"]);
 }
