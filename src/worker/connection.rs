@@ -15,6 +15,7 @@ use flotilla_mqtt::{ReasonCode, session::Cause};
 use super::{
     Slow, Worker, WorkerCell,
     link::{Link, Partial},
+    sessions::Entry,
 };
 
 /// Where a client connects from, and as whom.
@@ -35,11 +36,12 @@ pub(super) enum ConnectionTask {
     Open(Rc<WorkerCell>, LinkRef),
 }
 
-/// Names a connection of this worker.
+/// Names a connection of this worker: the slot of its session, and the epoch, so that the task of an old connection knows that a
+/// later one is not meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LinkRef {
     pub(super) slot: u32,
-    pub(super) link: u32,
+    pub(super) epoch: u32,
 }
 
 /// Reads of one connection before others get their turn.
@@ -128,9 +130,13 @@ impl Worker {
         }
     }
 
+    fn entry_at(&mut self, at: LinkRef) -> Option<&mut Entry> {
+        self.sessions.entry_of(at.slot, at.epoch)
+    }
+
     /// The connection, unless it is over.
     pub(super) fn link(&mut self, at: LinkRef) -> Option<&mut Link> {
-        self.sessions.entry(at.slot).map(|entry| &mut entry.link).filter(|link| link.id == at.link)
+        self.entry_at(at).map(|entry| &mut entry.link)
     }
 
     /// Whether a connection must not be read now. What ends the reason wakes its task.
@@ -144,9 +150,9 @@ impl Worker {
             Slow::Shard(shard) => cluster.shards().is_some_and(|shards| shards.is_congested(shard)),
         });
         let is_congested = waits_for_node || self.node.mailboxes.iter().any(super::Mailbox::is_congested);
-        let Some(entry) = self.sessions.entry(at.slot) else { return false };
+        let Some(entry) = self.entry_at(at) else { return false };
         let is_saturated = entry.session.is_saturated() || entry.is_subscribing_much() || entry.is_looking();
-        let Some(link) = Some(&mut entry.link).filter(|link| link.id == at.link) else { return false };
+        let link = &mut entry.link;
         // The client does not read, so neither do we; or too many of its publishes wait to be stored, or of its SUBSCRIBEs to
         // be known everywhere, or one for retained messages, or it waits for others.
         let pause = link.out.len() >= output_max || is_saturated || is_congested;
@@ -234,12 +240,12 @@ impl Worker {
 
     /// Whether what comes next from a client has to wait for retained messages.
     fn is_looking(&mut self, at: LinkRef) -> bool {
-        self.sessions.entry(at.slot).is_some_and(|entry| entry.is_looking())
+        self.entry_at(at).is_some_and(|entry| entry.is_looking())
     }
 
     /// Handles the whole packets at the start of `bytes` until the turn is over, or they have to wait; returns what is left.
     fn handle_bytes<'a>(&mut self, at: LinkRef, mut bytes: &'a [u8], backing: Option<&Bytes>) -> &'a [u8] {
-        let Some(entry) = self.sessions.entry(at.slot) else { return &[] };
+        let Some(entry) = self.entry_at(at) else { return &[] };
         let publisher = entry.session.client_id().clone();
         while !bytes.is_empty() && !self.is_turn_over() && !self.is_looking(at) {
             let Some(link) = self.link(at) else { return &[] };

@@ -154,10 +154,7 @@ impl Worker {
             session.is_kept() || session.expiry() == SessionExpiry::AtDisconnect,
             "what outlives its connection is in a shard"
         );
-        let id = self.next_link;
-        self.next_link = self.next_link.wrapping_add(1);
         let link = Link {
-            id,
             stream,
             peer,
             decoder,
@@ -173,7 +170,7 @@ impl Worker {
         };
         let kept = kept.map(|kept| Box::new(KeptEntry::new(kept)));
         let slot = self.sessions.insert(Entry::new(session, link, claimed.tenure, kept));
-        let at = LinkRef { slot, link: id };
+        let at = LinkRef { slot, epoch: self.sessions.epoch(slot) };
         let metrics = self.metrics();
         metrics.sessions.increment();
         let begun = if is_new { &metrics.session_created } else { &metrics.session_resumed };

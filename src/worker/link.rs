@@ -25,8 +25,6 @@ use super::{Peer, Slow, Worker, WorkerCell};
 /// One network connection of a session. It owns no buffer while nothing is on the way.
 #[derive(Debug)]
 pub(super) struct Link {
-    /// Unlike any other link of this worker, so that the task of an old connection knows that it is not meant.
-    pub(super) id: u32,
     pub(super) stream: TcpStream,
     pub(super) peer: Peer,
     pub(super) decoder: Decoder,

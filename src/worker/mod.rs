@@ -130,7 +130,6 @@ pub(crate) struct Worker {
     bans_enforced: u64,
     /// Why the worker is stopping.
     stopping: Option<ReasonCode>,
-    next_link: u32,
     /// Closed connections whose last bytes have still to be written.
     closing: Vec<link::Farewell>,
     /// Wakes the task that sees closed connections off.
@@ -218,7 +217,6 @@ impl Worker {
             random: Random::new(),
             bans_enforced: 0,
             stopping: None,
-            next_link: 0,
             closing: Vec::new(),
             closer: None,
             node,
