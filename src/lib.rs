@@ -107,6 +107,7 @@ pub mod admin;
 mod auth;
 pub mod backup;
 mod bans;
+pub mod bench;
 mod broker;
 pub mod client;
 mod clock;

@@ -20,7 +20,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use flotilla::{
-    client,
+    bench, client,
     config::{Config, ConfigErrors},
 };
 
@@ -34,6 +34,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Recover(args) => recover::run(&args),
         Command::Pub(args) => client::run_pub(*args),
         Command::Sub(args) => client::run_sub(*args),
+        Command::Bench(args) => bench::run_bench(&args),
         Command::Version => match say(format_args!("flotilla {VERSION}")) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -65,6 +66,8 @@ enum Command {
     Pub(Box<client::PubArgs>),
     /// Subscribe to topics and print the messages that arrive.
     Sub(Box<client::SubArgs>),
+    /// Put a load on a broker, and measure rates, latencies, CPU time and memory.
+    Bench(Box<bench::BenchArgs>),
     /// Print the version.
     Version,
 }

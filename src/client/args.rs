@@ -234,7 +234,7 @@ pub struct WillArgs {
     pub will_delay: Option<u32>,
 }
 
-fn parse_qos(text: &str) -> Result<QoS, String> {
+pub(crate) fn parse_qos(text: &str) -> Result<QoS, String> {
     text.parse().ok().and_then(QoS::from_u8).ok_or_else(|| "a QoS is 0, 1 or 2".to_owned())
 }
 
@@ -273,7 +273,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds
         .filter(|time| *time <= SECONDS_MAX)

@@ -10,7 +10,7 @@ use flotilla_mqtt::{
 
 /// Why `flotilla pub` or `flotilla sub` could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     #[error("{0}")]
     Usage(String),
     #[error("cannot read {}: {source}", path.display())]
@@ -109,7 +109,7 @@ impl ClientError {
 }
 
 /// A reason in words, with its number and with what the broker says itself.
-pub(super) fn describe(reason: ReasonCode, text: Option<&str>) -> String {
+pub(crate) fn describe(reason: ReasonCode, text: Option<&str>) -> String {
     let code = reason as u8;
     match text {
         Some(text) => format!("{reason} (0x{code:02X}): {}", text.escape_debug()),

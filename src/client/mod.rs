@@ -24,8 +24,10 @@ pub use args::{
 
 use std::{future::Future, process::ExitCode};
 
-use error::ClientError;
-use print::tell;
+pub(crate) use args::{parse_qos, parse_seconds};
+pub(crate) use error::{ClientError, describe};
+pub(crate) use options::{check_topic, resolve_password};
+pub(crate) use print::tell;
 
 /// Runs `flotilla pub`: publishes, reports on standard error, and returns what a script should know.
 #[must_use]

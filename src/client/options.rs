@@ -1,6 +1,7 @@
 //! From command line arguments to packets, with the checks that clap cannot make.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
@@ -32,13 +33,17 @@ impl Identity {
     /// The arguments contradict each other or the version, or the password cannot be read.
     pub(super) fn resolve(args: &ConnectionArgs) -> Result<Self, ClientError> {
         check_connection(args)?;
+        let password = args.password.as_deref();
         let client_id = match (&args.id, args.protocol_version) {
             (Some(id), _) => id.clone(),
             // MQTT 3.1 has no empty Client Identifier, and no more than 23 characters.
             (None, ProtocolVersion::V31) => invented_client_id(),
             (None, ProtocolVersion::V311 | ProtocolVersion::V5) => String::new(),
         };
-        Ok(Self { client_id, password: password(args)? })
+        Ok(Self {
+            client_id,
+            password: resolve_password(password, args.password_file.as_deref(), args.username.is_some())?,
+        })
     }
 
     /// The CONNECT.
@@ -67,7 +72,7 @@ impl Identity {
 ///
 /// # Errors
 /// It is empty, too long, or has wildcards or a null character in it.
-pub(super) fn check_topic(option: &str, topic: &str) -> Result<(), ClientError> {
+pub(crate) fn check_topic(option: &str, topic: &str) -> Result<(), ClientError> {
     check_string(option, topic)?;
     if topic.is_empty() {
         return Err(ClientError::Usage(format!("{option}: a topic has at least one character")));
@@ -222,12 +227,20 @@ fn check_len(option: &str, bytes: &[u8]) -> Result<(), ClientError> {
     Ok(())
 }
 
-fn password(args: &ConnectionArgs) -> Result<Option<Vec<u8>>, ClientError> {
-    let mut password = match (&args.password, &args.password_file) {
+/// The password: as it is given, from a file, or, for somebody with a user name, from the environment.
+///
+/// # Errors
+/// It cannot be read, or is too long.
+pub(crate) fn resolve_password(
+    given: Option<&OsStr>,
+    file: Option<&Path>,
+    has_username: bool,
+) -> Result<Option<Vec<u8>>, ClientError> {
+    let mut password = match (given, file) {
         (Some(password), _) => password.as_bytes().to_vec(),
         // One more than fits, for a line end.
         (None, Some(path)) => without_line_end(read_file("the password", path, FIELD_MAX as u64 + 2)?),
-        (None, None) if args.username.is_some() => match std::env::var_os("FLOTILLA_PASSWORD") {
+        (None, None) if has_username => match std::env::var_os("FLOTILLA_PASSWORD") {
             Some(password) => password.as_bytes().to_vec(),
             None => return Ok(None),
         },

@@ -78,7 +78,7 @@ impl<W: Write> Printer<W> {
 }
 
 /// Writes a line to standard error. That nobody reads there is no reason to stop.
-pub(super) fn tell(line: fmt::Arguments<'_>) {
+pub(crate) fn tell(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
