@@ -46,6 +46,14 @@ impl Broker {
         Self { child, port: port.expect("the address ends with a port"), _directory: directory }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `flotilla pub` or `flotilla sub`, with a deadline.
     pub(crate) fn client(&self, arguments: &str) -> Command {
         client(self.port, arguments)
