@@ -129,7 +129,7 @@ metrics! {
     session_resumed = "session/resumed",
     /// Connections replaced by one with the same client identifier.
     session_takenover = "session/takenover",
-    /// Sessions ended by Clean Start: none, for shards end them, and do not tell. The name stays for those who read it.
+    /// Sessions ended by Clean Start.
     session_discarded = "session/discarded",
     /// Sessions that ended.
     session_terminated = "session/terminated",

@@ -13,6 +13,8 @@ pub(crate) struct Losses {
     pub(crate) expired: u64,
     /// Sessions whose Session Expiry Interval had passed.
     pub(crate) sessions: u64,
+    /// Sessions that a Clean Start ended.
+    pub(crate) discarded: u64,
 }
 
 impl Losses {
@@ -23,6 +25,7 @@ impl Losses {
             queue_full: stats.dropped_newest + stats.dropped_oldest,
             expired: stats.expired,
             sessions: stats.sessions_expired,
+            discarded: stats.sessions_discarded,
         }
     }
 
@@ -33,6 +36,7 @@ impl Losses {
             queue_full: self.queue_full.saturating_sub(before.queue_full),
             expired: self.expired.saturating_sub(before.expired),
             sessions: self.sessions.saturating_sub(before.sessions),
+            discarded: self.discarded.saturating_sub(before.discarded),
         }
     }
 }

@@ -366,6 +366,7 @@ impl Worker {
         metrics.delivery_dropped_queue_full.add(losses.queue_full);
         metrics.delivery_dropped_expired.add(losses.expired);
         metrics.session_expired.add(losses.sessions);
+        metrics.session_discarded.add(losses.discarded);
     }
 
     /// Counts what a session did on its own since it was last asked, and what it wrote.

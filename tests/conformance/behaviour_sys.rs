@@ -236,7 +236,7 @@ fn accepted_sockets_are_counted() {
 }
 
 #[test]
-fn what_is_lost_in_the_queues_of_sessions_is_counted() {
+fn what_is_lost_in_queues_and_sessions_that_end_while_their_clients_are_away_are_counted() {
     let settings = [("sys.interval", "1s"), ("session.queue_messages_max", "2")];
     let Some(broker) = Broker::with(&settings) else { return };
     let expires_in = |seconds| Property::four(property_id::SESSION_EXPIRY, seconds);
@@ -244,6 +244,8 @@ fn what_is_lost_in_the_queues_of_sessions_is_counted() {
     away.subscribe("queue", 1);
     away.disconnect();
     broker.connect(&Connect::new(Version::V5, "expires").with(expires_in(1))).disconnect();
+    broker.connect(&Connect::new(Version::V5, "begins anew").persistent()).disconnect();
+    broker.client(Version::V5, "begins anew").disconnect();
     let mut publisher = broker.client(Version::V5, "publisher");
     for number in 0..50 {
         publisher.publish("queue", number.to_string(), 1);
@@ -254,6 +256,9 @@ fn what_is_lost_in_the_queues_of_sessions_is_counted() {
     let full = format!("$SYS/brokers/{}/metrics/delivery/dropped/queue_full", broker.node());
     watcher.subscribe(&full, 0);
     wait_for(&mut watcher, &full, |value| value == "48");
+    let discarded = format!("$SYS/brokers/{}/metrics/session/discarded", broker.node());
+    watcher.subscribe(&discarded, 0);
+    wait_for(&mut watcher, &discarded, |value| value == "1");
 }
 
 #[test]

@@ -169,6 +169,8 @@ pub struct Stats {
     pub abandoned: u64,
     /// Sessions that have ended because their Session Expiry Interval had passed.
     pub sessions_expired: u64,
+    /// Sessions that were ended by a Clean Start.
+    pub sessions_discarded: u64,
     /// Messages that were there already: the same number of the same publisher.
     pub duplicates: u64,
     /// Messages that were not retained because there were as many as there may be.

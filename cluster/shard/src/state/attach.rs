@@ -29,6 +29,7 @@ impl State {
             let ends_with_connection =
                 session.owner.is_some() && session.expiry == SessionExpiry::AtDisconnect;
             if open.clean_start || ends_with_connection {
+                self.stats.sessions_discarded += u64::from(!ends_with_connection);
                 self.end_session(present);
                 slot = None;
             } else {

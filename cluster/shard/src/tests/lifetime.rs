@@ -213,6 +213,7 @@ fn a_client_that_is_back_within_the_delay_has_no_will_published() {
         replica.stamp += 60_000;
         replica.one(Op::Tick);
         assert_eq!(replica.shard.firing_wills().len(), fired);
+        assert_eq!(replica.shard.stats().sessions_discarded, u64::from(clean_start));
     }
 }
 
