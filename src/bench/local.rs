@@ -7,20 +7,24 @@ use std::{
 
 /// Where connections come from.
 #[derive(Debug, Clone)]
-pub(super) struct LocalAddresses(Option<Arc<[IpAddr]>>);
+pub(super) struct LocalAddresses {
+    given: Option<Arc<[IpAddr]>>,
+    run: u32,
+}
 
 impl LocalAddresses {
-    /// `None`: chosen as the broker's address suggests.
-    pub(super) const fn new(given: Option<Arc<[IpAddr]>>) -> Self {
-        Self(given)
+    /// `None`: chosen as the broker's address suggests, others in each `run`: the ports of the last one are not free for a minute, and
+    /// the system searches long for one that is.
+    pub(super) const fn new(given: Option<Arc<[IpAddr]>>, run: u32) -> Self {
+        Self { given, run }
     }
 
     /// The address for the connection with this number; `None`: the system's choice.
     pub(super) fn pick(&self, number: usize, broker: SocketAddr) -> Option<IpAddr> {
-        match &self.0 {
+        match &self.given {
             Some(given) if !given.is_empty() => Some(given[number % given.len()]),
             _ if cfg!(target_os = "linux") && broker.ip() == Ipv4Addr::LOCALHOST => {
-                Some(loopback(number / PER_ADDRESS))
+                Some(loopback(self.run, number / PER_ADDRESS))
             }
             _ => None,
         }
@@ -51,16 +55,16 @@ pub(super) fn parse_addresses(text: &str) -> Result<Arc<[IpAddr]>, String> {
     Ok(addresses.into())
 }
 
-/// The address with this number of those that Linux has without being told: 127.0.1.1, 127.0.1.2 and so on.
-fn loopback(number: usize) -> IpAddr {
+/// The address with this number of those that Linux has without being told: 127.9.1.1, 127.9.1.2 and so on in one run.
+fn loopback(run: u32, number: usize) -> IpAddr {
     let number = u32::try_from(number % LOOPBACK_MAX).unwrap_or(0);
-    let (third, fourth) = (number / 250 + 1, number % 250 + 1);
-    IpAddr::from(Ipv4Addr::from(0x7F00_0000 | third << 8 | fourth))
+    let (second, third, fourth) = (run % 254 + 1, number / 250 + 1, number % 250 + 1);
+    IpAddr::from(Ipv4Addr::from(0x7F00_0000 | second << 16 | third << 8 | fourth))
 }
 
 /// Connections from one loopback address: far fewer than it has ports, so that a free one is found at once.
-const PER_ADDRESS: usize = 8_000;
-/// As many as fit below 127.0.255.255.
+const PER_ADDRESS: usize = 2_000;
+/// As many as fit below 127.x.255.255.
 const LOOPBACK_MAX: usize = 250 * 254;
 const ADDRESSES_MAX: u32 = 65_536;
 
@@ -84,7 +88,7 @@ mod tests {
 
     #[test]
     fn given_addresses_take_turns() {
-        let addresses = LocalAddresses::new(parse_addresses("10.0.0.1,10.0.0.2").ok());
+        let addresses = LocalAddresses::new(parse_addresses("10.0.0.1,10.0.0.2").ok(), 8);
         let broker = "192.0.2.1:1883".parse().unwrap();
         let picked = [0, 1, 2].map(|number| addresses.pick(number, broker).unwrap().to_string());
         assert_eq!(picked, ["10.0.0.1", "10.0.0.2", "10.0.0.1"]);
@@ -93,14 +97,16 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn loopback_has_addresses_enough() {
-        let addresses = LocalAddresses::new(None);
+        let addresses = LocalAddresses::new(None, 8);
         let broker = "127.0.0.1:1883".parse().unwrap();
         let pick = |number| addresses.pick(number, broker).unwrap().to_string();
-        assert_eq!(pick(0), "127.0.1.1");
-        assert_eq!(pick(PER_ADDRESS - 1), "127.0.1.1");
-        assert_eq!(pick(PER_ADDRESS), "127.0.1.2");
-        assert_eq!(pick(PER_ADDRESS * 250), "127.0.2.1");
-        assert_eq!(pick(PER_ADDRESS * (LOOPBACK_MAX - 1)), "127.0.254.250");
+        assert_eq!(pick(0), "127.9.1.1");
+        assert_eq!(pick(PER_ADDRESS - 1), "127.9.1.1");
+        assert_eq!(pick(PER_ADDRESS), "127.9.1.2");
+        assert_eq!(pick(PER_ADDRESS * 250), "127.9.2.1");
+        assert_eq!(pick(PER_ADDRESS * (LOOPBACK_MAX - 1)), "127.9.254.250");
         assert_eq!(addresses.pick(0, "192.0.2.1:1883".parse().unwrap()), None);
+        let next = LocalAddresses::new(None, 9).pick(0, broker);
+        assert_eq!(next.unwrap().to_string(), "127.10.1.1");
     }
 }

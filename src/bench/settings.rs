@@ -87,7 +87,7 @@ impl Settings {
             connect_timeout: common.connect_timeout,
             client_id_prefix,
             topic_prefix,
-            local_addresses: LocalAddresses::new(common.local_addresses.clone()),
+            local_addresses: LocalAddresses::new(common.local_addresses.clone(), std::process::id()),
             traffic: Traffic::of(scenario),
         })
     }
@@ -210,7 +210,7 @@ pub(super) mod tests {
             connect_timeout: Duration::from_secs(10),
             client_id_prefix: "c".to_owned(),
             topic_prefix: "t".to_owned(),
-            local_addresses: LocalAddresses::new(None),
+            local_addresses: LocalAddresses::new(None, 0),
             traffic: Traffic { window: Some(4), ..Traffic::stored(&StoredArgs::NONE) },
         }
     }
