@@ -51,6 +51,13 @@ impl Member {
         self.displace(client_id, given_up.tenure()).await;
         let has_will = opening.will.is_some();
         let expiry = opening.expiry;
+        // Nothing of the connection outlives it, and nothing that is there has to be ended: that is no entry of the log. Whoever had
+        // the client before has closed its connection before this claim was granted, and what a CONNECT that came to nothing may yet
+        // begin in the shard, its node takes back.
+        let is_transient = expiry == SessionExpiry::AtDisconnect && !has_will;
+        if is_transient && self.shards.lacks(shard, client_id) {
+            return Ok(given_up.claimed.take().unwrap_or_default());
+        }
         let open = Open {
             connection: connection.clone(),
             clean_start,

@@ -208,6 +208,11 @@ impl Desk {
         }
     }
 
+    /// Whether this node leads, and takes what is brought.
+    pub(super) fn is_open(&self) -> bool {
+        self.inbox.lock().term != 0
+    }
+
     pub(super) fn begin(&self, term: u64) {
         *self.inbox.lock() = Inbox { term, ..Inbox::default() };
     }

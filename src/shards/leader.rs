@@ -22,7 +22,6 @@ use super::{
     Shards,
     clock::ShardClock,
     desk::{Answered, Answering, Applied, Asked, Brought},
-    host::ELECTION,
     losses::Losses,
     members::follow_placement,
     message::{Message, What},
@@ -356,9 +355,9 @@ impl<'a> Leader<'a> {
             self.is_unsure = false;
             return;
         }
-        let pages = if self.is_confirmed() { self.pages(&look_ups) } else { Vec::new() };
+        let pages = if self.replica.is_confirmed() { self.pages(&look_ups) } else { Vec::new() };
         // Behind the reads: this thread may have stood still in between, and somebody else may lead by then.
-        self.is_unsure = pages.is_empty() || !self.is_confirmed();
+        self.is_unsure = pages.is_empty() || !self.replica.is_confirmed();
         if self.is_unsure {
             let mut inbox = self.replica.desk.inbox.lock();
             look_ups.into_iter().rev().for_each(|look_up| inbox.look_ups.push_front(look_up));
@@ -384,13 +383,6 @@ impl<'a> Leader<'a> {
             Page { id: *id, now, messages, next }
         };
         look_ups.iter().map(page).collect()
-    }
-
-    /// Whether a quorum has confirmed this leader so recently that it cannot have elected another one.
-    fn is_confirmed(&self) -> bool {
-        let status = self.replica.group.status();
-        let is_recent = |millis: u64| Duration::from_millis(millis) < ELECTION.start;
-        status.voters.len() == 1 || status.millis_since_quorum_ack.is_some_and(is_recent)
     }
 
     /// Answers those whose parts are applied.

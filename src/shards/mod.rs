@@ -164,6 +164,11 @@ impl Shards {
         self.put(shard, Wish { op, bytes, waiting: Some(Waiting::Task(who)) });
     }
 
+    /// Whether a shard surely has nothing of a client. Only the node that leads the shard can tell.
+    pub(crate) fn lacks(&self, shard: ShardId, client: &ClientId) -> bool {
+        self.replica(shard).is_some_and(|replica| replica.lacks(client))
+    }
+
     /// Asks the leader for the messages of a session.
     pub(crate) fn attach(&self, shard: ShardId, connection: Connection, from: Seq, maybe_sent_until: Seq) {
         let Some(Leader { member, term, .. }) = self.line(shard).and_then(Line::leader) else { return };

@@ -1,8 +1,9 @@
 //! A replica of a shard on this node: its Raft group, and the state that the group replicates.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use flotilla_mqtt::session::ClientId;
 use flotilla_raft::group::{Checkpoint, Corrupt, DurableState, Group, Refused, SnapshotChunks};
 use flotilla_shard::{FlushError, RestoreError, Shard};
 use flotilla_state::{ReplicaId, ShardId};
@@ -10,7 +11,7 @@ use flotilla_store::{Store, StoreError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{clock::ShardClock, desk::Desk, retained::Usage};
+use super::{clock::ShardClock, desk::Desk, host::ELECTION, retained::Usage};
 
 /// A replica of a shard on this node.
 pub(super) struct Replica {
@@ -19,6 +20,22 @@ pub(super) struct Replica {
     pub(super) group: Group,
     pub(super) state: Arc<Replicated>,
     pub(super) desk: Desk,
+}
+
+impl Replica {
+    /// Whether a quorum has confirmed this leader so recently that it cannot have elected another one.
+    pub(super) fn is_confirmed(&self) -> bool {
+        let status = self.group.status();
+        let is_recent = |millis: u64| Duration::from_millis(millis) < ELECTION.start;
+        status.voters.len() == 1 || status.millis_since_quorum_ack.is_some_and(is_recent)
+    }
+
+    /// Whether this node leads the shard, nobody else does, and the shard has nothing of a client.
+    pub(super) fn lacks(&self, client: &ClientId) -> bool {
+        // Who leads has applied everything that was answered. What it reads is confirmed behind the read: this thread may stand still
+        // in between.
+        self.desk.is_open() && self.state.shard.lock().session_of(client).is_none() && self.is_confirmed()
+    }
 }
 
 /// The state of a shard, as its group and its leader share it.

@@ -93,6 +93,37 @@ fn who_has_subscribed_gets_what_it_publishes_at_once() {
 }
 
 #[test]
+fn a_client_of_which_nothing_outlives_its_connection_is_no_entry_of_a_log() {
+    // O18.
+    let cluster = Cluster::start(1);
+    let node = cluster.node(0);
+    let mut fleeting = (0..50).map(|number| format!("fleeting-{number}"));
+    fleeting.by_ref().take(25).for_each(|client_id| node.client(&client_id).disconnect());
+    let before = logs(node);
+    fleeting.for_each(|client_id| node.client(&client_id).disconnect());
+    assert_eq!(logs(node), before);
+    node.connect(&persistent("stays")).disconnect();
+    assert!(logs(node) > before);
+    // What is there is ended all the same.
+    let anew = node.connect(&Connect::new(Version::V5, "stays").resume());
+    anew.assert_resumed();
+    anew.disconnect();
+    assert!(!node.connect(&Connect::new(Version::V5, "stays").resume()).connack().session_present);
+}
+
+/// The bytes of the logs of all shards.
+fn logs(node: &Node) -> u64 {
+    let told = node.ctl(&["--json", "shards", "list"]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).expect("it prints JSON");
+    let bytes = |shard: &serde_json::Value| shard["replica"]["log_bytes"].as_u64();
+    told.as_array()
+        .expect("a list of shards")
+        .iter()
+        .map(|shard| bytes(shard).expect("its replica is here"))
+        .sum()
+}
+
+#[test]
 fn a_subscriber_whose_node_dies_goes_on_elsewhere() {
     // F03: the queue and what is in flight, with DUP, and session present.
     let cluster = Cluster::start(3);
