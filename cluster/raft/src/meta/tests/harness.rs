@@ -4,10 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -297,8 +300,12 @@ impl Node {
     }
 }
 
+/// An address that is free until it is used: connections of others come from ports of 127.0.0.1, and may take one there in between.
 async fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0").await?.local_addr()
+    static LAST: AtomicU16 = AtomicU16::new(0);
+    let [third, fourth] = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let own = (std::process::id() % 128).to_be_bytes()[3];
+    TcpListener::bind((Ipv4Addr::new(127, 64 + own, third, fourth.max(1)), 0)).await?.local_addr()
 }
 
 pub(super) const NODE_DOWN_AFTER: Duration = Duration::from_secs(3);
