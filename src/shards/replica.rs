@@ -3,7 +3,6 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flotilla_mqtt::session::ClientId;
 use flotilla_raft::group::{Checkpoint, Corrupt, DurableState, Group, Refused, SnapshotChunks};
 use flotilla_shard::{FlushError, RestoreError, Shard};
 use flotilla_state::{ReplicaId, ShardId};
@@ -28,13 +27,6 @@ impl Replica {
         let status = self.group.status();
         let is_recent = |millis: u64| Duration::from_millis(millis) < ELECTION.start;
         status.voters.len() == 1 || status.millis_since_quorum_ack.is_some_and(is_recent)
-    }
-
-    /// Whether this node leads the shard, nobody else does, and the shard has nothing of a client.
-    pub(super) fn lacks(&self, client: &ClientId) -> bool {
-        // Who leads has applied everything that was answered. What it reads is confirmed behind the read: this thread may stand still
-        // in between.
-        self.desk.is_open() && self.state.shard.lock().session_of(client).is_none() && self.is_confirmed()
     }
 }
 

@@ -179,6 +179,11 @@ impl Worker {
         let Some(front) = replays.replays.front_mut().filter(|_| replays.asked.is_none()) else {
             return false;
         };
+        if let Some(Place::Shard(_, None)) = front.place {
+            self.skip_empty(slot);
+        }
+        let Some(replays) = self.sessions.entry(slot).and_then(|entry| entry.replays()) else { return false };
+        let Some(front) = replays.replays.front_mut() else { return false };
         let filter = front.subscription.filter.filter();
         match front.place.clone() {
             None => self.end_replay(slot),
@@ -193,6 +198,21 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// Passes over shards that surely retain nothing for the first replay of a session: most subscriptions come where there is little.
+    fn skip_empty(&mut self, slot: u32) {
+        // What was published here before is found.
+        self.hand_over_all_stored();
+        let node = Arc::clone(&self.node);
+        let Some(shards) = node.cluster.shards() else { return };
+        let replays = self.sessions.entry(slot).and_then(|entry| entry.replays());
+        let Some(front) = replays.and_then(|replays| replays.replays.front_mut()) else { return };
+        while let Some(Place::Shard(shard, None)) = front.place
+            && shards.retains_nothing(shard)
+        {
+            front.turn_page(None, shards.count());
+        }
     }
 
     /// The first replay of a session is over.

@@ -109,6 +109,11 @@ impl Entry {
         self.link.out.len() < REPLAY_BUFFER && waiting == 0 && !is_behind
     }
 
+    /// Its retained messages that are still to be sent.
+    pub(super) fn replays(&mut self) -> Option<&mut Replays> {
+        self.unfinished.as_mut().map(|unfinished| &mut unfinished.replays)
+    }
+
     /// Tells the groups how busy the session is.
     pub(super) fn update_load(&self) {
         if let Some(load) = &self.load {
