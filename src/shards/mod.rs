@@ -16,6 +16,7 @@
 //! answered to the new leader, and has its connections ask for their messages.
 
 mod backup;
+mod certain;
 mod clock;
 mod desk;
 mod host;
@@ -162,26 +163,6 @@ impl Shards {
         let client = open.map_or(0, |open| open.connection.client.as_str().len());
         let bytes = REQUEST_BYTES + will + client;
         self.put(shard, Wish { op, bytes, waiting: Some(Waiting::Task(who)) });
-    }
-
-    /// Whether a shard surely has nothing of a client. Only the node that leads the shard can tell.
-    pub(crate) fn lacks(&self, shard: ShardId, client: &ClientId) -> bool {
-        // Who leads has applied everything that was answered.
-        self.replica(shard).is_some_and(|replica| {
-            replica.desk.is_open()
-                && replica.state.shard.lock().session_of(client).is_none()
-                && self.is_confirmed(&replica)
-        })
-    }
-
-    /// Whether nobody else has led a shard since this node, as its leader, read what it has: this thread may have stood still.
-    fn is_confirmed(&self, replica: &Replica) -> bool {
-        self.is_alone() || replica.is_confirmed()
-    }
-
-    /// Whether there is no other node, and never will be while this process runs.
-    fn is_alone(&self) -> bool {
-        self.node.get().is_some_and(|node| node.config.cluster.listen.is_none())
     }
 
     /// Asks the leader for the messages of a session.

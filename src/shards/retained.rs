@@ -17,7 +17,7 @@ use flotilla_mqtt::{Message, Timestamp, session::ClientId};
 use flotilla_shard::{Shard, StoredMessage};
 use flotilla_state::ShardId;
 
-use super::{Shards, line::Line};
+use super::Shards;
 use crate::{config, router::SessionRef};
 
 /// What a node wants to know of the leader of a shard.
@@ -150,7 +150,7 @@ impl Usage {
         self.bytes.store(stats.retained_bytes, Ordering::Relaxed);
     }
 
-    fn messages(&self) -> u64 {
+    pub(super) fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
     }
 
@@ -170,17 +170,6 @@ impl Shards {
         who: SessionRef,
     ) -> Option<u64> {
         self.line(shard)?.look_up(filter, after, who, |outgoing| self.send_all(outgoing))
-    }
-
-    /// Whether a look-up would surely find nothing: this node leads the shard, which retains nothing, and nothing of this node is on its
-    /// way there.
-    pub(crate) fn retains_nothing(&self, shard: ShardId) -> bool {
-        self.line(shard).is_some_and(Line::is_idle)
-            && self.replica(shard).is_some_and(|replica| {
-                replica.desk.is_open()
-                    && replica.state.retained.messages() == 0
-                    && self.is_confirmed(&replica)
-            })
     }
 
     /// Nobody waits for a look-up any more.

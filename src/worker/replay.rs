@@ -172,13 +172,8 @@ impl Worker {
         if !self.send_page(slot) {
             return false;
         }
-        let Some(unfinished) = self.sessions.entry(slot).and_then(|entry| entry.unfinished.as_mut()) else {
-            return false;
-        };
-        let replays = &mut unfinished.replays;
-        let Some(front) = replays.replays.front_mut().filter(|_| replays.asked.is_none()) else {
-            return false;
-        };
+        let Some(replays) = self.sessions.entry(slot).and_then(|entry| entry.replays()) else { return false };
+        let Some(front) = replays.replays.front().filter(|_| replays.asked.is_none()) else { return false };
         if let Some(Place::Shard(_, None)) = front.place {
             self.skip_empty(slot);
         }
