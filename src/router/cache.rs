@@ -58,7 +58,9 @@ impl MatchCache {
     fn remember(&mut self, topic: &str, set: &Arc<MatchSet>) {
         let bytes = topic.len() + set.bytes();
         if self.young.len() >= Self::TOPICS || self.young_bytes + bytes > Self::BYTES {
-            self.old = std::mem::take(&mut self.young);
+            // The room stays: growing anew would cost as much again.
+            std::mem::swap(&mut self.old, &mut self.young);
+            self.young.clear();
             self.young_bytes = 0;
         }
         self.young_bytes += bytes;
