@@ -2,14 +2,14 @@
 
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
-use flotilla_mqtt::session::Cause;
+use flotilla_mqtt::{codec::Storage, session::Cause};
 
 use super::{Event, Worker, WorkerCell, mailbox::Batch, sessions::Entry};
 
 /// Storage of send buffers and batches that have been written, for the next ones; a few MiB at most.
 #[derive(Debug, Default)]
 pub(super) struct SparePool {
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Storage>,
     /// The capacity of all of them.
     buffer_bytes: usize,
     batches: Vec<Batch>,
@@ -19,18 +19,20 @@ impl SparePool {
     /// Larger storage is given back to the allocator.
     const BUFFER_MAX: usize = 32 << 10;
     const BUFFER_BYTES: usize = 4 << 20;
+    const BUFFERS: usize = 4_096;
     const BATCH_MAX: usize = 256 << 10;
     const BATCHES: usize = 16;
 
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    pub(super) fn take(&mut self) -> Storage {
         let buffer = self.buffers.pop().unwrap_or_default();
         self.buffer_bytes -= buffer.capacity();
         buffer
     }
 
-    pub(super) fn give(&mut self, buffer: Vec<u8>) {
+    pub(super) fn give(&mut self, buffer: Storage) {
         let capacity = buffer.capacity();
-        if (1..=Self::BUFFER_MAX).contains(&capacity) && self.buffer_bytes + capacity <= Self::BUFFER_BYTES {
+        let has_room = self.buffers.len() < Self::BUFFERS && self.buffer_bytes + capacity <= Self::BUFFER_BYTES;
+        if capacity <= Self::BUFFER_MAX && has_room {
             self.buffer_bytes += capacity;
             self.buffers.push(buffer);
         }
@@ -127,9 +129,10 @@ impl Worker {
             link.wake();
         }
         if link.out.is_empty() {
-            let storage = link.out.take_storage();
             link.blocked_since = None;
-            self.spare.give(storage);
+            if let Some(storage) = link.out.take_storage() {
+                self.spare.give(storage);
+            }
         } else {
             if written > 0 || !was_blocked {
                 link.blocked_since = Some(now);
@@ -151,8 +154,9 @@ impl Worker {
     /// Takes back the storage that was lent to a connection which had nothing to write into it.
     pub(super) fn take_back_storage(&mut self, slot: u32) {
         let Some(Entry { link, .. }) = self.sessions.entry(slot) else { return };
-        if link.out.is_empty() && link.out.has_storage() {
-            let storage = link.out.take_storage();
+        if link.out.is_empty()
+            && let Some(storage) = link.out.take_storage()
+        {
             self.spare.give(storage);
         }
     }

@@ -28,7 +28,7 @@ pub use encode::{
 };
 pub use error::{DecodeError, EncodeError};
 pub use property::{PropertyId, USER_PROPERTIES_MAX};
-pub use send_buffer::{SendBuffer, Tally};
+pub use send_buffer::{SendBuffer, Storage, Tally};
 
 pub(crate) use decode::check_forwarded_properties;
 pub(crate) use property::{Property, SubscriptionId, read_checked};

@@ -8,16 +8,19 @@ use crate::packet::PacketType;
 
 /// What waits to be written to one client: small packets in one piece, large payloads shared with others.
 ///
-/// Empty it owns no memory. The storage of the tail can be handed in and taken back, so that a pool of them serves
-/// many connections.
+/// Empty it owns no memory, and takes one word. The storage can be handed in and taken back, so that a pool of it serves many
+/// connections.
 #[derive(Debug, Default)]
-pub struct SendBuffer {
+pub struct SendBuffer(Option<Storage>);
+
+/// What a [`SendBuffer`] writes into; empty where nobody has it.
+#[derive(Debug, Default)]
+pub struct Storage(Box<Pieces>);
+
+#[derive(Debug, Default)]
+struct Pieces {
     /// Whole pieces, oldest first.
-    #[expect(
-        clippy::box_collection,
-        reason = "absent for nearly every connection, so it takes one word, not four"
-    )]
-    sealed: Option<Box<VecDeque<Bytes>>>,
+    sealed: VecDeque<Bytes>,
     sealed_len: usize,
     /// The newest bytes, of which the first `start` are already written.
     tail: Vec<u8>,
@@ -37,11 +40,19 @@ impl Tally {
     }
 }
 
+impl Storage {
+    /// Bytes that it can take without more memory.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.0.tail.capacity()
+    }
+}
+
 impl SendBuffer {
     /// An empty buffer without storage.
     #[must_use]
     pub const fn new() -> Self {
-        Self { sealed: None, sealed_len: 0, tail: Vec::new(), start: 0, tally: Tally([0; 16]) }
+        Self(None)
     }
 
     /// Whether there is nothing to write.
@@ -53,68 +64,67 @@ impl SendBuffer {
     /// Bytes to write.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.sealed_len + self.tail.len() - self.start
+        self.pieces().map_or(0, |pieces| pieces.sealed_len + pieces.tail.len() - pieces.start)
     }
 
-    /// Whether it owns storage for its tail.
+    /// Whether it owns storage.
     #[must_use]
-    pub fn has_storage(&self) -> bool {
-        self.tail.capacity() > 0
+    pub const fn has_storage(&self) -> bool {
+        self.0.is_some()
     }
 
-    /// Gives an empty buffer storage; `storage` must be empty.
-    pub fn lend_storage(&mut self, storage: Vec<u8>) {
-        debug_assert!(storage.is_empty() && self.tail.is_empty(), "storage is exchanged only while empty");
-        self.tail = storage;
-        self.start = 0;
-    }
-
-    /// Takes the storage of an empty buffer.
-    pub fn take_storage(&mut self) -> Vec<u8> {
+    /// Gives an empty buffer storage.
+    pub fn lend_storage(&mut self, storage: Storage) {
         debug_assert!(self.is_empty(), "storage is exchanged only while empty");
-        self.sealed = None;
-        self.start = 0;
-        let mut storage = std::mem::take(&mut self.tail);
-        storage.clear();
-        storage
+        self.0 = Some(storage);
+    }
+
+    /// Takes the storage of an empty buffer; what it has counted must have been taken before.
+    pub fn take_storage(&mut self) -> Option<Storage> {
+        debug_assert!(self.is_empty(), "storage is exchanged only while empty");
+        let mut storage = self.0.take()?;
+        debug_assert_eq!(storage.0.tally, Tally::default(), "what was counted is lost");
+        storage.0.tail.clear();
+        storage.0.start = 0;
+        Some(storage)
     }
 
     /// Where packets are appended. Nothing but appending may be done to it.
     pub fn tail(&mut self) -> &mut Vec<u8> {
-        &mut self.tail
+        &mut self.pieces_mut().tail
     }
 
     /// Counts a packet that was appended. A tally that is not taken stops at 65,535.
     pub fn note_packet(&mut self, packet_type: PacketType) {
-        let count = &mut self.tally.0[packet_type as usize];
+        let count = &mut self.pieces_mut().tally.0[packet_type as usize];
         *count = count.saturating_add(1);
     }
 
     /// What was counted since the last call.
     pub fn take_tally(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
+        self.0.as_mut().map(|storage| std::mem::take(&mut storage.0.tally)).unwrap_or_default()
     }
 
     /// Appends bytes without copying them.
     pub fn push_shared(&mut self, bytes: Bytes) {
-        let tail = std::mem::take(&mut self.tail);
-        let start = std::mem::take(&mut self.start);
-        let sealed = self.sealed.get_or_insert_default();
+        let pieces = self.pieces_mut();
+        let tail = std::mem::take(&mut pieces.tail);
+        let start = std::mem::take(&mut pieces.start);
         if start < tail.len() {
             let mut piece = Bytes::from(tail);
             piece.advance(start);
-            self.sealed_len += piece.len();
-            sealed.push_back(piece);
+            pieces.sealed_len += piece.len();
+            pieces.sealed.push_back(piece);
         }
-        self.sealed_len += bytes.len();
-        sealed.push_back(bytes);
+        pieces.sealed_len += bytes.len();
+        pieces.sealed.push_back(bytes);
     }
 
     /// Fills `slices` with the oldest bytes; returns how many it filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let tail = &self.tail[self.start..];
-        let pieces = self.sealed.iter().flat_map(|sealed| sealed.iter().map(|piece| &piece[..]));
-        let pieces = pieces.chain(std::iter::once(tail)).filter(|piece| !piece.is_empty());
+        let Some(Pieces { sealed, tail, start, .. }) = self.pieces() else { return 0 };
+        let pieces = sealed.iter().map(|piece| &piece[..]);
+        let pieces = pieces.chain(std::iter::once(&tail[*start..])).filter(|piece| !piece.is_empty());
         let mut filled = 0;
         for (slot, piece) in slices.iter_mut().zip(pieces) {
             *slot = IoSlice::new(piece);
@@ -125,29 +135,37 @@ impl SendBuffer {
 
     /// Forgets the oldest `written` bytes.
     pub fn advance(&mut self, mut written: usize) {
-        if let Some(sealed) = &mut self.sealed {
-            while written > 0 {
-                let Some(front) = sealed.front_mut() else { break };
-                let part = written.min(front.len());
-                front.advance(part);
-                self.sealed_len -= part;
-                written -= part;
-                if front.is_empty() {
-                    sealed.pop_front();
-                }
-            }
-            if sealed.is_empty() {
-                self.sealed = None;
+        let Some(Storage(pieces)) = &mut self.0 else { return };
+        let Pieces { sealed, sealed_len, tail, start, .. } = &mut **pieces;
+        while written > 0 {
+            let Some(front) = sealed.front_mut() else { break };
+            let part = written.min(front.len());
+            front.advance(part);
+            *sealed_len -= part;
+            written -= part;
+            if front.is_empty() {
+                sealed.pop_front();
             }
         }
-        self.start += written;
-        debug_assert!(self.start <= self.tail.len(), "more was written than there was");
-        if self.start >= self.tail.len() - self.start {
+        if sealed.is_empty() {
+            *sealed = VecDeque::new();
+        }
+        *start += written;
+        debug_assert!(*start <= tail.len(), "more was written than there was");
+        if *start >= tail.len() - *start {
             // A client that is always a little behind would never let the tail become empty. What is moved is no longer
             // than what was written since the last time.
-            self.tail.drain(..self.start);
-            self.start = 0;
+            tail.drain(..*start);
+            *start = 0;
         }
+    }
+
+    fn pieces(&self) -> Option<&Pieces> {
+        self.0.as_ref().map(|storage| &*storage.0)
+    }
+
+    fn pieces_mut(&mut self) -> &mut Pieces {
+        &mut self.0.get_or_insert_default().0
     }
 }
 
@@ -198,12 +216,18 @@ mod tests {
     fn storage_goes_round() {
         let mut buffer = SendBuffer::new();
         assert!(!buffer.has_storage());
-        buffer.lend_storage(Vec::with_capacity(64));
+        assert!(buffer.take_storage().is_none());
+        buffer.lend_storage(Storage::default());
         buffer.tail().extend_from_slice(b"abc");
+        buffer.note_packet(PacketType::PubAck);
         buffer.advance(3);
         assert!(buffer.is_empty() && buffer.has_storage());
-        let storage = buffer.take_storage();
-        assert!(storage.is_empty() && storage.capacity() >= 64 && !buffer.has_storage());
+        assert_eq!(buffer.take_tally().iter().collect::<Vec<_>>(), [(PacketType::PubAck, 1)]);
+        let storage = buffer.take_storage().expect("it has some");
+        assert!(storage.capacity() >= 3 && !buffer.has_storage());
+        buffer.lend_storage(storage);
+        buffer.tail().extend_from_slice(b"def");
+        assert_eq!(content(&buffer), b"def");
     }
 
     fn mixed() -> SendBuffer {
@@ -229,6 +253,6 @@ mod tests {
             buffer.advance(100);
         }
         assert_eq!(buffer.len(), 1_000);
-        assert!(buffer.tail.capacity() < 8_192, "{}", buffer.tail.capacity());
+        assert!(buffer.tail().capacity() < 8_192, "{}", buffer.tail().capacity());
     }
 }
