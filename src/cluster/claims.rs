@@ -1,8 +1,10 @@
 //! Who serves which client: the node's registry at work.
 //!
-//! [`Claims`] is what workers and lanes put into a mailbox; one task ([`Claims::run`]) owns the [`Registry`], feeds it what
-//! has gathered and does what comes out. A grant is not yet a session: until the worker says that the connection has its
-//! session, whatever the registry wants of that client waits.
+//! [`Claims`] is what workers and lanes put into a mailbox; whoever has the [`Driver`] feeds what has gathered to the
+//! [`Registry`] and does what comes out. A worker takes it itself, unless somebody is at it: most CONNECTs are granted within
+//! this node, and two wake-ups for each would cost more than all the rest of it. The others leave it to a task
+//! ([`Claims::run`]), which also looks at the deadlines. A grant is not yet a session: until the worker says that the
+//! connection has its session, whatever the registry wants of that client waits.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,11 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use flotilla_mqtt::{ReasonCode, session::ClientId};
+use flotilla_mqtt::{ReasonCode, Timestamp, session::ClientId};
 use flotilla_registry::{Output, Refusal, Registry, RequestId, Tenure, View};
 use flotilla_state::{ConnectionEpoch, LogIndex, Member};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
 
 use super::{Claimed, links::Links};
 use crate::{
@@ -26,6 +31,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     inputs: Mutex<Inputs>,
+    /// There is none until it is known how many shards there are.
+    driver: Mutex<Option<Driver>>,
     wake: Notify,
 }
 
@@ -36,8 +43,12 @@ struct Inputs {
     read: LogIndex,
     /// Whether the registry waits until more of it is.
     is_behind: bool,
+    /// How far the registry knows it to be read.
+    read_by_registry: LogIndex,
     /// Whether what was taken last has not been worked off.
     is_busy: bool,
+    /// When the task looks at the registry by itself.
+    alarm: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -54,7 +65,8 @@ pub(super) enum Input {
     Fenced,
 }
 
-/// The task's own.
+/// The registry, and what its outputs are for.
+#[derive(Debug)]
 struct Driver {
     registry: Registry,
     node: Arc<Node>,
@@ -71,9 +83,31 @@ struct Unattached {
     later: VecDeque<Output>,
 }
 
+/// How often a worker that is at it looks for what others have put in meanwhile.
+const STEPS_MAX: usize = 16;
+
 impl Claims {
+    /// Puts something in, and leaves it to the task: the caller may hold locks.
     pub(super) fn put(&self, input: Input) {
         self.inputs.lock().queue.push_back(input);
+        self.wake.notify_one();
+    }
+
+    /// Puts something in, and does it at once unless somebody else is at it, who does it then. The caller holds no locks.
+    pub(super) fn put_now(&self, input: Input) {
+        self.inputs.lock().queue.push_back(input);
+        for _ in 0..STEPS_MAX {
+            let is_late = match self.driver.try_lock() {
+                Some(mut driver) => driver.as_mut().is_none_or(|driver| self.step(driver)),
+                None => return,
+            };
+            if is_late {
+                break;
+            }
+            if !self.has_more() {
+                return;
+            }
+        }
         self.wake.notify_one();
     }
 
@@ -98,46 +132,68 @@ impl Claims {
         (std::mem::take(&mut inputs.queue), inputs.read)
     }
 
-    /// What was taken is done. Returns whether there is more at once: `read` was not the last that the registry waits for.
-    fn finish(&self, read: LogIndex, is_behind: bool) -> bool {
+    /// Whether there is something to do. To be asked by whoever has just given the driver back: an input that was put in meanwhile
+    /// may have been left to it.
+    fn has_more(&self) -> bool {
+        let inputs = self.inputs.lock();
+        !inputs.queue.is_empty() || inputs.is_behind && inputs.read > inputs.read_by_registry
+    }
+
+    /// Does what has been put in. Returns whether the task would look at the next deadline too late.
+    fn step(&self, driver: &mut Driver) -> bool {
+        let (queue, read) = self.take();
+        driver.step(queue, read);
+        let deadline = driver.registry.next_deadline();
         let mut inputs = self.inputs.lock();
-        (inputs.is_busy, inputs.is_behind) = (false, is_behind);
-        !inputs.queue.is_empty() || is_behind && inputs.read > read
+        inputs.is_busy = false;
+        inputs.is_behind = driver.registry.is_behind();
+        inputs.read_by_registry = read;
+        deadline.is_some_and(|at| inputs.alarm.is_none_or(|alarm| at < alarm))
     }
 
     /// Runs the registry, for ever.
     pub(super) async fn run(&self, registry: Registry, node: Arc<Node>, links: Arc<Links>) {
-        let mut driver = Driver {
-            registry,
-            node,
-            links,
-            next_request: 0,
-            waiting: HashMap::new(),
-            unattached: HashMap::new(),
-        };
+        let clock = node.clock;
+        *self.driver.lock() = Some(Driver::new(registry, node, links));
         loop {
-            let (inputs, read) = self.take();
-            // The views up to there are among the inputs.
-            inputs.into_iter().for_each(|input| driver.handle(input));
-            driver.registry.handle_read(read);
-            let now = driver.node.clock.now();
-            if driver.registry.next_deadline().is_some_and(|at| at <= now) {
-                driver.registry.handle_deadline(now);
+            let alarm = self.work();
+            if self.has_more() {
+                continue;
             }
-            driver.carry_out_all();
-            if !self.finish(read, driver.registry.is_behind()) {
-                self.wait(&driver).await;
+            match alarm {
+                None => self.wake.notified().await,
+                Some(at) => _ = timeout(at.since(clock.now()), self.wake.notified()).await,
             }
         }
     }
 
-    async fn wait(&self, driver: &Driver) {
-        let Some(at) = driver.registry.next_deadline() else { return self.wake.notified().await };
-        let _ = tokio::time::timeout(at.since(driver.node.clock.now()), self.wake.notified()).await;
+    /// The task's part; returns when it should be done again if nothing happens.
+    fn work(&self) -> Option<Timestamp> {
+        let mut driver = self.driver.lock();
+        let driver = driver.as_mut()?;
+        self.step(driver);
+        let alarm = driver.registry.next_deadline();
+        self.inputs.lock().alarm = alarm;
+        alarm
     }
 }
 
 impl Driver {
+    fn new(registry: Registry, node: Arc<Node>, links: Arc<Links>) -> Self {
+        Self { registry, node, links, next_request: 0, waiting: HashMap::new(), unattached: HashMap::new() }
+    }
+
+    /// Takes what was put in, `read` being how far the log was read then: the views up to there are in `queue`, or came before.
+    fn step(&mut self, queue: VecDeque<Input>, read: LogIndex) {
+        queue.into_iter().for_each(|input| self.handle(input));
+        self.registry.handle_read(read);
+        let now = self.node.clock.now();
+        if self.registry.next_deadline().is_some_and(|at| at <= now) {
+            self.registry.handle_deadline(now);
+        }
+        self.carry_out_all();
+    }
+
     fn handle(&mut self, input: Input) {
         match input {
             Input::Claim(client, answer) => {

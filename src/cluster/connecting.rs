@@ -19,7 +19,7 @@ impl Member {
     pub(super) fn connect(self: &Arc<Self>, claim: Claim) -> BoxFuture<'_, Result<Claimed, ReasonCode>> {
         let Claim { client_id, clean_start, open } = claim;
         let (sender, answer) = oneshot::channel();
-        self.claims.put(Input::Claim(client_id.clone(), sender));
+        self.claims.put_now(Input::Claim(client_id.clone(), sender));
         let mut pending = PendingClaim { member: self, client_id: client_id.clone(), answer: Some(answer) };
         Box::pin(async move {
             let claimed = pending.wait().await?;

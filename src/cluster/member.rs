@@ -429,7 +429,7 @@ impl Cluster for Arc<Member> {
     }
 
     fn attached(&self, client_id: &ClientId, tenure: Tenure) {
-        self.claims.put(Input::Attached(client_id.clone(), tenure));
+        self.claims.put_now(Input::Attached(client_id.clone(), tenure));
     }
 
     fn abandon(&self, client_id: &ClientId, claimed: &Claimed) {
@@ -437,15 +437,15 @@ impl Cluster for Arc<Member> {
             let op = Op::Abandon { connection: kept.connection.clone(), expiry: kept.expiry };
             self.shards.tell(kept.shard, op);
         }
-        self.claims.put(Input::Abandoned(client_id.clone(), claimed.tenure));
+        self.claims.put_now(Input::Abandoned(client_id.clone(), claimed.tenure));
     }
 
     fn release(&self, client_id: &ClientId, tenure: Tenure) {
-        self.claims.put(Input::Release(client_id.clone(), tenure));
+        self.claims.put_now(Input::Release(client_id.clone(), tenure));
     }
 
     fn closed(&self, client_id: &ClientId, epoch: ConnectionEpoch) {
-        self.claims.put(Input::Closed(client_id.clone(), epoch));
+        self.claims.put_now(Input::Closed(client_id.clone(), epoch));
     }
 
     fn announce(&self, filter: &TopicFilter, change: RouteChange, done: Option<Completion>) -> Receipt {

@@ -23,14 +23,15 @@ pub(crate) struct Office {
     records: BTreeMap<ClientId, Record>,
 }
 
+/// Nearly all clients are connected and claimed by nobody: the rest is boxed.
 #[derive(Debug, Default)]
 struct Record {
     /// Who has the connection.
     owner: Option<Owner>,
     /// Whose claim has been granted.
-    progress: Option<Progress>,
+    progress: Option<Box<Progress>>,
     /// Whose claim is granted next.
-    queued: Option<Queued>,
+    queued: Option<Box<Queued>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +100,7 @@ impl Office {
             return;
         }
         let record = self.records.entry(client.clone()).or_default();
-        if let Some(before) = record.queued.replace(Queued { member: from, claim })
+        if let Some(before) = record.queued.replace(Box::new(Queued { member: from, claim }))
             && before.member != from
         {
             let superseded = Message::Superseded { client: client.clone(), term, claim: before.claim };
@@ -116,7 +117,7 @@ impl Office {
         claim: u64,
     ) {
         let Some(record) = self.records.get_mut(client) else { return };
-        record.queued.take_if(|queued| *queued == Queued { member: from, claim });
+        record.queued.take_if(|queued| **queued == Queued { member: from, claim });
         record.progress.take_if(|progress| (progress.hold.member, progress.claim) == (from, claim));
         self.go_on(context, client);
     }
@@ -150,11 +151,12 @@ impl Office {
         if record.progress.is_some() {
             return;
         }
-        if let Some(Queued { member, claim }) = record.queued.take_if(|_| is_complete) {
+        if let Some(queued) = record.queued.take_if(|_| is_complete) {
+            let Queued { member, claim } = *queued;
             self.sequence += 1;
             let epoch = ConnectionEpoch { shard: self.epoch, sequence: self.sequence };
             let previous = record.owner.as_ref().map(|owner| owner.hold);
-            record.progress = Some(Progress { hold: Hold { member, epoch }, claim, previous });
+            record.progress = Some(Box::new(Progress { hold: Hold { member, epoch }, claim, previous }));
             context.send(member, Message::Granted { client: client.clone(), claim, epoch, previous });
         } else if record.is_empty() {
             self.records.remove(client);
@@ -176,7 +178,7 @@ impl Office {
                 EntryRole::Claimant { claim, previous } if !self.is_complete() => {
                     let record = self.records.entry(client).or_default();
                     if record.progress.as_ref().is_none_or(|progress| progress.hold.epoch < epoch) {
-                        record.progress = Some(Progress { hold, claim, previous: Some(previous) });
+                        record.progress = Some(Box::new(Progress { hold, claim, previous: Some(previous) }));
                     }
                 }
                 EntryRole::Claimant { .. } => {}

@@ -32,7 +32,7 @@ struct Owned {
     /// It is from an older life of this node: somebody else may have the client by now, and a claim must ask.
     is_from_before: bool,
     /// Set while the shell closes the connection for another node.
-    closing: Option<Closing>,
+    closing: Option<Box<Closing>>,
 }
 
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Owner {
         client: &ClientId,
         epoch: ConnectionEpoch,
     ) {
-        let closing = self.owned.get(client).and_then(|owned| owned.closing.as_ref());
+        let closing = self.owned.get(client).and_then(|owned| owned.closing.as_deref());
         if let Some(&Closing { wanted, .. }) = closing.filter(|closing| closing.told == epoch) {
             self.remove(context, client);
             hand(context, client, wanted);
@@ -133,7 +133,7 @@ impl Owner {
             Some(_) => {}
             None => {
                 let Hold { epoch, .. } = wanted;
-                owned.closing = Some(Closing { told: epoch, wanted });
+                owned.closing = Some(Box::new(Closing { told: epoch, wanted }));
                 context.output(Output::Close { client: client.clone(), epoch });
             }
         }
