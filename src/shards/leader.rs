@@ -32,8 +32,9 @@ use super::{
     streams::Streams,
 };
 
-/// Entries that are on their way at a time.
-const ENTRIES_MAX: usize = 8;
+/// Entries that are on their way at a time: one that is written, and one that waits for that. More would only be smaller, and each
+/// has its cost.
+const ENTRIES_MAX: usize = 2;
 /// Look-ups that are answered in one go: others want something of the leader too.
 const LOOK_UPS_AT_ONCE: usize = 32;
 /// An entry with so many bytes of parts takes no more.
@@ -46,23 +47,20 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Leads whenever the group says that this node does, until the group stops.
 pub(super) async fn run(replica: Arc<Replica>, shards: Arc<Shards>) {
-    let mut status = replica.group.watch();
+    let mut status = replica.group.watch_role();
     loop {
-        let (role, term) = {
-            let status = status.borrow_and_update();
-            (status.role, status.term)
-        };
+        let (role, term) = *status.borrow_and_update();
         match role {
             Role::Leader => {
                 tokio::select! {
                     () = lead(&replica, &shards, term) => {}
-                    _ = status.wait_for(|status| status.role != Role::Leader || status.term != term) => {}
+                    _ = status.wait_for(|status| *status != (Role::Leader, term)) => {}
                 }
                 replica.desk.begin(0);
                 replica.state.set_leading(false);
             }
             Role::Stopped => {
-                let failed = status.borrow().failed.clone();
+                let failed = replica.group.watch().borrow().failed.clone();
                 if let Some(reason) = failed {
                     shards.fail(replica.id, &reason).await;
                 }

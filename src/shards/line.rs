@@ -114,8 +114,8 @@ pub(super) struct Wish {
     pub(super) waiting: Option<Waiting>,
 }
 
-/// Parts on their way at a time.
-const PARTS_MAX: usize = 8;
+/// Parts on their way at a time. More would only be smaller, and each has its cost.
+const PARTS_MAX: usize = 2;
 /// A part with so many bytes takes no more.
 const PART_BYTES: usize = 256 << 10;
 /// Above this many bytes publishers wait.

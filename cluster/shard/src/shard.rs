@@ -121,6 +121,13 @@ impl Shard {
         }
     }
 
+    /// Whether entries that have so many bytes together can be applied before anything is written to the store. What they change may
+    /// take several times as much.
+    #[must_use]
+    pub fn is_far_from_flush(&self, bytes: usize) -> bool {
+        self.state.dirty_bytes() + bytes.saturating_mul(8) < self.options.dirty_bytes_soft
+    }
+
     /// The index of the last entry that was applied; 0: none.
     #[must_use]
     pub const fn applied(&self) -> u64 {

@@ -86,6 +86,7 @@ struct Inner {
     has_state: bool,
     failure: Failure,
     status: watch::Receiver<GroupStatus>,
+    role: watch::Receiver<(Role, u64)>,
     monitor: JoinHandle<()>,
     submissions: Arc<Submissions>,
     submitter: JoinHandle<()>,
@@ -159,6 +160,7 @@ impl Group {
                 .map_err(|fatal| GroupError::Storage(reason(&failure, &fatal)))?;
         }
 
+        let (role_sender, role) = watch::channel((now.role, now.term));
         let (sender, status) = watch::channel(now);
         let monitor = Monitor {
             group: options.id,
@@ -167,6 +169,7 @@ impl Group {
             log: log.clone(),
             failure: failure.clone(),
             status: sender,
+            role: role_sender,
             snapshots: SnapshotTrigger::new(options.log_bytes_max),
             rest: Rest::new(tokio::time::Instant::now()),
             outgoing,
@@ -184,6 +187,7 @@ impl Group {
             has_state,
             failure,
             status,
+            role,
             monitor: tokio::spawn(monitor.run()),
             submissions,
             submitter: tokio::spawn(submitter.run()),
@@ -364,6 +368,11 @@ impl Group {
     /// Tells changes of [`Group::status`].
     pub fn watch(&self) -> watch::Receiver<GroupStatus> {
         self.inner.status.clone()
+    }
+
+    /// Tells changes of the role and the term: rare ones, where the status changes with every entry.
+    pub fn watch_role(&self) -> watch::Receiver<(Role, u64)> {
+        self.inner.role.clone()
     }
 
     /// Makes a snapshot now, or brings a durable state to the disk, whatever the length of the log, and cuts the log. Returns before

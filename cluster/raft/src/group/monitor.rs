@@ -23,6 +23,8 @@ pub(super) struct Monitor {
     pub(super) log: LogStore,
     pub(super) failure: Failure,
     pub(super) status: watch::Sender<GroupStatus>,
+    /// The role and the term of the status.
+    pub(super) role: watch::Sender<(Role, u64)>,
     pub(super) snapshots: SnapshotTrigger,
     pub(super) rest: Rest,
     pub(super) outgoing: Outgoing,
@@ -44,11 +46,13 @@ impl Monitor {
             if let Some(failed) = &now.failed {
                 tracing::error!(error = %failed, group = %self.group, "the Raft group has stopped");
             }
+            let role = (now.role, now.term);
             self.status.send_if_modified(|last| {
                 let changed = *last != now;
                 *last = now;
                 changed
             });
+            self.role.send_if_modified(|last| std::mem::replace(last, role) != role);
             if ended {
                 return;
             }
@@ -62,6 +66,7 @@ impl Monitor {
                 changed = metrics.changed() => {
                     if changed.is_err() {
                         self.status.send_modify(|last| last.role = Role::Stopped);
+                        self.role.send_modify(|(role, _)| *role = Role::Stopped);
                         return;
                     }
                 }

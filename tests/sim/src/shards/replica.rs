@@ -81,6 +81,10 @@ impl DurableState for Machine {
         Ok(answers)
     }
 
+    fn is_quick(&self, bytes: usize) -> bool {
+        self.0.shard.lock().is_far_from_flush(bytes)
+    }
+
     fn checkpoint(&mut self) -> Checkpoint {
         let mut shard = self.0.shard.lock();
         self.0.compare(&shard);

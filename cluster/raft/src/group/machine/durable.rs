@@ -28,6 +28,9 @@ const APPLY_COMMANDS_MAX: usize = 1024;
 /// A batch is full when its commands have so many bytes.
 const APPLY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Commands with more bytes are not applied on a thread that others want, too.
+const QUICK_BYTES_MAX: usize = 64 * 1024;
+
 /// A full disk is asked so often whether there is space.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,17 +96,24 @@ impl Durable {
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + Send,
     {
         while let Some(batch) = Batch::gather(&mut entries).await? {
-            let Batch { commands, mut responders, last, membership } = batch;
+            let Batch { commands, bytes, mut responders, last, membership } = batch;
             let membership = membership.unwrap_or_else(|| self.membership.clone());
             let position = SnapshotMeta { last_log_id: Some(last), last_membership: membership.clone() };
             let position = wire::store_position(&position);
             let count = commands.len();
             let commands = Arc::new(commands);
-            let answers = self.until_taken(|| {
-                let (commands, position) = (Arc::clone(&commands), position.clone());
-                move |state: &mut dyn DurableState| state.apply(&commands, position)
-            });
-            let answers = answers.await?.and_then(|answers| match answers.len() {
+            let at_once = self.apply_at_once(&commands, bytes, &position);
+            let answers = match at_once {
+                Some(answers) => answers,
+                None => {
+                    let apply = || {
+                        let (commands, position) = (Arc::clone(&commands), position.clone());
+                        move |state: &mut dyn DurableState| state.apply(&commands, position)
+                    };
+                    self.until_taken(apply).await?
+                }
+            };
+            let answers = answers.and_then(|answers| match answers.len() {
                 given if given == count => Ok(answers),
                 given => Err(Corrupt(format!("{given} answers to {count} commands"))),
             });
@@ -118,6 +128,24 @@ impl Durable {
             }
         }
         Ok(())
+    }
+
+    /// Applies commands here where that does not wait for the disk; `None`: it may.
+    fn apply_at_once(
+        &mut self,
+        commands: &[(u64, Bytes)],
+        bytes: usize,
+        position: &Bytes,
+    ) -> Option<Result<Vec<Bytes>, Corrupt>> {
+        let state = self.state.get_mut().as_mut()?;
+        if bytes > QUICK_BYTES_MAX || !state.is_quick(bytes) {
+            return None;
+        }
+        match state.apply(commands, position.clone()) {
+            Ok(answers) => Some(Ok(answers)),
+            Err(Refused::Corrupt(corrupt)) => Some(Err(corrupt)),
+            Err(Refused::Full) => None,
+        }
     }
 
     pub(super) fn snapshot_builder(&mut self) -> Build {
@@ -221,6 +249,8 @@ impl Durable {
 /// Entries that are applied in one call.
 struct Batch {
     commands: Vec<(u64, Bytes)>,
+    /// The bytes of the commands.
+    bytes: usize,
     /// Who waits, and for the answer to which command; entries of the group itself have an empty answer.
     responders: Vec<(Option<usize>, ApplyResponder<Types>)>,
     last: LogId,
@@ -235,24 +265,23 @@ impl Batch {
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + Send,
     {
         let Some((entry, responder)) = entries.next().await.transpose()? else { return Ok(None) };
-        let mut batch =
-            Self { commands: Vec::new(), responders: Vec::new(), last: entry.log_id, membership: None };
-        let mut bytes = batch.add(entry, responder);
-        while batch.commands.len() < APPLY_COMMANDS_MAX && bytes < APPLY_BYTES_MAX {
+        let (commands, responders, membership) = (Vec::new(), Vec::new(), None);
+        let mut batch = Self { commands, bytes: 0, responders, last: entry.log_id, membership };
+        batch.add(entry, responder);
+        while batch.commands.len() < APPLY_COMMANDS_MAX && batch.bytes < APPLY_BYTES_MAX {
             let Some(Some(next)) = entries.next().now_or_never() else { break };
             let (entry, responder) = next?;
-            bytes += batch.add(entry, responder);
+            batch.add(entry, responder);
         }
         Ok(Some(batch))
     }
 
-    /// Adds an entry; gives the length of its command.
-    fn add(&mut self, entry: Entry, responder: Option<ApplyResponder<Types>>) -> usize {
+    /// Adds an entry.
+    fn add(&mut self, entry: Entry, responder: Option<ApplyResponder<Types>>) {
         self.last = entry.log_id;
-        let mut bytes = 0;
         let number = match entry.payload {
             EntryPayload::Normal(command) => {
-                bytes = command.0.len();
+                self.bytes += command.0.len();
                 self.commands.push((entry.log_id.index(), command.0));
                 Some(self.commands.len() - 1)
             }
@@ -263,7 +292,6 @@ impl Batch {
             EntryPayload::Blank => None,
         };
         self.responders.extend(responder.map(|responder| (number, responder)));
-        bytes
     }
 }
 
