@@ -291,9 +291,12 @@ fn a_session_that_has_expired_is_not_found_on_another_node() {
     let mut client = cluster.node(0).connect(&expiring());
     assert_eq!(client.subscribe("t", 1), 1);
     client.disconnect();
-    let told =
-        || String::from_utf8_lossy(&cluster.node(1).ctl(&["clients", "show", "short"]).stderr).into_owned();
-    cluster.until("the session has expired", || told().contains("there is no client").then_some(()));
+    let shown = || cluster.node(1).ctl(&["clients", "show", "short"]);
+    let told = |output: Vec<u8>| String::from_utf8_lossy(&output).into_owned();
+    // It is in no list from the end of its connection until its shard has heard of that.
+    cluster.until("the session is there", || told(shown().stdout).contains("away").then_some(()));
+    let is_gone = || told(shown().stderr).contains("there is no client");
+    cluster.until("the session has expired", || is_gone().then_some(()));
     let client = cluster.node(1).connect(&expiring());
     assert!(!client.connack().session_present);
 }
