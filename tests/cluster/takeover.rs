@@ -294,7 +294,7 @@ fn a_session_that_has_expired_is_not_found_on_another_node() {
     let shown = || cluster.node(1).ctl(&["clients", "show", "short"]);
     let told = |output: Vec<u8>| String::from_utf8_lossy(&output).into_owned();
     // It is in no list from the end of its connection until its shard has heard of that.
-    cluster.until("the session is there", || told(shown().stdout).contains("away").then_some(()));
+    cluster.until("the session is there", || told(shown().stdout).contains("short").then_some(()));
     let is_gone = || told(shown().stderr).contains("there is no client");
     cluster.until("the session has expired", || is_gone().then_some(()));
     let client = cluster.node(1).connect(&expiring());
