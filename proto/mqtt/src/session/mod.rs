@@ -283,6 +283,12 @@ impl Session {
         self.outbound.as_ref().map_or(0, |outbound| outbound.queue.len())
     }
 
+    /// The size of these.
+    #[must_use]
+    pub fn queue_bytes(&self) -> usize {
+        self.outbound.as_ref().map_or(0, |outbound| outbound.queue.bytes())
+    }
+
     /// Ends the session here with its connection; gives back the messages of shared subscriptions that another member of the group
     /// must get, oldest first: all but those that were sent at QoS 2, which nobody else may get [MQTT-4.8.2-5].
     ///
@@ -304,6 +310,11 @@ impl Session {
     #[must_use]
     pub fn is_silent(&self, now: Timestamp) -> bool {
         self.connection.silence_ends().is_some_and(|at| at <= now)
+    }
+
+    /// The client is read again, which it was not for a while: its Keep Alive begins anew, for what it has said may be on the way.
+    pub fn handle_resumed(&mut self, now: Timestamp) {
+        self.connection.last_packet = now;
     }
 
     /// Whether publishes of the client have waited for [`Limits::answer_timeout`] without an answer to any of them: the caller

@@ -28,6 +28,15 @@ fn client_may_be_silent_for_one_and_a_half_times_its_keep_alive() {
 }
 
 #[test]
+fn the_time_in_which_a_client_is_not_read_does_not_count() {
+    let mut rig = Rig::new(V5);
+    rig.wait(3_600 * SECOND);
+    rig.session.handle_resumed(rig.now);
+    assert!(!rig.session.is_silent(rig.now));
+    assert_eq!(next_deadline(&rig), Some(90));
+}
+
+#[test]
 fn keep_alive_backoff_is_configurable_and_0_turns_it_off() {
     for (keep_alive, backoff, expected) in
         [(60, 0.5, Some(60)), (60, 1.0, Some(120)), (0, 0.75, None), (u16::MAX, 2.0, Some(262_140))]
