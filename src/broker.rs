@@ -20,6 +20,7 @@ use crate::{
     listener,
     metrics::Metrics,
     node::{Node, SocketCount},
+    overload::Overload,
     registry::Registry,
     repetitions::Repetitions,
     retained::OwnRetained,
@@ -114,7 +115,9 @@ impl Broker {
             })?;
             listeners.push((name.clone(), addr));
         }
-        let sockets = enabled.values().map(|listener| SocketCount::new(listener.max_connections)).collect();
+        let count =
+            |listener: &&Listener| SocketCount::new(listener.max_connections, listener.connecting_max);
+        let sockets = enabled.values().map(count).collect();
         let node = Arc::new(Node {
             limits: Arc::new(config.limits()),
             clock: seat.clock,
@@ -129,6 +132,7 @@ impl Broker {
             sockets,
             repetitions: Repetitions::default(),
             admin: OnceLock::new(),
+            overload: Overload::default(),
             decongested: Notify::new(),
             config,
         });

@@ -116,6 +116,7 @@ pub mod config;
 mod listener;
 mod metrics;
 mod node;
+mod overload;
 mod registry;
 mod repetitions;
 mod retained;

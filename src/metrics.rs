@@ -117,6 +117,10 @@ metrics! {
     client_connected = "client/connected",
     /// CONNECT packets that were refused because the client is banned.
     client_banned = "client/banned",
+    /// CONNECT packets that were refused because memory was short.
+    client_refused_memory = "client/refused_memory",
+    /// Connections that were closed because memory was short and much waited for them.
+    client_closed_memory = "client/closed_memory",
     /// Connections that ended after they had been accepted.
     client_disconnected = "client/disconnected",
     /// Topic filters granted.
@@ -137,6 +141,14 @@ metrics! {
     session_expired = "session/expired",
     /// Sockets accepted.
     sockets_accepted = "sockets/accepted",
+    /// Sockets closed at once because memory was short.
+    sockets_refused_memory = "sockets/refused_memory",
+    /// Times that accepting waited for the limits of a listener.
+    sockets_delayed = "sockets/delayed",
+    /// Times that memory came above the mark from which on publishers are not read.
+    memory_high = "memory/high",
+    /// Times that memory came above the mark from which on connections are closed.
+    memory_critical = "memory/critical",
     /// Panics that were caught.
     panics = "panics",
     /// Connections refused or ended for a fault of the client.

@@ -46,6 +46,8 @@ pub struct Config {
     pub shared: Shared,
     /// `[retained]`
     pub retained: Retained,
+    /// `[overload]`
+    pub overload: Overload,
     /// `[sys]`
     pub sys: Sys,
     /// `[auth]`
@@ -145,6 +147,10 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Connections that the system holds until they are accepted.
     pub backlog: u16,
+    /// Connections accepted in a second; `None`: as many as come.
+    pub connect_rate_max: Option<u32>,
+    /// Connections without the answer to their CONNECT, from which on no more are accepted.
+    pub connecting_max: usize,
     /// Whether `TCP_NODELAY` is set.
     pub nodelay: bool,
     /// Whether each worker has a socket of its own (`SO_REUSEPORT`).
@@ -256,6 +262,15 @@ pub struct Retained {
     pub messages_max: Option<usize>,
     /// How many bytes they may take. A share of the memory is resolved here.
     pub bytes_max: Option<u64>,
+}
+
+/// What happens when memory is short. A share of the memory is resolved here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overload {
+    /// Resident bytes from which on publishers are not read and CONNECT is refused.
+    pub memory_high: Option<u64>,
+    /// Resident bytes from which on connections are closed; never less than `memory_high`.
+    pub memory_critical: Option<u64>,
 }
 
 /// `$SYS`.

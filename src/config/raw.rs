@@ -29,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) session: RawSession,
     pub(super) shared: RawShared,
     pub(super) retained: RawRetained,
+    pub(super) overload: RawOverload,
     pub(super) sys: RawSys,
     pub(super) auth: RawAuth,
     pub(super) log: RawLog,
@@ -52,6 +53,7 @@ impl Default for RawConfig {
             session: RawSession::default(),
             shared: RawShared::default(),
             retained: RawRetained::default(),
+            overload: RawOverload::default(),
             sys: RawSys::default(),
             auth: RawAuth::default(),
             log: RawLog::default(),
@@ -151,6 +153,8 @@ pub(super) struct RawListener {
     pub(super) bind: BindAddress,
     pub(super) max_connections: OrNone<Count<1, 100_000_000>>,
     pub(super) backlog: Count<1, 65_535>,
+    pub(super) connect_rate_max: OrNone<Count<1, 1_000_000>>,
+    pub(super) connecting_max: Count<1, 1_000_000>,
     pub(super) nodelay: bool,
     pub(super) reuse_port: bool,
     pub(super) enabled: bool,
@@ -163,6 +167,8 @@ impl Default for RawListener {
             bind: BindAddress::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 1883),
             max_connections: OrNone::None,
             backlog: Count::of(1024),
+            connect_rate_max: OrNone::None,
+            connecting_max: Count::of(5_000),
             nodelay: true,
             reuse_port: true,
             enabled: true,
@@ -271,6 +277,20 @@ pub(super) struct RawRetained {
 impl Default for RawRetained {
     fn default() -> Self {
         Self { messages_max: OrNone::None, bytes_max: OrNone::Is(MemoryShare::Percent(25)) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawOverload {
+    pub(super) memory_high: OrNone<MemoryShare>,
+    pub(super) memory_critical: OrNone<MemoryShare>,
+}
+
+impl Default for RawOverload {
+    fn default() -> Self {
+        let percent = |percent| OrNone::Is(MemoryShare::Percent(percent));
+        Self { memory_high: percent(70), memory_critical: percent(85) }
     }
 }
 

@@ -8,9 +8,12 @@ use std::{
 };
 
 use super::{
-    Auth, Cluster, Config, Discovery, Durability, Listener, Log, Mqtt, Node, QueueFull, Retained, Session,
-    Shared, Sys, host, memory,
-    raw::{RawCluster, RawConfig, RawDiscovery, RawListener, RawMqtt, RawNode, RawQueueFull, RawSession},
+    Auth, Cluster, Config, Discovery, Durability, Listener, Log, Mqtt, Node, Overload, QueueFull, Retained,
+    Session, Shared, Sys, host, memory,
+    raw::{
+        RawCluster, RawConfig, RawDiscovery, RawListener, RawMqtt, RawNode, RawOverload, RawQueueFull,
+        RawSession,
+    },
     value::NodeAddress,
 };
 
@@ -34,6 +37,7 @@ impl RawConfig {
                 messages_max: self.retained.messages_max.into_option().map(|count| count.narrow()),
                 bytes_max: self.retained.bytes_max.into_option().map(|share| share.of(memory::available())),
             },
+            overload: overload(&self.overload),
             sys: Sys {
                 interval: Some(self.sys.interval.duration()).filter(|interval| !interval.is_zero()),
                 client_events: BTreeSet::from_iter(self.sys.client_events),
@@ -95,6 +99,8 @@ fn listener(raw: RawListener) -> Listener {
         bind: raw.bind,
         max_connections: raw.max_connections.into_option().map(|count| count.narrow()),
         backlog: raw.backlog.narrow(),
+        connect_rate_max: raw.connect_rate_max.into_option().map(|count| count.narrow()),
+        connecting_max: raw.connecting_max.narrow(),
         nodelay: raw.nodelay,
         reuse_port: raw.reuse_port,
         enabled: raw.enabled,
@@ -139,6 +145,14 @@ fn session(raw: &RawSession, max_packet_size: usize) -> Session {
         awaiting_rel_max: raw.awaiting_rel_max.narrow(),
         subscriptions_max: raw.subscriptions_max.narrow(),
     }
+}
+
+fn overload(raw: &RawOverload) -> Overload {
+    let memory = memory::available();
+    let memory_high = raw.memory_high.into_option().map(|share| share.of(memory));
+    let memory_critical = raw.memory_critical.into_option().map(|share| share.of(memory));
+    // Whoever raises only the lower one means that nothing is done below it.
+    Overload { memory_high, memory_critical: memory_critical.map(|mark| mark.max(memory_high.unwrap_or(0))) }
 }
 
 /// The end of the range of `node.workers`.

@@ -73,6 +73,10 @@ fn nothing_given_is_the_default() {
     assert_eq!(config.session.expiry_v3, Some(Duration::from_secs(7_200)));
     assert_eq!(config.sys.interval, Some(Duration::from_secs(30)));
     assert!(config.retained.bytes_max.is_some_and(|bytes| bytes > 0));
+    assert!(config.overload.memory_high < config.overload.memory_critical);
+    assert!(config.overload.memory_high > config.retained.bytes_max);
+    assert_eq!(config.listeners["tcp"].connect_rate_max, None);
+    assert_eq!(config.listeners["tcp"].connecting_max, 5_000);
 }
 
 #[test]
@@ -141,6 +145,8 @@ fn other_value(path: &str) -> &'static str {
         "node.shutdown_grace" => "1m",
         "listeners.tcp.bind" => "127.0.0.1:1884",
         "listeners.tcp.max_connections" => "10",
+        "overload.memory_high" => "64MiB",
+        "overload.memory_critical" => "90%",
         "mqtt.max_packet_size" | "mqtt.output_buffer_max" => "2MiB",
         "mqtt.keepalive_backoff" => "1",
         "mqtt.overlap" => "each",
@@ -329,6 +335,16 @@ fn bounds_that_lean_on_each_other_are_lifted() {
     assert_eq!(config.session.expiry_v3, Some(Duration::from_secs(3_600)));
     let config = load(None, &[], &["session.expiry_v3=none"]).unwrap();
     assert_eq!(config.session.expiry_v3, None);
+    let marks = |set: &[&str]| {
+        let Overload { memory_high, memory_critical } = load(None, &[], set).unwrap().overload;
+        (memory_high, memory_critical)
+    };
+    assert_eq!(
+        marks(&["overload.memory_high=4MiB", "overload.memory_critical=1"]),
+        (Some(4 << 20), Some(4 << 20))
+    );
+    assert_eq!(marks(&["overload.memory_high=none", "overload.memory_critical=1"]), (None, Some(1)));
+    assert_eq!(marks(&["overload.memory_high=4MiB", "overload.memory_critical=none"]), (Some(4 << 20), None));
     let config = load(None, &[], &["session.expiry_v3=none", "session.expiry_max=1h"]).unwrap();
     assert_eq!(config.session.expiry_v3, Some(Duration::from_secs(3_600)));
 }
@@ -369,6 +385,8 @@ fn both_ends_of_every_range_can_be_used() {
         ("durability.interval", "1ms", "10s"),
         ("listeners.tcp.max_connections", "1", "100000000"),
         ("listeners.tcp.backlog", "1", "65535"),
+        ("listeners.tcp.connect_rate_max", "1", "1000000"),
+        ("listeners.tcp.connecting_max", "1", "1000000"),
         ("mqtt.max_packet_size", "16", "268435460"),
         ("mqtt.receive_maximum", "1", "65535"),
         ("mqtt.max_inflight", "1", "65535"),
@@ -385,6 +403,8 @@ fn both_ends_of_every_range_can_be_used() {
         ("session.subscriptions_max", "1", "100000000"),
         ("retained.messages_max", "1", "1000000000"),
         ("retained.bytes_max", "1", "1024TiB"),
+        ("overload.memory_high", "1%", "100%"),
+        ("overload.memory_critical", "1", "1024TiB"),
     ];
     for (path, low, high) in ends {
         load(None, &[], &[&format!("{path}={low}")]).unwrap();

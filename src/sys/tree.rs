@@ -54,6 +54,8 @@ impl Tree {
         put("stats/disk/log/bytes", disk.log_bytes.to_string());
         put("stats/disk/store/bytes", disk.store_bytes.to_string());
         put("stats/disk/nearly_full", disk.is_nearly_full.to_string());
+        put("stats/memory/resident", node.overload.resident().to_string());
+        put("stats/memory/level", node.overload.level().name().to_owned());
         let mut put = |topic: &str, value: String| values.push((format!("$SYS/broker/{topic}"), value));
         mosquitto(node, totals, sessions, self.maxima[0], &mut put);
         for (topic, value) in load.values() {

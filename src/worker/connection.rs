@@ -17,6 +17,7 @@ use super::{
     link::{Link, Partial},
     sessions::Entry,
 };
+use crate::overload::Level;
 
 /// Where a client connects from, and as whom.
 #[derive(Debug, Clone)]
@@ -145,6 +146,7 @@ impl Worker {
         let output_max = self.node.limits.output_buffer_max;
         let slow = self.link(at).and_then(|link| link.slow);
         let cluster = &self.node.cluster;
+        let is_short = self.memory >= Level::High;
         let waits_for_node = slow.is_some_and(|slow| match slow {
             Slow::Node(node) => cluster.is_congested(node),
             Slow::Shard(shard) => cluster.shards().is_some_and(|shards| shards.is_congested(shard)),
@@ -154,19 +156,22 @@ impl Worker {
         let is_saturated = entry.session.is_saturated() || entry.is_subscribing_much() || entry.is_looking();
         let link = &mut entry.link;
         // The client does not read, so neither do we; or too many of its publishes wait to be stored, or of its SUBSCRIBEs to
-        // be known everywhere, or one for retained messages, or it waits for others.
-        let pause = link.out.len() >= output_max || is_saturated || is_congested;
-        if link.is_paused
-            && !pause
-            && let Some(partial) = &mut link.partial
-        {
-            partial.since = now;
+        // be known everywhere, or one for retained messages, or it waits for others, or publishes while memory is short.
+        let must_wait = is_congested || (is_short && link.has_published);
+        link.has_published &= is_short;
+        let pause = link.out.len() >= output_max || is_saturated || must_wait;
+        if link.is_paused && !pause {
+            // How long we did not read is not the client's fault.
+            entry.session.handle_resumed(now);
+            if let Some(partial) = &mut link.partial {
+                partial.since = now;
+            }
         }
         link.is_paused = pause;
         if !waits_for_node {
             link.slow = None;
         }
-        if is_congested && !link.is_throttled {
+        if must_wait && !link.is_throttled {
             link.is_throttled = true;
             self.throttled.push(at);
         }
@@ -182,7 +187,7 @@ impl Worker {
         }
     }
 
-    /// Lets those read again who waited for another worker or node.
+    /// Lets those read again who waited for another worker or node, or for memory.
     pub(super) fn end_congestion(&mut self) {
         for at in std::mem::take(&mut self.throttled) {
             if let Some(link) = self.link(at) {

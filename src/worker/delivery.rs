@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     cluster::Completion,
+    overload::Level,
     retained::is_of_this_node,
     router::{
         Grant, Group, GroupTarget, MatchSet, NodeChoice, OwnMessage, PickHint, Picked, SessionRef, Target,
@@ -330,6 +331,12 @@ impl Worker {
     ) -> Option<Delivered> {
         let now = self.now;
         let entry = self.sessions.entry_of(to.slot, to.epoch)?;
+        if self.memory == Level::Critical
+            && entry.link.blocked_since.is_some()
+            && message.qos.min(options.qos) == QoS::AtMostOnce
+        {
+            return Some(Delivered::Dropped(DropReason::QueueFull));
+        }
         let out = &mut entry.link.out;
         if out.is_empty() && !out.has_storage() {
             out.lend_storage(self.spare.take());

@@ -165,6 +165,7 @@ impl Worker {
             is_dirty: false,
             is_paused: false,
             is_throttled: false,
+            has_published: false,
             slow: None,
             waker: None,
         };
@@ -399,9 +400,11 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
                 Event::Banned => bans::close_all(cell).await,
                 Event::Fence(reason) => cell.with(|worker| worker.fence(reason)),
                 Event::Decongested => cell.with(Worker::end_congestion),
+                Event::Memory(level) => cell.with(|worker| worker.set_memory(level)),
+                Event::Shed(bytes) => cell.with(|worker| worker.shed(bytes)),
                 Event::Adopt(adoption) => adopt(cell, *adoption),
-                Event::Accepted(stream, peer) => match TcpStream::from_std(stream) {
-                    Ok(stream) => super::opening::spawn(cell, stream, peer),
+                Event::Accepted(stream, peer, connecting) => match TcpStream::from_std(stream) {
+                    Ok(stream) => super::opening::spawn(cell, stream, peer, connecting),
                     Err(_) => node.sockets[usize::from(peer.listener)].leave(),
                 },
                 Event::Stop(reason) => {

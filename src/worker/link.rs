@@ -40,8 +40,10 @@ pub(super) struct Link {
     pub(super) is_dirty: bool,
     /// Whether it does not read for a reason of ours; how long the client takes is not counted then.
     pub(super) is_paused: bool,
-    /// Whether it is on the list of those that wait for another worker or node.
+    /// Whether it is on the list of those that wait for another worker or node, or for memory.
     pub(super) is_throttled: bool,
+    /// Whether it has published since memory became short. While it is not, this means nothing.
+    pub(super) has_published: bool,
     /// The node or shard that it waits for.
     pub(super) slow: Option<Slow>,
     /// Wakes the connection's task.

@@ -20,6 +20,8 @@ use tokio::sync::{Notify, oneshot};
 use super::{connection::Peer, kept::KeptDelivery, orders::Order};
 use crate::{
     cluster::{Claimed, Completion},
+    node::Connecting,
+    overload::Level,
     router::{MatchSet, Picked, SessionRef},
     shards::{Losses, Page},
 };
@@ -40,7 +42,7 @@ pub(crate) enum Event {
     /// Serve this connection, whose session is here.
     Adopt(Box<Adoption>),
     /// A socket that another worker accepted.
-    Accepted(std::net::TcpStream, Peer),
+    Accepted(std::net::TcpStream, Peer, Connecting),
     /// What sessions waited for is done.
     Completed(Vec<Completion>, ReasonCode),
     /// Somebody else wants a connection to end.
@@ -65,6 +67,10 @@ pub(crate) enum Event {
     Fence(ReasonCode),
     /// A worker that was congested is no longer: read from publishers again.
     Decongested,
+    /// Memory is as short as that.
+    Memory(Level),
+    /// Close connections for which much waits, until so many bytes are free.
+    Shed(usize),
     /// Close every connection with this reason and end.
     Stop(ReasonCode),
 }

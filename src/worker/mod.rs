@@ -20,6 +20,7 @@ mod lifecycle;
 mod link;
 mod list;
 mod mailbox;
+mod memory;
 mod opening;
 mod orders;
 mod publish;
@@ -64,6 +65,7 @@ use crate::{
     listener::Acceptor,
     metrics::Metrics,
     node::Node,
+    overload::{self, Level},
     router::{MatchCache, SessionRef},
     sys,
 };
@@ -119,7 +121,9 @@ pub(crate) struct Worker {
     kept_dirty: Vec<u32>,
     /// Who the current turn of a connection has sent to, and that does not keep up.
     slow: Option<Slow>,
-    /// Connections that do not read because another worker or node is congested.
+    /// How short memory is.
+    memory: Level,
+    /// Connections that do not read because another worker or node is congested, or memory is short.
     throttled: Vec<LinkRef>,
     /// Storage for send buffers.
     spare: flush::SparePool,
@@ -157,6 +161,7 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 /// Runs a worker until it is told to stop and its clients have been told.
 pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Acceptor>) -> io::Result<()> {
     let tells_of_cluster = id == 0 && node.config.cluster.listen.is_some();
+    let watches_memory = id == 0;
     let publishes_values = id == 0 && node.config.sys.interval.is_some();
     let cell = Rc::new(WorkerCell {
         worker: RefCell::new(Worker::new(node, id)),
@@ -172,6 +177,9 @@ pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Ac
         services.spawn_local(link::see_off(Rc::clone(&cell)));
         services.spawn_local(replay::replay_in_turns(Rc::clone(&cell)));
         services.spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
+        if watches_memory {
+            services.spawn_local(overload::watch(Rc::clone(&cell)));
+        }
         if publishes_values {
             services.spawn_local(sys::publish_regularly(Rc::clone(&cell)));
         }
@@ -211,6 +219,7 @@ impl Worker {
             storing: Vec::new(),
             kept_dirty: Vec::new(),
             slow: None,
+            memory: Level::Normal,
             throttled: Vec::new(),
             spare: flush::SparePool::default(),
             properties: Vec::new(),

@@ -1,6 +1,6 @@
 //! A connection from the accept to the CONNACK.
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use flotilla_mqtt::{
     ReasonCode,
@@ -8,7 +8,10 @@ use flotilla_mqtt::{
     packet::{Packet, PacketType},
     session::{Accepted, Handshake, HandshakeStep, Refusal},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use super::{
     Peer, Worker, WorkerCell,
@@ -16,7 +19,12 @@ use super::{
     lifecycle::Arrival,
     link::Farewell,
 };
-use crate::{auth::Anonymous, cluster::Claim};
+use crate::{
+    auth::Anonymous,
+    cluster::Claim,
+    node::{Connecting, SocketCount},
+    overload::Level,
+};
 
 /// Why a connection did not open.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +35,16 @@ enum OpenError {
     Closed,
     #[error("no CONNECT in time")]
     Late,
+    #[error("no CONNECT while others wait to be accepted")]
+    GivesWay,
     #[error(transparent)]
     Decode(#[from] DecodeError),
     #[error("CONNECT refused: {}", .0.reason)]
     Refused(Refusal),
     #[error("the client is banned")]
     Banned(Refusal),
+    #[error("memory is short")]
+    NoMemory(Refusal),
     #[error("the client cannot be served here now: {}", .0.reason)]
     NotClaimed(Refusal),
     #[error("sent a packet that is not AUTH during authentication")]
@@ -47,22 +59,36 @@ struct Incoming {
     answer_max: usize,
 }
 
+/// How long a connection may be without its whole CONNECT while others wait to be accepted.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Serves a new socket.
-pub(crate) fn spawn(cell: &Rc<WorkerCell>, stream: TcpStream, peer: Peer) {
+pub(crate) fn spawn(cell: &Rc<WorkerCell>, stream: TcpStream, peer: Peer, connecting: Connecting) {
     cell.with(|worker| worker.metrics().sockets_accepted.increment());
-    let opening = Box::pin(open(Rc::clone(cell), stream, peer));
+    let opening = Box::pin(open(Rc::clone(cell), stream, peer, connecting));
     tokio::task::spawn_local(ConnectionTask::Opening(Rc::clone(cell), opening));
 }
 
 /// Reads the CONNECT and asks who is there within `mqtt.connect_timeout`; claims the client identifier and finds the session
 /// within as much again, or says that it cannot: the shard of the client may have no leader.
-async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option<LinkRef> {
+async fn open(
+    cell: Rc<WorkerCell>,
+    stream: TcpStream,
+    mut peer: Peer,
+    _connecting: Connecting,
+) -> Option<LinkRef> {
     let node = cell.with(|worker| Arc::clone(worker.node()));
     let mut incoming = Incoming { stream, bytes: Vec::new(), answer_max: usize::MAX };
     let limit = node.config.mqtt.connect_timeout;
     let connect = async {
-        let accepted = timeout(limit, handshake(&cell, &mut incoming, &mut peer)).await;
-        let accepted = accepted.unwrap_or(Err(OpenError::Late))?;
+        let sockets = &node.sockets[usize::from(peer.listener)];
+        let accepted = tokio::select! {
+            biased;
+            accepted = timeout(limit, handshake(&cell, &mut incoming, &mut peer)) => {
+                accepted.unwrap_or(Err(OpenError::Late))?
+            }
+            () = give_way(sockets) => return Err(OpenError::GivesWay),
+        };
         let claim = timeout(limit, node.cluster.claim(Claim::of(&accepted, &node.config))).await;
         match claim.unwrap_or(Err(ReasonCode::ServerUnavailable)) {
             Ok(claimed) => Ok((accepted, claimed)),
@@ -77,7 +103,7 @@ async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option
             let arrival = Arrival { stream, peer, accepted, claimed, rest, hops: 0 };
             cell.with(|worker| worker.attach(arrival))
         }
-        Err(error @ OpenError::Late) => {
+        Err(error @ (OpenError::Late | OpenError::GivesWay)) => {
             tracing::debug!(peer = %peer.addr, %error, "closing connection");
             node.sockets[usize::from(peer.listener)].leave();
             None
@@ -87,6 +113,12 @@ async fn open(cell: Rc<WorkerCell>, stream: TcpStream, mut peer: Peer) -> Option
             None
         }
     }
+}
+
+/// Waits until a connection that is silent must not be waited for any longer: it has had its time, and others want its place.
+async fn give_way(sockets: &SocketCount) {
+    sleep(PATIENCE).await;
+    sockets.crowded().await;
 }
 
 /// CONNECT, and the AUTH packets that may follow it.
@@ -113,6 +145,10 @@ async fn handshake(
         if node.bans.cover(connect.client_id, connect.username, peer.addr.ip()) {
             let refusal = Refusal { version: connect.version, reason: ReasonCode::Banned };
             return Err(OpenError::Banned(refusal));
+        }
+        if cell.with(|worker| worker.memory >= Level::High) {
+            let refusal = Refusal { version: connect.version, reason: ReasonCode::QuotaExceeded };
+            return Err(OpenError::NoMemory(refusal));
         }
         Handshake::start(&connect, &node.limits, random, &mut authenticator).map_err(OpenError::Refused)?
     };
@@ -176,13 +212,21 @@ impl Worker {
     ) {
         match error {
             // Health checks of load balancers do this all the time, and clients of a node that has lost its cluster.
-            OpenError::Io(_) | OpenError::Closed | OpenError::Late | OpenError::NotClaimed(_) => {
+            OpenError::Io(_)
+            | OpenError::Closed
+            | OpenError::Late
+            | OpenError::GivesWay
+            | OpenError::NotClaimed(_) => {
                 tracing::debug!(peer = %peer.addr, %error, "connection did not open");
             }
             // It may come again and again.
             OpenError::Banned(_) => {
                 tracing::debug!(peer = %peer.addr, %error, "connection refused");
                 self.metrics().client_banned.increment();
+            }
+            OpenError::NoMemory(_) => {
+                tracing::debug!(peer = %peer.addr, %error, "connection refused");
+                self.metrics().client_refused_memory.increment();
             }
             OpenError::Decode(_) | OpenError::Refused(_) | OpenError::NotAuth(_) => {
                 tracing::info!(peer = %peer.addr, %error, "connection refused");
@@ -192,12 +236,13 @@ impl Worker {
         let refusal = match error {
             OpenError::Refused(refusal)
             | OpenError::Banned(refusal)
+            | OpenError::NoMemory(refusal)
             | OpenError::NotClaimed(refusal)
             | OpenError::NotAuth(refusal) => Some(refusal.clone()),
             OpenError::Decode(error) => {
                 refusal_version(bytes).map(|version| Refusal { version, reason: error.reason() })
             }
-            OpenError::Io(_) | OpenError::Closed | OpenError::Late => None,
+            OpenError::Io(_) | OpenError::Closed | OpenError::Late | OpenError::GivesWay => None,
         };
         let mut out = SendBuffer::new();
         // 3.1 and 3.1.1 have six return codes, none of them for a malformed CONNECT.

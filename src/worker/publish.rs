@@ -60,6 +60,7 @@ impl Worker {
         if link.out.is_empty() && !link.out.has_storage() {
             link.out.lend_storage(self.spare.take());
         }
+        link.has_published |= packet_type == PacketType::Publish;
         let request = match entry.session.handle_packet(now, packet, &mut link.out) {
             Ok(request) => request,
             Err(error) => {

@@ -2,7 +2,8 @@
 //!
 //! `connect`, `header`, `publish`, `acks`, `subscribe` and `disconnect` hold the bad-input table: each test is named
 //! after its row. What 5.0 answers with a reason code, 3.1 and 3.1.1 answer with a closed connection, unless the test
-//! says otherwise. The `behaviour_*` modules hold what a good client may rely on.
+//! says otherwise. The `behaviour_*` modules hold what a good client may rely on, `overload` what becomes of it when more comes
+//! than the broker can hold.
 
 mod acks;
 mod behaviour_exactly_once;
@@ -21,6 +22,7 @@ mod connect;
 mod connect_properties;
 mod disconnect;
 mod header;
+mod overload;
 mod publish;
 mod subscribe;
 
