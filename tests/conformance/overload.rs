@@ -195,7 +195,9 @@ fn above_the_mark_publishers_wait_and_subscribers_do_not() {
         let seen = subscriber.expect_publish("t", "later");
         subscriber.acknowledge(&seen);
     }
-    full.broker.client(Version::V5, "new").ping();
+    let mut new = full.broker.client(Version::V5, "new");
+    new.subscribe(&format!("$SYS/brokers/{}/metrics/memory/high", full.broker.node()), 0);
+    wait_until("counted", || new.expect_any_publish().payload == b"1");
     assert_eq!((times(&full.broker, HIGH), times(&full.broker, ENOUGH)), (1, 1), "{}", full.broker.log());
     full.broker.assert_healthy();
 }
