@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Broker, Client, Connect, DEADLINE, Event, Packet, Publish, Version, pingreq, unique};
+use crate::harness::{Broker, Client, Connect, Event, Packet, Publish, Version, pingreq, unique};
 
 /// How long it may take until memory that is free is so for the system, too: the allocator waits for about ten seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
