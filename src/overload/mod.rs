@@ -70,7 +70,7 @@ pub(crate) async fn watch(cell: Rc<WorkerCell>) {
             tracing::warn!(%error, "the memory of this process cannot be read here: nothing is done when it becomes short");
         }
         change(&cell, &node, Level::Normal);
-        pending().await
+        pending::<()>().await;
     }
 }
 
