@@ -82,6 +82,11 @@ impl Gauge {
         }
     }
 
+    /// Whether so much is used that a level begins soon, or does not end.
+    pub(super) fn is_near(&self, used: u64) -> bool {
+        self.highest(|mark| used >= relief(mark)) > Level::Normal
+    }
+
     fn highest(&self, holds: impl Fn(u64) -> bool) -> Level {
         let levels = [Level::Critical, Level::High];
         levels.into_iter().find(|level| self.mark(*level).is_some_and(&holds)).unwrap_or_default()
@@ -192,6 +197,16 @@ mod tests {
         check(None, None, &[(0.0, u64::MAX, Normal)]);
         check(Some(10), None, &[(0.0, u64::MAX, High)]);
         check(None, Some(10), &[(0.0, 9, Normal), (1.0, 10, Critical), (2.0, 1, Critical), (3.0, 1, Normal)]);
+    }
+
+    #[test]
+    fn it_is_near_where_a_level_would_not_end() {
+        let near = |used| {
+            Gauge::new(config::Overload { memory_high: Some(1_000), memory_critical: None }).is_near(used)
+        };
+        assert_eq!([899, 900, 1_000].map(near), [false, true, true]);
+        let never = Gauge::new(config::Overload { memory_high: None, memory_critical: None });
+        assert!(!never.is_near(u64::MAX));
     }
 
     #[test]

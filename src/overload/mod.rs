@@ -31,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+use flotilla_mqtt::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::gauge::{Gauge, Shedding};
@@ -48,6 +49,9 @@ pub(crate) struct Overload {
 
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often freed memory is given back to the system while memory is short, and while it is nearly.
+const TRIM_SHORT: Duration = Duration::from_secs(1);
+const TRIM_NEAR: Duration = Duration::from_secs(10);
 
 impl Overload {
     /// Resident memory of this process in bytes; 0: not known.
@@ -82,6 +86,7 @@ async fn look_on(cell: &WorkerCell, node: &Node) -> io::Result<()> {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut shedding = Shedding::default();
+    let mut trimmed: Option<Timestamp> = None;
     loop {
         ticks.tick().await;
         let resident = resident(&statm)?;
@@ -93,6 +98,12 @@ async fn look_on(cell: &WorkerCell, node: &Node) -> io::Result<()> {
             change(cell, node, level);
             tell(level, before, resident, gauge.mark(level.max(before)));
             shedding = Shedding::default();
+        }
+        let pause = if level == Level::Normal { TRIM_NEAR } else { TRIM_SHORT };
+        if gauge.is_near(resident) && trimmed.is_none_or(|at| now.since(at) >= pause) {
+            trimmed = Some(now);
+            // Beside the worker, which serves clients meanwhile.
+            tokio::task::spawn_blocking(flotilla_heap::trim);
         }
         if level == Level::Critical && shedding.is_due(now, resident) {
             shed(node, resident.saturating_sub(gauge.mark(level).unwrap_or(u64::MAX)));

@@ -31,7 +31,8 @@ impl SparePool {
 
     pub(super) fn give(&mut self, buffer: Storage) {
         let capacity = buffer.capacity();
-        let has_room = self.buffers.len() < Self::BUFFERS && self.buffer_bytes + capacity <= Self::BUFFER_BYTES;
+        let has_room =
+            self.buffers.len() < Self::BUFFERS && self.buffer_bytes + capacity <= Self::BUFFER_BYTES;
         if capacity <= Self::BUFFER_MAX && has_room {
             self.buffer_bytes += capacity;
             self.buffers.push(buffer);
