@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Write,
     process,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use crate::{
@@ -14,11 +14,12 @@ use crate::{
     error::{RunError, SetupError},
     figure::short,
     load::{self, Outcome},
-    machine::{Ticks, used},
+    machine::{Ticks, await_quiet, used},
     order::{Turn, order},
     place::Place,
     result::Run,
     scenario::Scenario,
+    source::sources,
     stop::Stop,
     template::Values,
 };
@@ -85,14 +86,14 @@ impl Comparison {
     /// `number`: how many runs were before.
     fn measure(&self, turn: Turn, attempt: u32, number: usize, stop: &mut Stop) -> Result<Run, SetupError> {
         let (scenario, broker) = (self.scenarios[turn.scenario], &self.brokers[turn.broker]);
-        self.await_quiet(stop)?;
+        await_quiet(&self.tolerance, self.quiet_within, |time| stop.wait(time))?;
         let began = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let (outcome, other_share) = match Broker::start(broker, &self.place, stop) {
             Ok(mut running) => {
                 let pids = running.pids();
                 let (ticks, own) = (Ticks::now()?, used(&pids));
                 let mut values = self.values.clone();
-                values.insert("sources", load::sources(process::id() as usize + number));
+                values.insert("sources", sources(process::id() as usize + number));
                 let outcome = load::run(scenario, &mut running, &self.place, &values, self.time, stop);
                 let share = other_share(ticks, Ticks::now()?, used(&pids).saturating_sub(own));
                 if !running.stop() {
@@ -112,22 +113,6 @@ impl Comparison {
             failure: outcome.failure.as_ref().map(RunError::to_string),
             report: outcome.report,
         })
-    }
-
-    /// Waits until other work is little, or for as long as that is worth it: no broker of ours runs meanwhile.
-    fn await_quiet(&self, stop: &mut Stop) -> Result<(), SetupError> {
-        let deadline = Instant::now() + self.quiet_within;
-        while Instant::now() < deadline {
-            let (ticks, own) = (Ticks::now()?, used(&[]));
-            if stop.wait(QUIET_INTERVAL) {
-                break;
-            }
-            let other = other_share(ticks, Ticks::now()?, used(&[]).saturating_sub(own));
-            if !self.tolerance.is_disturbed(other) {
-                break;
-            }
-        }
-        Ok(())
     }
 
     fn tell(&self, run: &Run, number: usize, all: usize, scenario: &Scenario) {
@@ -152,6 +137,3 @@ impl Comparison {
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
-
-/// Long enough for the ticks of the system to mean something.
-const QUIET_INTERVAL: Duration = Duration::from_millis(300);

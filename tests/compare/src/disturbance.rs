@@ -4,25 +4,26 @@ use crate::machine::Ticks;
 
 /// What is done about a run that other work has disturbed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tolerance {
+pub struct Tolerance {
     /// The share of the machine that other work may use, 0 to 1.
-    pub(crate) other_max: f64,
+    pub other_max: f64,
     /// How often a run is repeated for it.
-    pub(crate) repeats: u32,
+    pub repeats: u32,
 }
 
 impl Tolerance {
-    pub(crate) fn is_disturbed(&self, other: f64) -> bool {
+    /// Whether this share of other work, 0 to 1, is too much.
+    pub fn is_disturbed(&self, other: f64) -> bool {
         other > self.other_max
     }
 
     /// Whether a run is to be repeated. `attempt`: 0 for the first one.
-    pub(crate) fn repeats(&self, attempt: u32, other: f64) -> bool {
+    pub fn repeats(&self, attempt: u32, other: f64) -> bool {
         self.is_disturbed(other) && attempt < self.repeats
     }
 
     /// Those of a cell that count: the undisturbed ones, or all where there are no others.
-    pub(crate) fn counted<T>(&self, runs: Vec<T>, other: impl Fn(&T) -> f64) -> Vec<T> {
+    pub fn counted<T>(&self, runs: Vec<T>, other: impl Fn(&T) -> f64) -> Vec<T> {
         if runs.iter().all(|run| self.is_disturbed(other(run))) {
             return runs;
         }
@@ -34,7 +35,7 @@ impl Tolerance {
 ///
 /// `own`: what these have used between the two. Interrupts are in nobody's time here: some kernels add them to that of the process
 /// that they interrupt, others do not, and on loopback they are much. So a little other work stays unseen.
-pub(crate) fn other_share(before: Ticks, after: Ticks, own: u64) -> f64 {
+pub fn other_share(before: Ticks, after: Ticks, own: u64) -> f64 {
     let total = after.total.saturating_sub(before.total);
     let other = after.busy.saturating_sub(before.busy).saturating_sub(own);
     share(other, total)

@@ -1,7 +1,7 @@
 //! Numbers of several runs, and how they are written.
 
 /// The middle one, or the mean of the two in the middle; `None`: there are none.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
@@ -13,12 +13,12 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 }
 
 /// How many times the reference it is; `None` where that says nothing, as of a memory that has not grown.
-pub(crate) fn ratio(value: f64, reference: f64) -> Option<f64> {
+pub fn ratio(value: f64, reference: f64) -> Option<f64> {
     (reference > 0.0 && value >= 0.0).then(|| value / reference)
 }
 
 /// With three digits at least, and its thousands set apart.
-pub(crate) fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let decimals = match value.abs() {
         size if size == 0.0 || size >= 99.95 => 0,
         size if size >= 9.995 => 1,
@@ -28,7 +28,7 @@ pub(crate) fn short(value: f64) -> String {
 }
 
 /// A whole number with its thousands set apart.
-pub(crate) fn grouped(count: u64) -> String {
+pub fn grouped(count: u64) -> String {
     separated(&count.to_string())
 }
 

@@ -49,13 +49,6 @@ pub(crate) fn run(
     Outcome { report, failure }
 }
 
-/// Addresses to connect from, for the run with this number: others than those of the runs before it. The system remembers ports of
-/// closed connections for a minute, and among many of them it takes long to find one that is free.
-pub(crate) fn sources(number: usize) -> String {
-    let network = NETWORK_FIRST + number % NETWORKS;
-    format!("127.{network}.1.1-127.{network}.1.{ADDRESSES}")
-}
-
 fn start(
     scenario: &Scenario,
     broker: &Broker,
@@ -134,12 +127,6 @@ const LOG: &str = "bench.err";
 
 /// Beside the measuring: enough for the slowest broker to be subscribed to and to hand over its queues.
 const TIME_MAX: Duration = Duration::from_secs(180);
-/// Beyond what `flotilla bench` takes by itself; all of 127.0.0.0/8 is loopback.
-const NETWORK_FIRST: usize = 16;
-const NETWORKS: usize = 200;
-/// Enough for a few hundred ports of each.
-const ADDRESSES: usize = 40;
-const _: () = assert!(NETWORK_FIRST + NETWORKS <= 255);
 /// Rarely, for whoever looks uses time that is measured.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -150,13 +137,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn runs_connect_from_different_addresses() {
-        assert_eq!(sources(0), "127.16.1.1-127.16.1.40");
-        assert_eq!(sources(399), "127.215.1.1-127.215.1.40");
-        assert_ne!(sources(7), sources(8));
-    }
 
     #[test]
     fn a_failure_has_words() {

@@ -1,33 +1,67 @@
 //! What Linux tells about the machine and its processes below `/proc`.
 
-use std::{fs, io, path::Path, thread};
+use std::{
+    fs, io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::disturbance::{Tolerance, other_share};
 
 /// What all processors together have done since the machine started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticks {
+pub struct Ticks {
     /// Working for somebody, here or, if this is a virtual machine, beside it; interrupts left out.
-    pub(crate) busy: u64,
-    pub(crate) total: u64,
+    pub busy: u64,
+    /// All of the time.
+    pub total: u64,
 }
 
 impl Ticks {
+    /// Until now.
+    ///
     /// # Errors
     /// The system does not tell.
-    pub(crate) fn now() -> io::Result<Self> {
+    pub fn now() -> io::Result<Self> {
         ticks(&fs::read_to_string("/proc/stat")?).ok_or_else(|| io::Error::other("/proc/stat makes no sense"))
     }
 }
 
 /// What these processes have used, and this one with all its children that have ended, in the same unit. What is gone counts nothing.
-pub(crate) fn used(pids: &[u32]) -> u64 {
+pub fn used(pids: &[u32]) -> u64 {
     let stat = |name: &str| fs::read_to_string(Path::new("/proc").join(name).join("stat")).ok();
     let own = stat("self").and_then(|stat| process_ticks(&stat, true)).unwrap_or_default();
     let others = pids.iter().filter_map(|pid| process_ticks(&stat(&pid.to_string())?, false));
     own + others.sum::<u64>()
 }
 
+/// Waits until other work is little, or for as long as that is worth it; no child of this process may run meanwhile. `pause` waits for
+/// a time, and says whether to give up.
+///
+/// # Errors
+/// The system does not tell what the machine does.
+pub fn await_quiet(
+    tolerance: &Tolerance,
+    within: Duration,
+    mut pause: impl FnMut(Duration) -> bool,
+) -> io::Result<()> {
+    let deadline = Instant::now() + within;
+    while Instant::now() < deadline {
+        let (ticks, own) = (Ticks::now()?, used(&[]));
+        if pause(QUIET_INTERVAL) {
+            break;
+        }
+        let other = other_share(ticks, Ticks::now()?, used(&[]).saturating_sub(own));
+        if !tolerance.is_disturbed(other) {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// The machine in a line.
-pub(crate) fn describe() -> String {
+pub fn describe() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let cores = if cores == 1 { "1 core".to_owned() } else { format!("{cores} cores") };
@@ -66,6 +100,8 @@ fn gibibytes(text: &str) -> Option<String> {
     Some(format!("{} GiB", (kibibytes + KIBIBYTES_PER_GIBIBYTE / 2) / KIBIBYTES_PER_GIBIBYTE))
 }
 
+/// Long enough for the ticks of the system to mean something.
+const QUIET_INTERVAL: Duration = Duration::from_millis(300);
 const KIBIBYTES_PER_GIBIBYTE: u64 = 1024 * 1024;
 
 #[cfg(test)]

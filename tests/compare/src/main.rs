@@ -1,8 +1,9 @@
 //! The same loads for Flotilla and for other brokers on this machine, in one table.
 //!
 //! [`comparison`] takes turns: a fresh [`broker`], the [`load`] on it, and what came of it as a line of a file. What is run is in
-//! [`scenario`], against whom in `brokers.toml`, read by [`description`]. [`order`], [`disturbance`], [`figure`], [`result`],
-//! [`table`], [`readme`] and [`template`] are pure: they decide and write, and touch nothing that runs.
+//! [`scenario`], against whom in `brokers.toml`, read by [`description`]. [`order`], [`result`], [`table`],
+//! [`readme`] and [`template`] are pure: they decide and write, and touch nothing that runs. What others that measure need, too, is in
+//! the library of this crate.
 //!
 //! How to read and extend it is in `README.md` beside this crate's manifest.
 //!
@@ -14,13 +15,10 @@
 mod broker;
 mod comparison;
 mod description;
-mod disturbance;
 mod error;
-mod figure;
 mod glob;
 mod head;
 mod load;
-mod machine;
 mod options;
 mod order;
 mod place;
@@ -41,6 +39,7 @@ use std::{
 };
 
 use clap::Parser;
+use flotilla_compare::{disturbance, figure, machine, source};
 
 use crate::{
     comparison::{Comparison, say},
