@@ -66,7 +66,8 @@ impl Client {
         Self::over(stream, version)
     }
 
-    fn over(stream: TcpStream, version: Version) -> Self {
+    /// Over a TCP connection that somebody has made for it; nothing has been sent.
+    pub(crate) fn over(stream: TcpStream, version: Version) -> Self {
         stream.set_nodelay(true).expect("a new socket takes options");
         stream.set_write_timeout(Some(DEADLINE)).expect("a new socket takes options");
         Self {

@@ -183,7 +183,7 @@ impl Node {
     pub(crate) fn pause(&self) {
         self.signal("STOP");
         // Its threads stop one by one, each where it is.
-        let pid = self.process().as_ref().expect("it runs").id();
+        let pid = self.pid();
         let stopped = poll(PATIENCE, || is_stopped(pid).then_some(()));
         stopped.unwrap_or_else(|| panic!("{} goes on", self.name()));
     }
@@ -196,7 +196,7 @@ impl Node {
 
     #[track_caller]
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.process().as_ref().expect("it runs").id();
+        let pid = self.pid();
         let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
         assert!(status.expect("kill runs").success(), "{} can be signalled", self.name());
     }
@@ -242,16 +242,20 @@ impl Node {
         self.data_dir().join("ballast")
     }
 
+    /// The number of its process.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> u32 {
+        self.process().as_ref().expect("it runs").id()
+    }
+
     /// Open files, sockets among them.
     pub(crate) fn open_files(&self) -> usize {
-        let pid = self.process().as_ref().expect("it runs").id();
-        fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
     /// Threads of its process.
     pub(crate) fn threads(&self) -> usize {
-        let pid = self.process().as_ref().expect("it runs").id();
-        fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+        fs::read_dir(format!("/proc/{}/task", self.pid())).map_or(0, Iterator::count)
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Child>> {
