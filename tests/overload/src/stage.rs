@@ -1,0 +1,231 @@
+//! What every row stands on: brokers, and loads on them.
+
+use std::{
+    fs::{self, File},
+    mem,
+    path::PathBuf,
+    process::{self, Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+use flotilla_compare::source::sources;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{
+    fleet::{Cluster, Node, poll},
+    harness::place,
+};
+
+/// How rows run.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// Of measuring in each part of a row.
+    pub(crate) time: Duration,
+    /// The limit of open files.
+    pub(crate) files: u64,
+    /// How many loads there were.
+    loads: AtomicUsize,
+}
+
+/// `flotilla bench`, while it runs. It is killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Load {
+    child: Child,
+    report: PathBuf,
+    log: PathBuf,
+}
+
+/// What it has printed.
+#[derive(Debug)]
+pub(crate) struct Report(Value);
+
+impl Stage {
+    pub(crate) fn new(time: Duration, files: u64) -> Self {
+        // Another run of this program may have been a moment ago.
+        let first = usize::try_from(process::id()).unwrap_or_default();
+        Self { time, files, loads: AtomicUsize::new(first) }
+    }
+
+    /// Seconds of measuring, for the arguments of a load.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.time.as_secs_f64()
+    }
+
+    /// A node by itself, with the defaults for everything but these settings.
+    pub(crate) fn broker(&self, settings: &[(&str, &str)]) -> Cluster {
+        self.cluster(1, settings)
+    }
+
+    /// Nodes that have formed a cluster.
+    pub(crate) fn cluster(&self, nodes: usize, settings: &[(&str, &str)]) -> Cluster {
+        Cluster::with(nodes, &[DEFAULTS, settings].concat())
+    }
+
+    /// So many clients as there may be on a node beside others, and no more than are wanted.
+    pub(crate) fn clients(&self, wanted: u32) -> u32 {
+        let most = u32::try_from(self.files.saturating_sub(FILES_BESIDE)).unwrap_or(u32::MAX);
+        wanted.min(most).max(1)
+    }
+
+    /// The number of a load that nobody has had: it connects from other addresses than those before it.
+    pub(crate) fn next_number(&self) -> usize {
+        self.loads.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Starts `flotilla bench` with these arguments, divided by spaces, against a node.
+    #[track_caller]
+    pub(crate) fn start(&self, node: &Node, arguments: &str) -> Load {
+        let number = self.next_number();
+        let file = |extension| {
+            let directory = node.log_file().parent().expect("a log is in a directory");
+            directory.join(format!("bench-{number}")).with_extension(extension)
+        };
+        let (report, log) = (file("json"), file("err"));
+        let mut command = Command::new(&place().program);
+        command.arg("bench").args(arguments.split_whitespace()).arg("--json").stdin(Stdio::null());
+        command.args(["--local-addresses", &sources(number), "-b", &node.mqtt().to_string()]);
+        command.args(["--broker-pid", &node.pid().to_string()]);
+        command.stdout(File::create(&report).expect("there is space for a report"));
+        command.stderr(File::create(&log).expect("there is space for a log"));
+        Load { child: command.spawn().expect("the broker's binary runs"), report, log }
+    }
+
+    /// The same, to its end.
+    #[track_caller]
+    pub(crate) fn run(&self, node: &Node, arguments: &str) -> Report {
+        self.start(node, arguments).end()
+    }
+
+    /// Puts a load on a node and has something done while it is there: the load ends when that is done.
+    ///
+    /// `connections`: how many it has, so that it is known when it is there.
+    #[track_caller]
+    pub(crate) fn under<T>(
+        &self,
+        node: &Node,
+        arguments: &str,
+        connections: usize,
+        work: impl FnOnce() -> T,
+    ) -> (T, Report) {
+        let before = settled_files(node);
+        let mut load = self.start(node, arguments);
+        load.await_connections(node, before, connections);
+        let result = work();
+        load.interrupt();
+        (result, load.end())
+    }
+}
+
+impl Load {
+    /// Waits until so many connections of a node are there beside the files that it had open before; all but one in a hundred, for it
+    /// opens and closes others, too.
+    #[track_caller]
+    pub(crate) fn await_connections(&mut self, node: &Node, files: usize, connections: usize) {
+        let enough = files + (connections - connections / 100).max(1);
+        let there = poll(CONNECTED_WITHIN, || {
+            self.assert_running();
+            (node.open_files() >= enough).then_some(())
+        });
+        assert!(
+            there.is_some(),
+            "{connections} clients of the load are not there within {CONNECTED_WITHIN:?}"
+        );
+        settled_files(node);
+    }
+
+    /// It brings itself to its end and reports.
+    pub(crate) fn interrupt(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // It has not been waited for, so nobody else can have its number.
+        let _ = kill_process(pid.expect("a process has a number"), Signal::INT);
+    }
+
+    /// What it reports at its end.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Report {
+        let ended = poll(ENDED_WITHIN, || self.child.try_wait().expect("it is ours"));
+        assert!(ended.is_some(), "the load does not end within {ENDED_WITHIN:?}");
+        let text = fs::read(&self.report).unwrap_or_default();
+        match serde_json::from_slice(&text) {
+            Ok(report) => Report(report),
+            Err(error) => panic!("the load has no report ({error}): {}", self.said()),
+        }
+    }
+
+    #[track_caller]
+    fn assert_running(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("it is ours") {
+            panic!("the load has ended early ({status}): {}", self.said());
+        }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Report {
+    /// A number in it, as `/traffic/received_per_second`.
+    #[track_caller]
+    pub(crate) fn number(&self, pointer: &str) -> f64 {
+        let number = self.0.pointer(pointer).and_then(Value::as_f64);
+        number.unwrap_or_else(|| panic!("there is no {pointer} in the report: {}", self.faults()))
+    }
+
+    /// A percentile of the time from when a message was due until it was there, in milliseconds: "p99".
+    #[track_caller]
+    pub(crate) fn delivery(&self, percentile: &str) -> f64 {
+        self.number(&format!("/traffic/delivery_latency/{percentile}_us")) / 1e3
+    }
+
+    /// What did not happen although it was asked for, in words.
+    pub(crate) fn faults(&self) -> String {
+        let faults = self.0["faults"].as_array().into_iter().flatten();
+        faults.filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The files that a node has open, once nobody comes or goes.
+pub(crate) fn settled_files(node: &Node) -> usize {
+    let mut files = node.open_files();
+    // Not for ever: there may be somebody who always comes and goes.
+    let settled = poll(SETTLED_WITHIN, || {
+        thread::park_timeout(SETTLED_FOR);
+        let before = mem::replace(&mut files, node.open_files());
+        (before == files).then_some(files)
+    });
+    settled.unwrap_or(files)
+}
+
+/// Tells threads that it is over, also where a row is broken off: else they would go on, and be waited for.
+#[derive(Debug)]
+pub(crate) struct SetAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The fleet's settings are for tests; here the broker's own defaults count, or what a row says.
+pub(crate) const DEFAULTS: &[(&str, &str)] =
+    &[("cluster.shards", "16"), ("session.queue_messages_max", "1000"), ("session.queue_bytes_max", "16MiB")];
+
+/// Files that are open beside those of the clients of a load: the broker's own, and the clients of a second load.
+const FILES_BESIDE: u64 = 1_000;
+/// For as many clients as there can be, on a busy machine.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(120);
+const SETTLED_FOR: Duration = Duration::from_millis(200);
+const SETTLED_WITHIN: Duration = Duration::from_secs(3);
+const ENDED_WITHIN: Duration = Duration::from_secs(120);
