@@ -110,9 +110,8 @@ impl Stage {
         connections: usize,
         work: impl FnOnce() -> T,
     ) -> (T, Report) {
-        let before = settled_files(node);
         let mut load = self.start(node, arguments);
-        load.await_connections(node, before, connections);
+        load.await_connections(node, connections);
         let result = work();
         load.interrupt();
         (result, load.end())
@@ -120,20 +119,21 @@ impl Stage {
 }
 
 impl Load {
-    /// Waits until so many connections of a node are there beside the files that it had open before; all but one in a hundred, for it
-    /// opens and closes others, too.
+    /// Waits until it has so many connections with a node, all but one in a hundred, and the node no new ones any more.
     #[track_caller]
-    pub(crate) fn await_connections(&mut self, node: &Node, files: usize, connections: usize) {
-        let enough = files + (connections - connections / 100).max(1);
+    pub(crate) fn await_connections(&mut self, node: &Node, connections: usize) {
+        let enough = (connections - connections / 100).max(1) + FILES_OF_LOAD;
         let there = poll(CONNECTED_WITHIN, || {
             self.assert_running();
-            (node.open_files() >= enough).then_some(())
+            // Its own, for those of others come and go.
+            let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count);
+            (files >= enough).then_some(())
         });
         assert!(
             there.is_some(),
             "{connections} clients of the load are not there within {CONNECTED_WITHIN:?}"
         );
-        settled_files(node);
+        await_settled(node);
     }
 
     /// It brings itself to its end and reports.
@@ -150,7 +150,14 @@ impl Load {
         assert!(ended.is_some(), "the load does not end within {ENDED_WITHIN:?}");
         let text = fs::read(&self.report).unwrap_or_default();
         match serde_json::from_slice(&text) {
-            Ok(report) => Report(report),
+            Ok(report) => {
+                let report = Report(report);
+                let faults = report.faults();
+                if !faults.is_empty() {
+                    crate::say(&format!("a load says: {faults}"));
+                }
+                report
+            }
             Err(error) => panic!("the load has no report ({error}): {}", self.said()),
         }
     }
@@ -176,15 +183,12 @@ impl Drop for Load {
 }
 
 impl Report {
-    /// A number in it, as `/traffic/received_per_second`.
-    #[track_caller]
+    /// A number in it, as `/traffic/received_per_second`; NaN, which meets no expectation, where it is not there.
     pub(crate) fn number(&self, pointer: &str) -> f64 {
-        let number = self.0.pointer(pointer).and_then(Value::as_f64);
-        number.unwrap_or_else(|| panic!("there is no {pointer} in the report: {}", self.faults()))
+        self.0.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN)
     }
 
     /// A percentile of the time from when a message was due until it was there, in milliseconds: "p99".
-    #[track_caller]
     pub(crate) fn delivery(&self, percentile: &str) -> f64 {
         self.number(&format!("/traffic/delivery_latency/{percentile}_us")) / 1e3
     }
@@ -196,16 +200,14 @@ impl Report {
     }
 }
 
-/// The files that a node has open, once nobody comes or goes.
-pub(crate) fn settled_files(node: &Node) -> usize {
+/// Waits until nobody comes to a node or goes, but not for ever.
+fn await_settled(node: &Node) {
     let mut files = node.open_files();
-    // Not for ever: there may be somebody who always comes and goes.
-    let settled = poll(SETTLED_WITHIN, || {
+    let _ = poll(SETTLED_WITHIN, || {
         thread::park_timeout(SETTLED_FOR);
         let before = mem::replace(&mut files, node.open_files());
-        (before == files).then_some(files)
+        (before == files).then_some(())
     });
-    settled.unwrap_or(files)
 }
 
 /// Tells threads that it is over, also where a row is broken off: else they would go on, and be waited for.
@@ -226,6 +228,8 @@ pub(crate) const DEFAULTS: &[(&str, &str)] =
 const FILES_BESIDE: u64 = 1_000;
 /// For as many clients as there can be, on a busy machine.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(120);
+/// Those that every process has: input, output, errors.
+const FILES_OF_LOAD: usize = 3;
 const SETTLED_FOR: Duration = Duration::from_millis(200);
 const SETTLED_WITHIN: Duration = Duration::from_secs(3);
 const ENDED_WITHIN: Duration = Duration::from_secs(120);

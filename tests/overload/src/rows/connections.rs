@@ -13,7 +13,7 @@ use crate::{
     fleet::{Node, poll},
     harness::{Connect, Version},
     others::Others,
-    stage::{Report, SetAtEnd, Stage, settled_files},
+    stage::{Report, SetAtEnd, Stage},
     usage::{cpu, memory},
 };
 
@@ -25,14 +25,13 @@ pub(super) fn idle(stage: &Stage) -> Outcome {
     let pid = node.pid();
     // What the first client costs alone is no matter here.
     drop(node.client("first"));
-    let files = settled_files(node);
     let connections = format!("connections -n {half} -k {KEEP_ALIVE} -t 600");
     let before = memory(pid);
     let mut first = stage.start(node, &connections);
-    first.await_connections(node, files, half as usize);
+    first.await_connections(node, half as usize);
     let at_half = memory(pid);
     let mut second = stage.start(node, &connections);
-    second.await_connections(node, files, 2 * half as usize);
+    second.await_connections(node, half as usize);
     let at_all = memory(pid);
     // Long enough for everybody to have been heard of.
     let time = stage.time.max(Duration::from_secs(KEEP_ALIVE));

@@ -5,7 +5,7 @@ use flotilla_compare::figure::grouped;
 use crate::{
     finding::{Finding, Outcome},
     others::{Others, steady},
-    stage::{Stage, settled_files},
+    stage::Stage,
     usage::{mebibytes, memory, peak_memory},
 };
 
@@ -20,9 +20,8 @@ pub(super) fn flood(stage: &Stage) -> Outcome {
     let load = format!("retained --messages {MESSAGES} --publishers 8 --subscribers 4 -w 100 -s 256");
     let (others, report) = Others::see(stage, node, beside.node(0), |node, measure| {
         // It ends by itself: others are measured meanwhile, while messages are set and while they are looked up.
-        let files = settled_files(node);
         let mut load = stage.start(node, &load);
-        load.await_connections(node, files, 8);
+        load.await_connections(node, 8);
         measure();
         load.end()
     });

@@ -4,7 +4,7 @@ use flotilla_compare::figure::grouped;
 
 use crate::{
     finding::{Finding, Outcome},
-    stage::{Stage, settled_files},
+    stage::Stage,
     usage::{forget_peak, mebibytes, memory, peak_memory},
 };
 
@@ -19,7 +19,6 @@ pub(super) fn fan_out(stage: &Stage) -> Outcome {
         let cluster = stage.broker(&[("sys.interval", "0s")]);
         let node = cluster.node(0);
         let pid = node.pid();
-        let files = settled_files(node);
         // The first message is late enough for memory to be looked at before it.
         let mut load = stage.start(
             node,
@@ -28,7 +27,7 @@ pub(super) fn fan_out(stage: &Stage) -> Outcome {
                 2.0 * stage.seconds()
             ),
         );
-        load.await_connections(node, files, subscribers as usize);
+        load.await_connections(node, subscribers as usize);
         let before = memory(pid);
         forget_peak(pid);
         let report = load.end();
