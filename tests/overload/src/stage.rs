@@ -188,8 +188,11 @@ impl Report {
         self.0.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN)
     }
 
-    /// A percentile of the time from when a message was due until it was there, in milliseconds: "p99".
+    /// A percentile of the time from when a message was due until it was there, in milliseconds: "p99". NaN where none was.
     pub(crate) fn delivery(&self, percentile: &str) -> f64 {
+        if self.number("/traffic/delivery_latency/count") == 0.0 {
+            return f64::NAN;
+        }
         self.number(&format!("/traffic/delivery_latency/{percentile}_us")) / 1e3
     }
 
@@ -233,3 +236,18 @@ const FILES_OF_LOAD: usize = 3;
 const SETTLED_FOR: Duration = Duration::from_millis(200);
 const SETTLED_WITHIN: Duration = Duration::from_secs(3);
 const ENDED_WITHIN: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_report_does_not_have_is_no_number() {
+        let latency = |count| serde_json::json!({ "count": count, "p99_us": 2_500.0 });
+        let report = |count| Report(serde_json::json!({ "traffic": { "delivery_latency": latency(count) } }));
+        assert_eq!(report(7).delivery("p99"), 2.5);
+        assert!(report(0).delivery("p99").is_nan(), "nothing came");
+        assert!(report(7).number("/traffic/broker_cores").is_nan());
+        assert_eq!(Report(serde_json::json!({ "faults": ["a", "b"] })).faults(), "a; b");
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
 
 /// O04.
 pub(super) fn everybody_returns(stage: &Stage) -> Outcome {
-    let count = stage.clients(6_000) as usize;
+    let count = stage.clients(3_000) as usize;
     let cluster = stage.cluster(3, &[("sys.interval", "0s")]);
     let door = |number: &usize| cluster.node(*number).mqtt();
     let arrival = |nodes: &[usize], at_a_time| Arrival {
@@ -123,41 +123,30 @@ fn sessions(node: &Node) -> f64 {
 
 /// O19.
 pub(super) fn expire_together(stage: &Stage) -> Outcome {
-    let per_crowd = stage.clients(15_000) as usize;
+    let count = stage.clients(15_000) as usize;
     let cluster = stage.broker(&[("sys.interval", "1s")]);
     let node = cluster.node(0);
-    let connect = |crowd: usize| {
-        move |number: usize| {
-            Connect::new(Version::V5, &format!("herd-{crowd}-{number}"))
-                .keep_alive(0)
-                .with(Property::four(property_id::SESSION_EXPIRY, 3_600))
-        }
+    let connect = |number: usize| {
+        Connect::new(Version::V5, &format!("herd-{number}"))
+            .keep_alive(0)
+            .with(Property::four(property_id::SESSION_EXPIRY, 3_600))
     };
-    let filter = |number: usize| format!("herd/{number}/+");
-    let begun = Instant::now();
-    let mut deadline = begun;
-    for crowd in 0..CROWDS {
-        let arrival = Arrival {
-            doors: vec![node.mqtt()],
-            count: per_crowd,
-            at_a_time: 64,
-            number: stage.next_number(),
-            within: Duration::from_secs(120),
-        };
-        let (members, arrived) = Crowd::arrive(&arrival, connect(crowd), filter);
-        assert_eq!(arrived.outside, 0, "{arrived:?}");
-        if crowd == 0 {
-            // All are gone by then, and somebody has been watching for a while.
-            let each = begun.elapsed().as_secs() + 2;
-            deadline = begun + Duration::from_secs(each * CROWDS as u64 + 10) + stage.time;
-        }
-        members.leave(|| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Whole seconds: all of them end within one.
-            u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1)
-        });
-    }
-    let all = CROWDS * per_crowd;
+    let arrival = Arrival {
+        doors: vec![node.mqtt()],
+        count,
+        at_a_time: 64,
+        number: stage.next_number(),
+        within: Duration::from_secs(120),
+    };
+    let (members, arrived) = Crowd::arrive(&arrival, connect, |number| format!("herd/{number}/+"));
+    assert_eq!(arrived.outside, 0, "{arrived:?}");
+    // By then all have said goodbye, and somebody has been watching for a while.
+    let deadline = Instant::now() + stage.time + HERD_IN;
+    members.leave(|| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Whole seconds: all of them end within one.
+        u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1)
+    });
     let there = sessions(node);
     let before = pause(stage, node, stage.time);
     let early = there - sessions(node);
@@ -167,9 +156,9 @@ pub(super) fn expire_together(stage: &Stage) -> Outcome {
     let ended = poll(Duration::from_secs(30), || (sessions(node) == 0.0).then(Instant::now));
     let mut finding = Finding::of(format!(
         "{} sessions with a subscription each end in the same second",
-        grouped(all as u64)
+        grouped(count as u64)
     ));
-    finding.exactly("sessions there before", there, "", all as f64);
+    finding.exactly("sessions there before", there, "", count as f64);
     finding.exactly("of them gone too early", early, "", 0.0);
     finding.state("longest wait of a steady client before", before, "ms");
     finding.at_most("when they end", during, "ms", (2.0 * before).max(100.0));
@@ -196,5 +185,6 @@ const DISK_GROWTH_MAX: f64 = 64.0;
 /// A session lives for its second and until the next look at what has expired.
 const SECONDS_OF_SESSIONS: f64 = 4.0;
 
-const CROWDS: usize = 2;
+/// Beside the time of measuring.
+const HERD_IN: Duration = Duration::from_secs(12);
 const HERD_WINDOW: Duration = Duration::from_secs(6);
