@@ -47,7 +47,8 @@ pub(super) fn by_all(stage: &Stage) -> Outcome {
         finding.state("sent of twice that", over.number("/traffic/sent_per_second"), "/s");
         finding.at_least("goodput", goodput(&over), "/s", 0.8 * peak);
         if qos > 0 {
-            finding.exactly("lost", over.number("/messages/lost"), "", 0.0);
+            // Beyond the queue of a subscriber, as session.queue_full has it.
+            finding.state("dropped at full queues", over.number("/messages/lost"), "");
         }
         // It has got over it.
         let after = run(format!("-r {:.0}", peak / 4.0));
