@@ -83,6 +83,10 @@
 //! `flotilla recover` ([`recover`]) is for what is left of a cluster without a majority: it writes into the logs of a node that
 //! does not run that it is the only member of all its groups, and that the cluster has another identifier.
 //!
+//! ## Growing
+//!
+//! What connections, routes, sessions and messages cost with more nodes and clients, and where that bends first, is in [`scale`].
+//!
 //! ## Departures from the design
 //!
 //! * The registry of connected clients is not in the shards but beside them, as soft state of the nodes: registrars are
@@ -121,6 +125,7 @@ mod registry;
 mod repetitions;
 mod retained;
 mod router;
+pub mod scale;
 mod shards;
 mod sys;
 pub mod telemetry;

@@ -86,7 +86,7 @@ pub(super) struct Announcement {
 /// may be long.
 const CHANGES_BYTES: usize = 256 << 10;
 /// How long changes gather before the first of them is proposed.
-const GATHER: Duration = Duration::from_millis(2);
+pub(crate) const GATHER: Duration = Duration::from_millis(2);
 
 /// What the announcer asks of the node.
 pub(super) trait Wants {

@@ -30,6 +30,8 @@ use flotilla_registry::Tenure;
 use flotilla_shard::{Connection, GroupStrategy, OpenedSession, Overlap, QueueLimits, Will};
 use flotilla_state::{ConnectionEpoch, Member, NodeId, ShardId};
 
+#[cfg(test)]
+pub(crate) use announcer::GATHER;
 pub use recover::{RecoverError, recover};
 pub use seat::ClusterError;
 pub(crate) use seat::{Candidate, Seated};

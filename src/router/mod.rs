@@ -15,6 +15,8 @@ mod subscribers;
 pub(crate) use cache::MatchCache;
 pub(crate) use group::{Group, Load, Members, Picked};
 pub(crate) use matches::{Grant, MatchSet, OwnMessage, Target};
+#[cfg(test)]
+pub(crate) use remote::PARTS;
 pub(crate) use remote::{RemoteMatches, RemoteRoutes};
 pub(crate) use share::{GroupTarget, NodeChoice};
 pub(crate) use subscribers::{Subscriber, Subscribers, Terms};

@@ -39,7 +39,8 @@ pub(crate) struct RemoteMatches {
     pub(super) shards: Box<[ShardId]>,
 }
 
-const PARTS: usize = 64;
+/// Generations of routes without wildcards: a change ages those topics in the caches whose fingerprints are in the same part.
+pub(crate) const PARTS: usize = 64;
 
 impl RemoteRoutes {
     /// Those of a node alone: none.

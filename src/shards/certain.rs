@@ -22,6 +22,12 @@ impl Shards {
             && self.is_certain(shard, |replica| replica.state.retained.messages() == 0)
     }
 
+    /// The last entry that the replica on this node knows to be committed; 0: it has none, or is not here.
+    #[cfg(test)]
+    pub(crate) fn committed(&self, shard: ShardId) -> u64 {
+        self.replica(shard).and_then(|replica| replica.group.status().committed).unwrap_or(0)
+    }
+
     /// Whether this node leads a shard and finds so there.
     fn is_certain(&self, shard: ShardId, is_so: impl FnOnce(&Replica) -> bool) -> bool {
         let Some(replica) = self.replica(shard) else { return false };

@@ -17,6 +17,10 @@ use flotilla_state::{ConnectionEpoch, Incarnation, Member, NodeId, ShardEpoch, S
 use flotilla_store::{Change, Item, Store, StoreError, StoreStatus, View};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
+#[path = "../../../src/scale/constants.rs"]
+#[allow(dead_code, reason = "the page that has them needs the rest")]
+mod constants;
+
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
@@ -138,6 +142,7 @@ fn sessions_and_stored_messages_are_small() {
     println!("a session with one subscription: {attached} bytes");
     // Of these, 71 are the bytes of its texts: its name, and its filter twice.
     assert!(attached <= 440, "a session with one subscription takes {attached} bytes");
+    assert!(constants::SESSION.agrees_with(attached as f64), "{attached} bytes");
     let away = grown(&mut shard, |number| vec![close(number)]);
     println!("more while its client is away: {away} bytes");
     assert!(away <= 48, "a session whose client is away takes {away} bytes more");

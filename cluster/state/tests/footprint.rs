@@ -13,6 +13,10 @@ use flotilla_state::{
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
+#[path = "../../../src/scale/constants.rs"]
+#[allow(dead_code, reason = "the page that has them needs the rest")]
+mod constants;
+
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
@@ -31,7 +35,7 @@ fn routes_are_small() {
     while log.routes < routes {
         let command = log.next_command(&members, routes);
         let index = LogIndex(log.index);
-        seconds += time(|| assert_eq!(state.apply(index, command).reply, Reply::Done));
+        seconds += cpu_time(|| assert_eq!(state.apply(index, command).reply, Reply::Done));
         if log.routes >= routes.min(500_000) {
             worst = worst.max(bytes_per_route(&region, &state));
         }
@@ -39,8 +43,14 @@ fn routes_are_small() {
     assert_eq!(state.routes().len().exact as u64, routes);
     let last = bytes_per_route(&region, &state);
     println!("{routes} exact routes: {last:.1} bytes a route, {worst:.1} at worst while they come");
-    println!("apply: {:.2} million routes a second", per_second(routes, seconds));
+    println!(
+        "apply: {:.2} million routes a second, {:.0} ns each",
+        per_second(routes, seconds),
+        seconds * 1e9 / routes as f64
+    );
     assert!(worst <= BYTES_PER_ROUTE_MAX, "{worst} bytes");
+    // What it is depends on how full the segments are just now.
+    assert!(constants::EXACT_ROUTE.agrees_with(worst), "{worst} bytes");
 
     measure_lookups(&state, routes);
     measure_snapshot(&region, &mut state, &members, &mut log);
@@ -48,12 +58,32 @@ fn routes_are_small() {
     let gone = members[1];
     let remove = Command::NodeDown { member: gone };
     log.index += 1;
-    let seconds = time(|| assert_eq!(state.apply(LogIndex(log.index), remove).reply, Reply::Done));
-    println!("forgetting a node with a third of the routes: {seconds:.3} s");
+    let seconds = cpu_time(|| assert_eq!(state.apply(LogIndex(log.index), remove).reply, Reply::Done));
+    println!(
+        "forgetting a node with a third of the routes: {seconds:.3} s, {:.1} ns for each route of all",
+        seconds * 1e9 / routes as f64
+    );
     assert_eq!(state.routes().count(gone.node).exact, 0);
     let left = bytes_per_route(&region, &state);
     println!("then {left:.1} bytes a route");
     assert!(left <= BYTES_PER_ROUTE_MAX, "{left} bytes");
+    measure_wildcards(&region, &mut state, members[0], log.index);
+}
+
+/// Filters with wildcards cost their text, and their part of the tree.
+fn measure_wildcards(region: &Region<'_, System>, state: &mut ClusterState, member: Member, mut index: u64) {
+    const FILTERS: u64 = 100_000;
+    let before = live_bytes(region);
+    let filters: Vec<u64> = (0..FILTERS).collect();
+    for numbers in filters.chunks(limits::CHANGES_MAX) {
+        let filter = |number: &u64| RouteChange::AddWildcard(format!("devices/{number:09}/events/#").into());
+        let changes = numbers.iter().map(filter).collect();
+        index += 1;
+        assert_eq!(state.apply(LogIndex(index), Command::Routes { member, changes }).reply, Reply::Done);
+    }
+    let each = (live_bytes(region) - before) as f64 / FILTERS as f64;
+    println!("a route with wildcards: {each:.1} bytes");
+    assert!(constants::WILDCARD_ROUTE.agrees_with(each), "{each} bytes");
 }
 
 fn measure_lookups(state: &ClusterState, routes: u64) {
@@ -98,17 +128,20 @@ fn measure_snapshot(
     for _ in 0..10 {
         let command = log.next_command(members, all);
         let index = LogIndex(log.index);
-        slowest = slowest.max(time(|| assert_eq!(state.apply(index, command).reply, Reply::Done)));
+        slowest = slowest.max(cpu_time(|| assert_eq!(state.apply(index, command).reply, Reply::Done)));
     }
     println!("the slowest command meanwhile: {:.1} ms", slowest * 1e3);
 
     let mut chunks: Vec<Bytes> = Vec::new();
-    let encoding = time(|| chunks.extend(snapshot));
+    let encoding = cpu_time(|| chunks.extend(snapshot));
     assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK_BYTES_MAX));
     let bytes: usize = chunks.iter().map(Bytes::len).sum();
     let mut restored = None;
     let restoring = time(|| restored = Some(ClusterState::restore(chunks).expect("it is whole")));
     let restored = restored.expect("it was just made");
+    let each = bytes as f64 / state.routes().len().exact as f64;
+    println!("a route in it: {each:.1} bytes, {:.1} ns", encoding * 1e9 / state.routes().len().exact as f64);
+    assert!(constants::SNAPSHOT_ROUTE.agrees_with(each), "{each} bytes");
     println!("{} MiB, {encoding:.2} s to encode, {restoring:.2} s to restore", bytes >> 20);
     assert_eq!(restored.routes().len().exact as u64, all - 40_960);
 }
@@ -168,6 +201,17 @@ fn live_bytes(region: &Region<'_, System>) -> usize {
 
 fn per_second(routes: u64, seconds: f64) -> f64 {
     routes as f64 / seconds / 1e6
+}
+
+/// Seconds that this thread was on a core, where the system says so: what else runs on the machine does not count.
+fn cpu_time(run: impl FnOnce()) -> f64 {
+    let on_a_core = || {
+        let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        told.split(' ').next()?.parse::<u64>().ok()
+    };
+    let before = on_a_core();
+    let seconds = time(run);
+    before.zip(on_a_core()).map_or(seconds, |(before, after)| (after - before) as f64 / 1e9)
 }
 
 fn time(run: impl FnOnce()) -> f64 {
