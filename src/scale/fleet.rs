@@ -24,10 +24,12 @@ pub(super) struct Fleet {
 pub(super) struct Logged {
     pub(super) meta: u64,
     pub(super) shards: u64,
+    /// Of all groups together. More of them: there was an election, which has entries of its own.
+    pub(super) terms: u64,
 }
 
 /// How long anything may take that must happen, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 /// Logs that say nothing new for so long say nothing any more: nobody waits longer for a commit, or for others to gather.
 const QUIET: Duration = Duration::from_millis(400);
@@ -51,6 +53,8 @@ impl Fleet {
             if count > 1 {
                 set.push(format!("cluster.name=scale-{}", addresses[0].ip()));
                 set.push(format!("cluster.listen={address}"));
+                // A busy machine is no dead node.
+                set.push("cluster.node_down_after=60s".to_owned());
                 set.push(format!("cluster.discovery.static=[{others}]"));
                 set.push(format!("cluster.bootstrap_expect={}", count.min(VOTERS_MAX)));
             }
@@ -109,7 +113,11 @@ impl Fleet {
         let meta = nodes.clone().map(|node| self.status(node).committed).max().unwrap_or(0);
         let of_shard =
             |shard| nodes.clone().map(|node| self.shards(node).committed(shard)).max().unwrap_or(0);
-        Logged { meta, shards: self.shards(0).ids().into_iter().map(of_shard).sum() }
+        let ids = self.shards(0).ids();
+        let term_of = |shard| nodes.clone().map(|node| self.shards(node).term(shard)).max().unwrap_or(0);
+        let meta_term = nodes.clone().map(|node| self.status(node).term).max().unwrap_or(0);
+        let terms = meta_term + ids.iter().copied().map(term_of).sum::<u64>();
+        Logged { meta, shards: ids.into_iter().map(of_shard).sum(), terms }
     }
 
     fn is_formed(&self) -> bool {

@@ -254,7 +254,11 @@ impl Table {
 }
 
 fn gibibytes(bytes: f64) -> String {
-    if bytes == 0.0 { "0".to_owned() } else { format!("{} GiB", figure(bytes / f64::from(1 << 30))) }
+    match bytes {
+        0.0 => "0".to_owned(),
+        ..1_048_576.0 => format!("{} KiB", figure(bytes / 1_024.0)),
+        _ => format!("{} GiB", figure(bytes / f64::from(1 << 30))),
+    }
 }
 
 fn mega(bytes: f64) -> String {
