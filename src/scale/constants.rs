@@ -26,27 +26,27 @@ impl Constant {
 /// A connection without traffic, with what the registry knows of its client.
 pub(crate) const CONNECTION: Constant = Constant {
     what: "a connection without subscription or traffic, with its part of the registry",
-    value: 1_740.0,
+    value: 1_450.0,
     unit: "B",
-    from: "`flotilla bench connections -n 100000 --broker-pid PID`",
+    from: "`flotilla bench connections -n 17000 --broker-pid PID`",
     held_by: "",
 };
 
 /// Beside the connection, on its node.
 pub(crate) const OWN_TOPIC: Constant = Constant {
     what: "a subscription to a topic of its own, on the node of its client",
-    value: 151.0,
+    value: 132.0,
     unit: "B",
-    from: "the same with `--subscribe`, less the former; 20,000 of them",
+    from: "the same with `--subscribe`, less the former; 17,000 of them",
     held_by: "",
 };
 
 /// Beside the connection, on its node.
 pub(crate) const OWN_WILDCARD: Constant = Constant {
     what: "a filter with wildcards, on the node of its subscriber",
-    value: 303.0,
+    value: 257.0,
     unit: "B",
-    from: "`flotilla bench wildcard --filters 1000000 --broker-pid PID`",
+    from: "`flotilla bench wildcard --filters 100000 --broker-pid PID`",
     held_by: "",
 };
 
@@ -89,9 +89,9 @@ pub(crate) const SESSION: Constant = Constant {
 /// Of one core, on the node of the client.
 pub(crate) const CONNECT: Constant = Constant {
     what: "to accept a client, and let it go",
-    value: 43.0,
+    value: 32.0,
     unit: "µs CPU",
-    from: "`flotilla bench connections -n 20000 --broker-pid PID`, one node",
+    from: "`flotilla bench connections -n 17000 --broker-pid PID`, one node",
     held_by: "",
 };
 
