@@ -143,6 +143,8 @@ fn kept_sessions(fleet: &Fleet) -> Result<(), Elected> {
     let nodes = fleet.len();
     // A session, a message for it, and its goodbye.
     let step = |what: &str, before: &mut Logged, meta: u32, shards: u32| {
+        // What a client does not wait for may come late on a busy machine.
+        fleet.await_logged(before.meta + u64::from(meta), before.shards + u64::from(shards));
         let after = fleet.settled();
         assert_eq!(since(*before, after)?, (meta.into(), shards.into()), "{what}");
         *before = after;

@@ -30,9 +30,11 @@ pub(super) struct Logged {
 
 /// How long anything may take that must happen, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(50);
 /// Logs that say nothing new for so long say nothing any more: nobody waits longer for a commit, or for others to gather.
 const QUIET: Duration = Duration::from_millis(400);
+/// Leaders of shards tell what they have, and look after the members of their groups, for somewhat longer.
+const FORMED: Duration = Duration::from_secs(3);
 const VOTERS_MAX: usize = 7;
 
 impl Fleet {
@@ -63,7 +65,7 @@ impl Fleet {
         });
         let fleet = Self { nodes: nodes.collect(), _directory: directory };
         until("the cluster is formed", || fleet.is_formed());
-        fleet.settled();
+        fleet.quiet_for(FORMED);
         fleet
     }
 
@@ -76,15 +78,27 @@ impl Fleet {
         self.nodes[node].listeners()[0].1
     }
 
+    /// Waits until so many entries are committed at least.
+    pub(super) fn await_logged(&self, meta: u64, shards: u64) {
+        until("the logs have what is expected", || {
+            let logged = self.logged();
+            logged.meta >= meta && logged.shards >= shards
+        });
+    }
+
     /// The entries that are committed, once nothing more comes.
     pub(super) fn settled(&self) -> Logged {
+        self.quiet_for(QUIET)
+    }
+
+    fn quiet_for(&self, time: Duration) -> Logged {
         let (mut last, mut since) = (self.logged(), Instant::now());
         until("the logs are quiet", || {
             let logged = self.logged();
             if logged != last {
                 (last, since) = (logged, Instant::now());
             }
-            since.elapsed() > QUIET
+            since.elapsed() > time
         });
         last
     }

@@ -36,15 +36,15 @@ pub(super) struct Workload {
     pub(super) messages: Messages,
 }
 
-/// What is published.
+/// What is published, and to whom.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Messages {
     /// Each client publishes one in so many seconds; it is of QoS 0, and its topic is seldom the one of another message.
-    ToConsumers { every_secs: f64 },
+    Consumers { every_secs: f64 },
     /// Each client publishes one in so many seconds, of QoS 1, to one other client.
-    ToOne { every_secs: f64 },
+    One { every_secs: f64 },
     /// So many a second in all, of QoS 1, each to all who share its topic.
-    ToMany { per_second: f64 },
+    Many { per_second: f64 },
 }
 
 pub(super) const WORKLOADS: [Workload; 3] = [
@@ -55,7 +55,7 @@ pub(super) const WORKLOADS: [Workload; 3] = [
         wildcards: 1_000.0,
         is_kept: false,
         connected_secs: 3_600.0,
-        messages: Messages::ToConsumers { every_secs: 60.0 },
+        messages: Messages::Consumers { every_secs: 60.0 },
     },
     Workload {
         name: "vehicles",
@@ -64,7 +64,7 @@ pub(super) const WORKLOADS: [Workload; 3] = [
         wildcards: 0.0,
         is_kept: true,
         connected_secs: 600.0,
-        messages: Messages::ToOne { every_secs: 60.0 },
+        messages: Messages::One { every_secs: 60.0 },
     },
     Workload {
         name: "fan-out",
@@ -73,7 +73,7 @@ pub(super) const WORKLOADS: [Workload; 3] = [
         wildcards: 0.0,
         is_kept: false,
         connected_secs: 3_600.0,
-        messages: Messages::ToMany { per_second: 100.0 },
+        messages: Messages::Many { per_second: 100.0 },
     },
 ];
 
@@ -160,10 +160,8 @@ impl Cluster<'_> {
     /// Published a second.
     pub(super) fn messages(&self) -> f64 {
         match self.workload.messages {
-            Messages::ToConsumers { every_secs } | Messages::ToOne { every_secs } => {
-                self.clients / every_secs
-            }
-            Messages::ToMany { per_second } => per_second,
+            Messages::Consumers { every_secs } | Messages::One { every_secs } => self.clients / every_secs,
+            Messages::Many { per_second } => per_second,
         }
     }
 
@@ -189,26 +187,26 @@ impl Cluster<'_> {
     /// How often a message goes from one node to another.
     pub(super) fn forwards(&self) -> f64 {
         match self.workload.messages {
-            Messages::ToConsumers { .. } => forwards(self.nodes, 1.0),
-            Messages::ToOne { .. } => KEPT_FORWARDS * forwards(self.nodes, 1.0),
-            Messages::ToMany { .. } => forwards(self.nodes, self.receivers()),
+            Messages::Consumers { .. } => forwards(self.nodes, 1.0),
+            Messages::One { .. } => KEPT_FORWARDS * forwards(self.nodes, 1.0),
+            Messages::Many { .. } => forwards(self.nodes, self.receivers()),
         }
     }
 
     fn receivers(&self) -> f64 {
         match self.workload.messages {
-            Messages::ToMany { .. } => self.clients / self.workload.common_topics,
-            Messages::ToConsumers { .. } | Messages::ToOne { .. } => 1.0,
+            Messages::Many { .. } => self.clients / self.workload.common_topics,
+            Messages::Consumers { .. } | Messages::One { .. } => 1.0,
         }
     }
 
     /// Cores that one node is busy with; `None`: what it takes was not measured.
     pub(super) fn cores(&self) -> Option<f64> {
         let message = match self.workload.messages {
-            Messages::ToConsumers { .. } => MATCH.value + self.forwards() * crossing(&DELIVER_0),
-            Messages::ToOne { .. } if self.nodes < 3.0 => return None,
-            Messages::ToOne { .. } => KEPT_MESSAGE.value,
-            Messages::ToMany { .. } => {
+            Messages::Consumers { .. } => MATCH.value + self.forwards() * crossing(&DELIVER_0),
+            Messages::One { .. } if self.nodes < 3.0 => return None,
+            Messages::One { .. } => KEPT_MESSAGE.value,
+            Messages::Many { .. } => {
                 self.receivers() * DELIVER_1.value + self.forwards() * crossing(&DELIVER_1)
             }
         };
