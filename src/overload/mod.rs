@@ -32,7 +32,10 @@ use std::{
 };
 
 use flotilla_mqtt::Timestamp;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{MissedTickBehavior, interval},
+};
 
 use self::gauge::{Gauge, Shedding};
 use crate::{
@@ -86,7 +89,7 @@ async fn look_on(cell: &WorkerCell, node: &Node) -> io::Result<()> {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut shedding = Shedding::default();
-    let mut trimmed: Option<Timestamp> = None;
+    let mut trimming: Option<(Timestamp, JoinHandle<()>)> = None;
     loop {
         ticks.tick().await;
         let resident = resident(&statm)?;
@@ -100,10 +103,11 @@ async fn look_on(cell: &WorkerCell, node: &Node) -> io::Result<()> {
             shedding = Shedding::default();
         }
         let pause = if level == Level::Normal { TRIM_NEAR } else { TRIM_SHORT };
-        if gauge.is_near(resident) && trimmed.is_none_or(|at| now.since(at) >= pause) {
-            trimmed = Some(now);
-            // Beside the worker, which serves clients meanwhile.
-            tokio::task::spawn_blocking(flotilla_heap::trim);
+        let may_trim =
+            trimming.as_ref().is_none_or(|(at, task)| task.is_finished() && now.since(*at) >= pause);
+        if gauge.is_near(resident) && may_trim {
+            // Beside the worker, which serves clients meanwhile. With much memory it takes longer than the pause.
+            trimming = Some((now, spawn_blocking(flotilla_heap::trim)));
         }
         if level == Level::Critical && shedding.is_due(now, resident) {
             shed(node, resident.saturating_sub(gauge.mark(level).unwrap_or(u64::MAX)));
