@@ -103,7 +103,7 @@ impl Worker {
             match link.poll_read(cx, scratch) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => {
-                    self.end_link(at.slot, Cause::ConnectionLost);
+                    self.leave(at, Cause::ConnectionLost);
                     return Poll::Ready(());
                 }
                 Poll::Ready(Ok(read)) => {
@@ -131,8 +131,9 @@ impl Worker {
         }
     }
 
+    /// The session of a connection, unless that is over.
     fn entry_at(&mut self, at: LinkRef) -> Option<&mut Entry> {
-        self.sessions.entry_of(at.slot, at.epoch)
+        self.sessions.entry_of(at.slot, at.epoch).filter(|entry| entry.link.left.is_none())
     }
 
     /// The connection, unless it is over.

@@ -67,6 +67,23 @@ pub(super) async fn flush_each_turn(cell: Rc<WorkerCell>) {
     .await;
 }
 
+/// Writes what the flusher has not come to. It runs behind all who are ready, and when thousands are, that takes long: a message would
+/// wait for them at each step of its way. To be polled more often than tasks are, and woken by nobody.
+pub(super) async fn flush_what_is_late(cell: Rc<WorkerCell>) {
+    poll_fn(|_| {
+        let mut worker = cell.worker.borrow_mut();
+        if worker.flusher.is_none() {
+            worker.tick();
+            if worker.now > worker.flush_due {
+                worker.flush_due = worker.now;
+                worker.flush_all();
+            }
+        }
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
 impl Worker {
     /// Puts a session on the flusher's list.
     pub(super) fn mark_dirty(&mut self, slot: u32) {
@@ -80,6 +97,7 @@ impl Worker {
 
     pub(super) fn wake_flusher(&mut self) {
         if let Some(flusher) = self.flusher.take() {
+            self.flush_due = self.now;
             flusher.wake();
         }
     }

@@ -49,8 +49,6 @@ enum Place {
 
 /// How often a connection is handed on before it is refused: each time its session had just ended.
 const HOPS_MAX: u8 = 8;
-/// Sessions whose deadlines are looked at before others get their turn.
-const DEADLINES_PER_TURN: usize = 1_024;
 
 impl Worker {
     /// Gives a connection its session, or hands it to the worker that has the session.
@@ -167,6 +165,7 @@ impl Worker {
             is_throttled: false,
             has_published: false,
             slow: None,
+            left: None,
             waker: None,
         };
         let kept = kept.map(|kept| Box::new(KeptEntry::new(kept)));
@@ -207,6 +206,8 @@ impl Worker {
     /// it.
     pub(super) fn end_link(&mut self, slot: u32, cause: Cause) {
         let Some((epoch, mut entry)) = self.sessions.remove(slot) else { return };
+        // Whatever ends the session of a client that has gone, that is why it ends.
+        let cause = entry.link.left.unwrap_or(cause);
         let session = SessionRef { worker: self.id, slot, epoch };
         let (client_id, claim) = (entry.session.client_id().clone(), entry.claim);
         if let Cause::Server(reason) = cause {
@@ -245,9 +246,10 @@ impl Worker {
         self.redispatch(here, session.end());
     }
 
-    /// Closes a socket: at once if there is nobody to talk to, else after the last bytes.
+    /// Closes a socket: at once if there is nobody to talk to, or nothing to say after the client's goodbye, else after the last bytes.
     fn see_off(&mut self, farewell: Farewell, cause: Cause) {
-        if cause == Cause::ConnectionLost {
+        let is_silent = matches!(cause, Cause::Normal | Cause::WithWill(_)) && farewell.out.is_empty();
+        if cause == Cause::ConnectionLost || is_silent {
             return self.node.sockets[usize::from(farewell.listener)].leave();
         }
         self.say_farewell(farewell);
@@ -271,16 +273,16 @@ impl Worker {
         [entry.session.next_deadline(), packet, write, direct].into_iter().flatten().min()
     }
 
-    /// Looks at some of the sessions in `due`, and takes them out of it.
-    fn check_deadlines(&mut self, due: &mut Vec<Reminder>) {
-        let rest = due.len().saturating_sub(DEADLINES_PER_TURN);
-        for Reminder { slot, epoch } in due.drain(rest..) {
-            let Some(entry) = self.sessions.entry_of(slot, epoch) else { continue };
-            if self.timers.is_next(&mut entry.next_reminder) {
-                self.guard(slot, |worker| worker.check_deadline(slot));
-                self.remind(slot);
-            }
+    /// Looks at one of the sessions in `due`, and takes it out of it; whether there was one.
+    fn check_next(&mut self, due: &mut Vec<Reminder>) -> bool {
+        let Some(Reminder { slot, epoch }) = due.pop() else { return false };
+        if let Some(entry) = self.sessions.entry_of(slot, epoch)
+            && self.timers.is_next(&mut entry.next_reminder)
+        {
+            self.guard(slot, |worker| worker.check_deadline(slot));
+            self.remind(slot);
         }
+        true
     }
 
     fn check_deadline(&mut self, slot: u32) {
@@ -363,7 +365,7 @@ pub(super) async fn watch_deadlines(cell: Rc<WorkerCell>) {
             worker.end_patience();
         });
         while !due.is_empty() {
-            cell.with(|worker| worker.check_deadlines(&mut due));
+            cell.with_turn(|worker| worker.check_next(&mut due));
             // A million connections that time out together must not hold up the others.
             yield_now().await;
         }
@@ -377,7 +379,13 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
     loop {
         node.mailboxes[usize::from(id)].wait().await;
         cell.with(Worker::take_events);
+        let mut began = node.clock.now();
         while let Some(event) = cell.with(|worker| worker.events.pop_front()) {
+            if node.clock.now() > began {
+                // Thousands of wills of clients that died together must not hold up the others.
+                yield_now().await;
+                began = node.clock.now();
+            }
             match event {
                 Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
                 Event::Completed(completions, reason) => {

@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use flotilla_mqtt::{
     Timestamp,
     codec::{Decoder, SendBuffer},
+    session::Cause,
 };
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
@@ -46,6 +47,8 @@ pub(super) struct Link {
     pub(super) has_published: bool,
     /// The node or shard that it waits for.
     pub(super) slow: Option<Slow>,
+    /// Why it is over, once its client has gone: its session ends in its turn.
+    pub(super) left: Option<Cause>,
     /// Wakes the connection's task.
     pub(super) waker: Option<Waker>,
 }
@@ -76,10 +79,7 @@ const DISCARD_MAX: usize = 256 << 10;
 
 impl Link {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
-        // `poll_read`, unlike `try_read`, spares the system call that would only say "nothing more": tokio takes a
-        // short read for the end of what there is.
-        let mut buffer = ReadBuf::new(scratch);
-        Pin::new(&mut self.stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+        poll_read(&mut self.stream, cx, scratch)
     }
 
     /// Writes as much as the socket takes; returns the number of bytes.
@@ -92,6 +92,18 @@ impl Link {
             waker.wake_by_ref();
         }
     }
+}
+
+/// Reads what there is; returns how many bytes, 0 at the end of the stream.
+pub(super) fn poll_read(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    scratch: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    // Unlike `try_read`, this spares the system call that would only say "nothing more": tokio takes a short read for the end of
+    // what there is.
+    let mut buffer = ReadBuf::new(scratch);
+    Pin::new(stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
 }
 
 fn write_some(stream: &TcpStream, out: &mut SendBuffer) -> io::Result<usize> {

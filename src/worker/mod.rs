@@ -28,6 +28,7 @@ mod replay;
 mod sessions;
 mod subscribe;
 mod timers;
+mod turns;
 mod wills;
 
 pub(crate) use connection::Peer;
@@ -100,6 +101,8 @@ pub(crate) struct Worker {
     outgoing: Vec<Outgoing>,
     /// What has to be done by more than one other node before it is complete, and by how many.
     outstanding: HashMap<Completion, u32>,
+    /// Connections that begin and sessions that end, a few at a time.
+    turns: turns::Turns,
     /// Wills of shards that are on their way.
     wills: wills::Wills,
     /// Sessions whose send buffer has something new.
@@ -114,7 +117,10 @@ pub(crate) struct Worker {
     impatient: VecDeque<(Timestamp, SessionRef, PacketId)>,
     /// Wakes the task that gives it to them.
     replayer: Option<Waker>,
+    /// Wakes the flusher; `None`: it has been woken.
     flusher: Option<Waker>,
+    /// When it was woken, or what it has to do was last done for it.
+    flush_due: Timestamp,
     /// Messages for shards.
     storing: Vec<Storing>,
     /// Kept sessions whose clients have said something in this turn.
@@ -175,6 +181,7 @@ pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Ac
         }
         services.spawn_local(flush::flush_each_turn(Rc::clone(&cell)));
         services.spawn_local(link::see_off(Rc::clone(&cell)));
+        services.spawn_local(turns::take_turns(Rc::clone(&cell)));
         services.spawn_local(replay::replay_in_turns(Rc::clone(&cell)));
         services.spawn_local(lifecycle::watch_deadlines(Rc::clone(&cell)));
         if watches_memory {
@@ -188,9 +195,14 @@ pub(crate) fn run(runtime: &Runtime, node: Arc<Node>, id: u16, acceptors: Vec<Ac
         }
         tokio::select! {
             () = lifecycle::handle_events(&cell) => Ok(()),
-            Some(_) = services.join_next() => Err(io::Error::other("a task that must not end has ended")),
+            () = flush::flush_what_is_late(Rc::clone(&cell)) => Err(unending()),
+            Some(_) = services.join_next() => Err(unending()),
         }
     })
+}
+
+fn unending() -> io::Error {
+    io::Error::other("a task that must not end has ended")
 }
 
 impl Worker {
@@ -208,6 +220,7 @@ impl Worker {
             outbound: (0..workers).map(|_| Batch::default()).collect(),
             outgoing: Vec::new(),
             outstanding: HashMap::new(),
+            turns: turns::Turns::default(),
             wills: wills::Wills::default(),
             dirty: Vec::new(),
             replaying: VecDeque::new(),
@@ -216,6 +229,7 @@ impl Worker {
             impatient: VecDeque::new(),
             replayer: None,
             flusher: None,
+            flush_due: now,
             storing: Vec::new(),
             kept_dirty: Vec::new(),
             slow: None,
@@ -252,6 +266,20 @@ impl WorkerCell {
         let mut worker = self.worker.borrow_mut();
         worker.tick();
         work(&mut worker)
+    }
+
+    /// Borrows the worker for one step of some work after the other, until no more is left, or it has worked long enough for others
+    /// to get their turn first: to the clock's next millisecond.
+    fn with_turn(&self, mut step: impl FnMut(&mut Worker) -> bool) {
+        self.with(|worker| {
+            let began = worker.now;
+            while step(worker) {
+                worker.tick();
+                if worker.now > began {
+                    break;
+                }
+            }
+        });
     }
 }
 

@@ -1,6 +1,13 @@
 //! A connection from the accept to the CONNACK.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
 
 use flotilla_mqtt::{
     ReasonCode,
@@ -17,7 +24,8 @@ use super::{
     Peer, Worker, WorkerCell,
     connection::{ConnectionTask, LinkRef},
     lifecycle::Arrival,
-    link::Farewell,
+    link::{Farewell, poll_read},
+    turns::await_turn,
 };
 use crate::{
     auth::Anonymous,
@@ -131,6 +139,7 @@ async fn handshake(
     let mut authenticator = Anonymous { allowed: node.config.auth.anonymous };
     let mut decoder = Decoder::server(node.limits.max_packet_size.get());
     let len = incoming.read_packet(cell, &decoder).await?;
+    await_turn(cell).await;
     let (mut handshake, mut step) = {
         let Some((Packet::Connect(connect), _)) = decoder.decode(&incoming.bytes)? else {
             unreachable!("a decoder without a version takes nothing but CONNECT");
@@ -180,16 +189,15 @@ impl Incoming {
             {
                 return Ok(header.packet_len());
             }
-            self.stream.readable().await?;
-            let mut scratch = cell.scratch.borrow_mut();
-            match self.stream.try_read(&mut scratch) {
-                Ok(0) => return Err(OpenError::Closed),
-                Ok(read) => {
-                    self.bytes.extend_from_slice(&scratch[..read]);
-                    cell.with(|worker| worker.metrics().bytes_received.add(read as u64));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
+            let read = poll_fn(|cx| {
+                let mut scratch = cell.scratch.borrow_mut();
+                let read = ready!(poll_read(&mut self.stream, cx, &mut scratch))?;
+                self.bytes.extend_from_slice(&scratch[..read]);
+                Poll::Ready(io::Result::Ok(read))
+            });
+            match read.await? {
+                0 => return Err(OpenError::Closed),
+                read => cell.with(|worker| worker.metrics().bytes_received.add(read as u64)),
             }
         }
     }

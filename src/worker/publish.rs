@@ -82,7 +82,7 @@ impl Worker {
             Request::Subscribe(subscribe) => self.subscribe(at.slot, &subscribe),
             Request::Unsubscribe(unsubscribe) => self.unsubscribe(at.slot, &unsubscribe),
             Request::Release(id) => self.release_kept(at.slot, id),
-            Request::Disconnect(cause) => self.end_link(at.slot, cause),
+            Request::Disconnect(cause) => self.leave(at, cause),
             Request::Authenticate(auth) => self.reauthenticate(at.slot, &auth),
         }
     }
