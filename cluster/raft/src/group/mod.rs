@@ -174,6 +174,7 @@ impl Group {
             rest: Rest::new(tokio::time::Instant::now()),
             outgoing,
             handed_over_in: None,
+            is_clock_stopped: false,
         };
         let submissions = Submissions::new(failure.clone());
         let submitter = Submitter::new(raft.clone(), Arc::clone(&submissions));

@@ -30,6 +30,8 @@ pub(super) struct Monitor {
     pub(super) outgoing: Outgoing,
     /// The term in which the leadership was handed over.
     pub(super) handed_over_in: Option<u64>,
+    /// Whether openraft's clock, by which heartbeats and elections come, has been stopped.
+    pub(super) is_clock_stopped: bool,
 }
 
 impl Monitor {
@@ -82,6 +84,12 @@ impl Monitor {
 
     /// An error means that the group has stopped, which the status tells next.
     async fn act(&mut self, now: &GroupStatus) {
+        // A leader without other members has nobody to send heartbeats to, and a node has a dozen such groups or more.
+        let is_alone = now.role == Role::Leader && now.members.len() == 1 && !now.is_joint;
+        if self.is_clock_stopped != is_alone {
+            self.is_clock_stopped = is_alone;
+            self.raft.runtime_config().tick(!is_alone);
+        }
         if self.snapshots.is_due(now, self.outgoing.is_any()) {
             let _ = self.raft.trigger().snapshot().await;
         }
