@@ -380,12 +380,14 @@ pub(super) async fn handle_events(cell: &Rc<WorkerCell>) {
         node.mailboxes[usize::from(id)].wait().await;
         cell.with(Worker::take_events);
         let mut began = node.clock.now();
-        while let Some(event) = cell.with(|worker| worker.events.pop_front()) {
+        loop {
             if node.clock.now() > began {
-                // Thousands of wills of clients that died together must not hold up the others.
+                // Thousands of wills of clients that died together must not hold up the others. While these have their turn, all events
+                // are in the queue: whoever catches up must find the oldest.
                 yield_now().await;
                 began = node.clock.now();
             }
+            let Some(event) = cell.with(|worker| worker.events.pop_front()) else { break };
             match event {
                 Event::Batch(batch) => cell.with(|worker| worker.deliver_batch(batch)),
                 Event::Completed(completions, reason) => {

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::harness::{Broker, Client, Packet, Publish, Version, disconnect, unique};
+use crate::harness::{Broker, Client, Connect, Packet, Publish, Version, disconnect, unique};
 
 /// Connections of the publisher.
 const CONNECTIONS: u32 = 1_500;
@@ -43,4 +43,38 @@ fn order_of_a_client_holds_over_its_clean_sessions() {
             }
         }
     });
+}
+
+/// Sessions that are all resumed at once.
+const SESSIONS: usize = 600;
+/// Messages that wait for each of them.
+const QUEUED: u32 = 150;
+
+/// Sessions whose clients come back together get all that waits for them, in its order, while others begin [MQTT-4.6.0-6].
+#[test]
+fn order_of_what_waited_holds_while_others_come_back() {
+    let settings = [("node.workers", "1"), ("mqtt.max_inflight", "1000"), ("log.level", "warn")];
+    let Some(broker) = Broker::with(&settings) else { return };
+    let topic = unique("waiting");
+    let connect = |number: usize| Connect::new(Version::V311, &format!("waiting-{number}")).persistent();
+    for number in 0..SESSIONS {
+        let mut client = broker.connect(&connect(number));
+        client.subscribe(&topic, 1);
+        client.disconnect();
+    }
+    let mut publisher = broker.client(Version::V311, "publisher");
+    for number in 0..QUEUED {
+        publisher.publish(&topic, number.to_be_bytes(), 1);
+    }
+    let mut clients: Vec<_> = (0..SESSIONS).map(|_| broker.open(Version::V311)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(&connect(number).bytes());
+    }
+    for client in &mut clients {
+        assert!(client.expect_connack(0).session_present);
+        for number in 0..QUEUED {
+            let publish = client.expect_publish(&topic, number.to_be_bytes());
+            client.acknowledge(&publish);
+        }
+    }
 }
