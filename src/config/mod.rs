@@ -65,7 +65,7 @@ pub struct Node {
     pub role: Role,
     /// The directory of everything that outlives the process.
     pub data_dir: PathBuf,
-    /// Threads that serve connections; at most 256. What the file calls 0, one per core, is resolved here.
+    /// Threads that serve connections; at most 256. What the file calls 0, one for each core but one, is resolved here.
     pub workers: NonZeroUsize,
     /// How long a graceful stop may take.
     pub shutdown_grace: Duration,

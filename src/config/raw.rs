@@ -68,7 +68,7 @@ pub(super) struct RawNode {
     pub(super) name: OrNone<NodeName>,
     pub(super) role: Role,
     pub(super) data_dir: Text<4096>,
-    /// 0: one per core.
+    /// 0: one for each core but one.
     pub(super) workers: Count<0, 256>,
     pub(super) shutdown_grace: SpanOf<0, HOUR>,
 }

@@ -54,14 +54,23 @@ impl RawConfig {
 fn node(raw: RawNode, advertise: Option<&NodeAddress>) -> Node {
     // Where a node is found is its own, so a name made of it is, too, as long as there is one node on a host.
     let derived = || format!("flotilla@{}", advertise.map_or("127.0.0.1", NodeAddress::host));
-    let one_per_core = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(WORKERS_MAX);
     Node {
         name: raw.name.into_option().map_or_else(derived, |name| name.0),
         role: raw.role,
         data_dir: PathBuf::from(raw.data_dir.0),
-        workers: NonZeroUsize::new(raw.workers.narrow()).unwrap_or_else(one_per_core),
+        workers: NonZeroUsize::new(raw.workers.narrow()).unwrap_or_else(|| default_workers(cores())),
         shutdown_grace: raw.shutdown_grace.duration(),
     }
+}
+
+fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// One for each core but one, which the log, the shards and the other nodes need: with a worker for each, they take the cores from each
+/// other in turn, and each message that goes from one worker to another waits for that.
+fn default_workers(cores: NonZeroUsize) -> NonZeroUsize {
+    NonZeroUsize::new(cores.get() - 1).unwrap_or(NonZeroUsize::MIN).min(WORKERS_MAX)
 }
 
 fn cluster(raw: RawCluster) -> Cluster {
@@ -157,3 +166,14 @@ fn overload(raw: &RawOverload) -> Overload {
 
 /// The end of the range of `node.workers`.
 const WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("it is not 0");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_core_is_left_to_the_others_if_there_are_two() {
+        let workers = |cores| default_workers(NonZeroUsize::new(cores).expect("it is not 0")).get();
+        assert_eq!([1, 2, 3, 8, 257, 1_000].map(workers), [1, 1, 2, 7, 256, 256]);
+    }
+}
