@@ -26,13 +26,14 @@ pub(crate) fn render(brokers: &[Description], conditions: &Conditions<'_>) -> St
     let reference = brokers.first().map_or("", |broker| broker.name.as_str());
     let rounds = if *rounds == 1 { "one round".to_owned() } else { format!("the median of {rounds} rounds") };
     let mut text = format!(
-        "Measured by `scripts/compare` on {date}: {}. Brokers and load share it and talk over loopback. The load is \
+        "Measured by `scripts/compare` on {date}: {}. Brokers and load share it and talk over loopback{}. The load is \
          `flotilla bench` in one thread: MQTT 3.1.1, payloads of 256 bytes. Each figure is {rounds}, with {} s of measuring in \
          a run, a fresh broker for each, brokers in turn. In parentheses: how many times the figure of {reference}, or of the \
          first broker that takes part. Of messages, connects and subscribes per second more is better, of everything else less. \
          A run during which other work used more than {:.0} % of the machine is repeated, up to {} times, and noted if that \
          does not help. Names in braces are filled in for each run.\n",
         machine::describe(),
+        if machine::is_network_own() { " in a network namespace of their own" } else { "" },
         time.as_secs_f64(),
         100.0 * tolerance.other_max,
         tolerance.repeats,

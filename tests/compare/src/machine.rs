@@ -60,6 +60,18 @@ pub fn await_quiet(
     Ok(())
 }
 
+/// Whether this process has a network of its own, in which there is nothing but loopback.
+pub fn is_network_own() -> bool {
+    fs::read_to_string("/proc/self/net/dev").is_ok_and(|devices| has_only_loopback(&devices))
+}
+
+/// Two lines of headings, then a line for each device.
+fn has_only_loopback(devices: &str) -> bool {
+    let mut names =
+        devices.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+    names.next() == Some("lo") && names.next().is_none()
+}
+
 /// The machine in a line.
 pub fn describe() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
@@ -107,6 +119,18 @@ const KIBIBYTES_PER_GIBIBYTE: u64 = 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_of_its_own_has_nothing_but_loopback() {
+        let headings = "Inter-|   Receive\n face |bytes    packets\n";
+        let devices = |names: &[&str]| {
+            let lines = names.iter().map(|name| format!("{name:>6}: 0 0 0\n"));
+            headings.to_owned() + &lines.collect::<String>()
+        };
+        assert!(has_only_loopback(&devices(&["lo"])));
+        assert!(!has_only_loopback(&devices(&["lo", "eth0"])));
+        assert!(!has_only_loopback(&devices(&[])));
+    }
 
     #[test]
     fn processor_times_are_understood() {
