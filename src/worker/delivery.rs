@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flotilla_lane::{Origin, TextsWriter};
 use flotilla_mqtt::{
     Message, QoS, ReasonCode, Transit,
+    codec::SHARED_PAYLOAD_MIN,
     packet::PacketType,
     session::{Delivered, DeliveryOptions, DropReason},
     topic::TopicFilter,
@@ -96,6 +97,10 @@ impl Worker {
         reach: Reach,
         done: Option<Completion>,
     ) -> u32 {
+        if message.payload.len() >= SHARED_PAYLOAD_MIN && matches.deliveries() > 1 {
+            // One copy, which the send buffers of all of them share.
+            drop(message.keep());
+        }
         for target in matches.of_worker(usize::from(self.id)) {
             self.deliver_to_target(target, message, publisher);
         }

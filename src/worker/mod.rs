@@ -3,7 +3,8 @@
 //! A worker is a single-threaded runtime that owns everything it touches for a message: the sessions, their sockets and
 //! their send buffers. A publish is written straight into the send buffers of the subscribers on the same worker; for
 //! those on another one it goes into a [`Batch`], which is handed over once per turn of the loop. Sockets are
-//! written once per turn too, by the flusher, which runs after all connections that had something to read.
+//! written once per turn too, by the flusher, which runs after all connections that had something to read, or a millisecond late.
+//! What thousands may want at once, to begin or to end, is done a few at a time (`turns`).
 //!
 //! All of it is synchronous: a task borrows the [`Worker`], does what there is to do, and returns. Nothing awaits
 //! while it holds the borrow.

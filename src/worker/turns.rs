@@ -4,7 +4,12 @@
 //! times what it costs to see that it has to be done. So it is noted, and a task goes through it, which is behind all who are ready each
 //! time.
 
-use std::{collections::VecDeque, future::poll_fn, rc::Rc, task::Poll, task::Waker};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+};
 
 use flotilla_mqtt::session::Cause;
 use tokio::{sync::oneshot, task::yield_now};

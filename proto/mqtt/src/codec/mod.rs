@@ -23,7 +23,7 @@ mod varint;
 
 pub use decode::{Decoder, Header, refusal_version};
 pub use encode::{
-    MAX_PACKET_LEN, PublishHead, TopicForm, encode, encode_publish, forward_properties,
+    MAX_PACKET_LEN, PublishHead, SHARED_PAYLOAD_MIN, TopicForm, encode, encode_publish, forward_properties,
     forward_will_properties, publish_len,
 };
 pub use error::{DecodeError, EncodeError};

@@ -10,7 +10,7 @@ mod tests;
 pub(crate) mod write;
 
 pub use forward::{forward_properties, forward_will_properties};
-pub use publish::{MAX_PACKET_LEN, PublishHead, TopicForm, encode_publish, publish_len};
+pub use publish::{MAX_PACKET_LEN, PublishHead, SHARED_PAYLOAD_MIN, TopicForm, encode_publish, publish_len};
 
 use super::EncodeError;
 use crate::{

@@ -90,7 +90,7 @@ pub fn encode_publish(
 
 /// From this length on a payload that can be shared is not copied: below it, copying is cheaper than one more piece
 /// in the gathering write.
-const SHARED_PAYLOAD_MIN: usize = 16 * 1024;
+pub const SHARED_PAYLOAD_MIN: usize = 16 * 1024;
 
 /// The lengths inside a PUBLISH.
 struct Layout {
