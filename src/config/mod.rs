@@ -97,7 +97,7 @@ pub struct Cluster {
     pub node_down_after: Duration,
     /// After how much longer a dead edge node is forgotten.
     pub edge_forget_after: Duration,
-    /// Into how many parts the clients are divided. Counts when the cluster is founded.
+    /// Into how many parts the clients are divided. Counts when the cluster is founded. What the file calls 0 is resolved here.
     pub shards: u16,
     /// How many nodes keep each part. Counts when the cluster is founded.
     pub replicas: u8,

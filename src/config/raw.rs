@@ -96,7 +96,8 @@ pub(super) struct RawCluster {
     /// A leader that dies must be replaced before its followers' leases end.
     pub(super) node_down_after: SpanOf<{ 5 * SECOND }, HOUR>,
     pub(super) edge_forget_after: SpanOf<{ 5 * SECOND }, YEAR>,
-    pub(super) shards: Count<1, 1024>,
+    /// 0: as many as are good for a cluster, or for a node alone.
+    pub(super) shards: Count<0, 1024>,
     pub(super) replicas: Count<1, 7>,
     pub(super) discovery: RawDiscovery,
 }
@@ -111,7 +112,7 @@ impl Default for RawCluster {
             bootstrap_expect: Count::of(1),
             node_down_after: SpanOf::of_secs(5),
             edge_forget_after: SpanOf::of_secs(5 * 60),
-            shards: Count::of(16),
+            shards: Count::of(0),
             replicas: Count::of(3),
             discovery: RawDiscovery::default(),
         }

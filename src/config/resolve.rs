@@ -82,15 +82,24 @@ fn cluster(raw: RawCluster) -> Cluster {
     Cluster {
         name: raw.name.0,
         advertise: raw.advertise.into_option().or_else(|| listen.as_ref().map(dialled)),
+        shards: match raw.shards.narrow() {
+            0 if listen.is_some() => SHARDS_OF_CLUSTER,
+            0 => shards_alone(cores()),
+            shards => shards,
+        },
         listen,
         secret: raw.secret.into_option(),
         bootstrap_expect: raw.bootstrap_expect.narrow(),
         node_down_after: raw.node_down_after.duration(),
         edge_forget_after: raw.edge_forget_after.duration(),
-        shards: raw.shards.narrow(),
         replicas: raw.replicas.narrow(),
         discovery: discovery(raw.discovery),
     }
+}
+
+/// One for each two cores: more than can work at a time make the entries of each smaller, and each entry has its cost.
+fn shards_alone(cores: NonZeroUsize) -> u16 {
+    u16::try_from(cores.get() / 2).unwrap_or(u16::MAX).clamp(1, SHARDS_OF_CLUSTER)
 }
 
 fn discovery(raw: RawDiscovery) -> Discovery {
@@ -164,6 +173,8 @@ fn overload(raw: &RawOverload) -> Overload {
     Overload { memory_high, memory_critical: memory_critical.map(|mark| mark.max(memory_high.unwrap_or(0))) }
 }
 
+/// So many that a node that joins takes its part, and few enough that each has something to do.
+const SHARDS_OF_CLUSTER: u16 = 16;
 /// The end of the range of `node.workers`.
 const WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("it is not 0");
 
@@ -175,5 +186,11 @@ mod tests {
     fn one_core_is_left_to_the_others_if_there_are_two() {
         let workers = |cores| default_workers(NonZeroUsize::new(cores).expect("it is not 0")).get();
         assert_eq!([1, 2, 3, 8, 257, 1_000].map(workers), [1, 1, 2, 7, 256, 256]);
+    }
+
+    #[test]
+    fn a_node_alone_has_a_shard_for_two_cores() {
+        let shards = |cores| shards_alone(NonZeroUsize::new(cores).expect("it is not 0"));
+        assert_eq!([1, 2, 3, 4, 31, 32, 1_000].map(shards), [1, 1, 1, 2, 15, 16, 16]);
     }
 }

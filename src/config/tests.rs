@@ -380,7 +380,7 @@ fn both_ends_of_every_range_can_be_used() {
     let ends = [
         ("node.workers", "1", "256"),
         ("cluster.edge_forget_after", "5s", "365d"),
-        ("cluster.shards", "1", "1024"),
+        ("cluster.shards", "0", "1024"),
         ("cluster.replicas", "1", "7"),
         ("durability.interval", "1ms", "10s"),
         ("listeners.tcp.max_connections", "1", "100000000"),
@@ -419,7 +419,16 @@ fn a_cluster_of_one_needs_nothing() {
     assert_eq!(node.data_dir, Path::new("./flotilla-data"));
     assert_eq!((cluster.name.as_str(), cluster.listen, cluster.advertise), ("flotilla", None, None));
     assert_eq!((cluster.bootstrap_expect, cluster.discovery), (1, Discovery::None));
-    assert_eq!((cluster.node_down_after, cluster.shards, cluster.replicas), (Duration::from_secs(5), 16, 3));
+    assert_eq!((cluster.node_down_after, cluster.replicas), (Duration::from_secs(5), 3));
+    assert!((1..=16).contains(&cluster.shards));
+}
+
+#[test]
+fn a_cluster_has_sixteen_shards_if_nobody_says_otherwise() {
+    let shards = |set: &[&str]| load(None, &[], set).unwrap().cluster.shards;
+    let listen = "cluster.listen=127.0.0.1:5883";
+    assert_eq!(shards(&[listen]), 16);
+    assert_eq!((shards(&[listen, "cluster.shards=3"]), shards(&["cluster.shards=3"])), (3, 3));
 }
 
 #[test]

@@ -386,7 +386,8 @@ pub(super) fn log_bytes_max() -> f64 {
 }
 
 fn settings() -> Config {
-    Config::load(None, [], &[]).expect("the defaults are valid")
+    let set = ["cluster.listen=127.0.0.1:5883".to_owned()];
+    Config::load(None, [], &set).expect("the defaults are valid")
 }
 
 /// What one more change adds to an entry of the meta group.

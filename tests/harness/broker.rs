@@ -78,9 +78,9 @@ impl Broker {
         let mut command = Command::new(&place().program);
         command.args(["start", "--set", "listeners.tcp.bind=127.0.0.1:0"]);
         command.current_dir(&directory);
-        // So many that there is something between workers, on every machine.
-        let workers = [("node.workers", "2")];
-        for (key, value) in workers.iter().chain(settings) {
+        // So many that there is something between workers, and between shards, on every machine.
+        let several = [("node.workers", "2"), ("cluster.shards", "4")];
+        for (key, value) in several.iter().chain(settings) {
             command.args(["--set", &format!("{key}={value}")]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
