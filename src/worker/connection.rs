@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use flotilla_mqtt::{ReasonCode, session::Cause};
+use flotilla_mqtt::{ReasonCode, codec::SHARED_PAYLOAD_MIN, session::Cause};
 
 use super::{
     Slow, Worker, WorkerCell,
@@ -50,8 +50,6 @@ const READS_PER_TURN: usize = 2;
 /// Deliveries that the packets of one connection may cause before others get their turn: one read may hold thousands of
 /// publishes, each for thousands of subscribers.
 const DELIVERIES_PER_TURN: usize = 16_384;
-/// Payloads from here on stay in the buffer that they were collected in.
-const SHARE_FROM: usize = 16 << 10;
 
 impl Future for ConnectionTask {
     type Output = ();
@@ -226,7 +224,7 @@ impl Worker {
                 return;
             }
             let packet = partial.bytes.freeze();
-            let backing = (packet.len() >= SHARE_FROM).then_some(&packet);
+            let backing = (packet.len() >= SHARED_PAYLOAD_MIN).then_some(&packet);
             self.handle_bytes(at, &packet, backing);
         }
         let rest = self.handle_bytes(at, bytes, None);

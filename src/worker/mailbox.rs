@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use flotilla_lane::Origin;
-use flotilla_mqtt::{QoS, ReasonCode, Timestamp, Transit, session::Accepted};
+use flotilla_mqtt::{QoS, ReasonCode, Timestamp, Transit, codec::SHARED_PAYLOAD_MIN, session::Accepted};
 use flotilla_rpc::admin::Client;
 use flotilla_shard::Answer;
 use flotilla_state::ShardId;
@@ -163,8 +163,6 @@ pub(crate) enum Receivers {
 
 /// Above this many bytes in a mailbox its senders stop reading from publishers.
 const CONGESTED: usize = 8 << 20;
-/// Payloads from here on are shared instead of copied, where that costs no copy.
-const SHARE_FROM: usize = 16 << 10;
 
 impl Mailbox {
     pub(crate) fn send(&self, event: Event) {
@@ -251,7 +249,7 @@ impl Batch {
                     Part(start, length(part.len()))
                 };
                 let (topic, properties) = (copy(topic.as_bytes()), copy(properties));
-                let payload = if payload.len() >= SHARE_FROM {
+                let payload = if payload.len() >= SHARED_PAYLOAD_MIN {
                     Payload::Shared(message.keep().payload.clone())
                 } else {
                     Payload::Stored(copy(payload))
@@ -409,7 +407,7 @@ mod tests {
 
     #[test]
     fn messages_come_out_of_the_bytes_of_another_batch_as_they_went_in() {
-        let large = vec![7; SHARE_FROM];
+        let large = vec![7; SHARED_PAYLOAD_MIN];
         let messages: [(&str, &[u8]); 5] =
             [("a", b"1"), ("a", b""), ("b", &large), ("a", b"22"), ("a", b"3")];
         let lane_batch = lane_batch(&messages);
