@@ -55,7 +55,7 @@ impl Member {
         // the client before has closed its connection before this claim was granted, and what a CONNECT that came to nothing may yet
         // begin in the shard, its node takes back.
         let is_transient = expiry == SessionExpiry::AtDisconnect && !has_will;
-        if is_transient && self.shards.lacks(shard, client_id) {
+        if is_transient && self.shards.lacks(shard, client_id).await {
             return Ok(given_up.claimed.take().unwrap_or_default());
         }
         let open = Open {

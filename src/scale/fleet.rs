@@ -103,13 +103,6 @@ impl Fleet {
         last
     }
 
-    /// Whether a node leads the shard of a client.
-    pub(super) fn leads(&self, node: usize, client_id: &str) -> bool {
-        let shards = self.shards(node);
-        let shard = shards.shard_of(client_id.as_bytes()).expect("there are shards");
-        shards.leader(shard).is_some_and(|(leader, _)| leader == self.status(node).this_node)
-    }
-
     /// Messages that nodes have sent to other nodes.
     pub(super) fn forwarded(&self) -> u64 {
         self.nodes.iter().map(|node| node.node().totals().messages_forwarded).sum()

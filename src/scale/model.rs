@@ -153,8 +153,8 @@ impl Cluster<'_> {
 
     /// Ops that all shards together log a second because clients connect and go.
     pub(super) fn connection_ops(&self) -> f64 {
-        let ops = if self.workload.is_kept { KEPT_OPS.into() } else { transient_ops(self.nodes) };
-        self.connects() * ops
+        let ops = if self.workload.is_kept { KEPT_OPS } else { TRANSIENT_OPS };
+        self.connects() * f64::from(ops)
     }
 
     /// Published a second.
@@ -242,8 +242,8 @@ impl Storm<'_> {
 
     /// The shards take their ops.
     pub(super) fn opening(&self) -> f64 {
-        let ops = if self.0.workload.is_kept { 1.0 } else { transient_ops(self.left()) };
-        self.clients() * ops * op_cost() / 1e6 / (self.left() * CORES)
+        let ops = if self.0.workload.is_kept { 1 } else { TRANSIENT_OPS };
+        self.clients() * f64::from(ops) * op_cost() / 1e6 / (self.left() * CORES)
     }
 
     /// Entries of the meta group that announce their routes.
@@ -279,10 +279,8 @@ pub(super) fn route_changes(nodes: f64) -> u32 {
     if nodes > 1.0 { 2 } else { 0 }
 }
 
-/// Ops that a connection costs whose session ends with it: Open, unless its node leads the shard of the client.
-pub(super) fn transient_ops(nodes: f64) -> f64 {
-    (nodes - 1.0) / nodes
-}
+/// Ops that a connection costs whose session ends with it.
+pub(super) const TRANSIENT_OPS: u32 = 0;
 
 /// Ops that a connection costs whose session is kept: Open and Close.
 pub(super) const KEPT_OPS: u32 = 2;

@@ -9,8 +9,8 @@ use flotilla_state::ShardId;
 use super::{Shards, line::Line, replica::Replica};
 
 impl Shards {
-    /// Whether a shard surely has nothing of a client.
-    pub(crate) fn lacks(&self, shard: ShardId, client: &ClientId) -> bool {
+    /// Whether this node leads a shard that surely has nothing of a client.
+    pub(super) fn lacks_here(&self, shard: ShardId, client: &ClientId) -> bool {
         self.is_certain(shard, |replica| {
             replica.state.shard.try_lock().is_some_and(|shard| shard.session_of(client).is_none())
         })

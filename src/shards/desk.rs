@@ -10,9 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    message::{Attach, NumberedPart},
+    message::{Attach, NumberedPart, Query},
     post::Letters,
-    retained::LookUp,
 };
 
 /// What is brought to the leader.
@@ -28,7 +27,7 @@ pub(super) struct Inbox {
     pub(super) term: u64,
     pub(super) parts: VecDeque<(Member, Brought)>,
     pub(super) attached: Vec<(Member, Attach)>,
-    pub(super) look_ups: VecDeque<(Member, LookUp)>,
+    pub(super) queries: VecDeque<(Member, Query)>,
     pub(super) ended: Vec<Member>,
     /// Members that are to be told who leads.
     pub(super) joined: Vec<Member>,
@@ -166,16 +165,16 @@ impl Desk {
         self.put(term, |inbox| inbox.attached.push((from, attach)));
     }
 
-    /// Retained messages are looked up.
-    pub(super) fn look_up(&self, from: Member, term: u64, look_up: LookUp) {
-        self.put(term, |inbox| inbox.look_ups.push_back((from, look_up)));
+    /// A node wants to know something.
+    pub(super) fn query(&self, from: Member, term: u64, query: Query) {
+        self.put(term, |inbox| inbox.queries.push_back((from, query)));
     }
 
     /// The life of a member has ended.
     pub(super) fn member_ended(&self, member: Member) {
         self.put_any(|inbox| {
             inbox.joined.retain(|joined| *joined != member);
-            inbox.look_ups.retain(|(from, _)| *from != member);
+            inbox.queries.retain(|(from, _)| *from != member);
             inbox.ended.push(member);
         });
     }

@@ -24,8 +24,9 @@ use super::{
     desk::{Answered, Answering, Applied, Asked, Brought},
     losses::Losses,
     members::follow_placement,
-    message::{Message, What},
+    message::{Message, Query, What},
     post::Post,
+    presence::{Inquiry, Presence},
     replica::Replica,
     retained::{LookUp, PAGE_BYTES, PAGE_COUNT, Page},
     routes::RouteTeller,
@@ -35,8 +36,8 @@ use super::{
 /// Entries that are on their way at a time: one that is written, and one that waits for that. More would only be smaller, and each
 /// has its cost.
 const ENTRIES_MAX: usize = 2;
-/// Look-ups that are answered in one go: others want something of the leader too.
-const LOOK_UPS_AT_ONCE: usize = 32;
+/// Queries that are answered in one go: others want something of the leader too.
+const QUERIES_AT_ONCE: usize = 32;
 /// An entry with so many bytes of parts takes no more.
 const ENTRY_BYTES: usize = 512 << 10;
 /// How long a proposal to the meta group is tried before it is looked at again.
@@ -178,7 +179,7 @@ struct Leader<'a> {
     entries: usize,
     /// Whether a tick is wanted, and not applied yet.
     ticking: bool,
-    /// Whether look-ups wait because a quorum has not confirmed this leader of late.
+    /// Whether queries wait because a quorum has not confirmed this leader of late.
     is_unsure: bool,
     /// What this replica had lost when it was last asked.
     losses: Losses,
@@ -235,7 +236,7 @@ impl<'a> Leader<'a> {
         }
         self.propose(&parts);
         self.send_letters();
-        self.look_up();
+        self.answer_queries();
     }
 
     /// Looks whether lives of owners have ended that this node did not hear of.
@@ -301,7 +302,7 @@ impl<'a> Leader<'a> {
             || self.post.has_more()
             || self.entries < ENTRIES_MAX
                 && (!self.ops.is_empty() || !self.replica.desk.inbox.lock().parts.is_empty())
-            || !self.is_unsure && !self.replica.desk.inbox.lock().look_ups.is_empty()
+            || !self.is_unsure && !self.replica.desk.inbox.lock().queries.is_empty()
     }
 
     fn handle_changes(&mut self) {
@@ -342,45 +343,53 @@ impl<'a> Leader<'a> {
         self.shards.publish_wills(self.replica.id, wills, floor, self.clock.now());
     }
 
-    /// Answers some look-ups, while it is certain that nobody else leads: what was acknowledged elsewhere must be found.
-    fn look_up(&mut self) {
-        let look_ups: Vec<_> = {
+    /// Answers some queries, while it is certain that nobody else leads: what was acknowledged elsewhere must be found.
+    fn answer_queries(&mut self) {
+        let queries: Vec<_> = {
             let mut inbox = self.replica.desk.inbox.lock();
-            let count = inbox.look_ups.len().min(LOOK_UPS_AT_ONCE);
-            inbox.look_ups.drain(..count).collect()
+            let count = inbox.queries.len().min(QUERIES_AT_ONCE);
+            inbox.queries.drain(..count).collect()
         };
-        if look_ups.is_empty() {
+        if queries.is_empty() {
             self.is_unsure = false;
             return;
         }
-        let pages = if self.replica.is_confirmed() { self.pages(&look_ups) } else { Vec::new() };
+        let is_confirmed = self.replica.is_confirmed();
+        let found = queries.iter().filter(|_| is_confirmed).map(|(_, query)| self.find(query));
+        let found: Vec<_> = found.collect();
         // Behind the reads: this thread may have stood still in between, and somebody else may lead by then.
-        self.is_unsure = pages.is_empty() || !self.replica.is_confirmed();
+        self.is_unsure = found.is_empty() || !self.replica.is_confirmed();
         if self.is_unsure {
             let mut inbox = self.replica.desk.inbox.lock();
-            look_ups.into_iter().rev().for_each(|look_up| inbox.look_ups.push_front(look_up));
+            queries.into_iter().rev().for_each(|query| inbox.queries.push_front(query));
             return;
         }
-        for ((from, _), page) in look_ups.into_iter().zip(pages) {
-            let message = Message { shard: self.replica.id, term: self.term, what: What::Page(page) };
-            self.shards.send(from, message);
+        for ((from, _), what) in queries.into_iter().zip(found) {
+            self.shards.send(from, Message { shard: self.replica.id, term: self.term, what });
         }
     }
 
-    /// What is found for some look-ups.
-    fn pages(&self, look_ups: &[(Member, LookUp)]) -> Vec<Page> {
+    fn find(&self, query: &Query) -> What {
+        match query {
+            Query::Retained(look_up) => What::Page(self.page(look_up)),
+            Query::Presence(Inquiry { id, clients }) => {
+                let shard = self.replica.state.shard.lock();
+                let are_present = clients.iter().map(|client| shard.session_of(client).is_some()).collect();
+                What::Presence(Presence { id: *id, are_present })
+            }
+        }
+    }
+
+    fn page(&self, LookUp { id, filter, after }: &LookUp) -> Page {
         let now = self.clock.now();
-        let page = |(_, LookUp { id, filter, after }): &(Member, LookUp)| {
-            let limits = (PAGE_COUNT, PAGE_BYTES);
-            let found = self.replica.state.shard.lock().retained(filter, after.as_deref(), limits, now);
-            // Whoever asked must not wait for ever.
-            let RetainedPage { messages, next } = found.unwrap_or_else(|error| {
-                tracing::error!(shard = self.replica.id.0, %error, "retained messages cannot be read");
-                RetainedPage::default()
-            });
-            Page { id: *id, now, messages, next }
-        };
-        look_ups.iter().map(page).collect()
+        let limits = (PAGE_COUNT, PAGE_BYTES);
+        let found = self.replica.state.shard.lock().retained(filter, after.as_deref(), limits, now);
+        // Whoever asked must not wait for ever.
+        let RetainedPage { messages, next } = found.unwrap_or_else(|error| {
+            tracing::error!(shard = self.replica.id.0, %error, "retained messages cannot be read");
+            RetainedPage::default()
+        });
+        Page { id: *id, now, messages, next }
     }
 
     /// Answers those whose parts are applied.
@@ -445,7 +454,7 @@ impl<'a> Leader<'a> {
         self.round += 1;
         let mut inbox = self.replica.desk.inbox.lock();
         inbox.parts.clear();
-        inbox.look_ups.clear();
+        inbox.queries.clear();
         drop(inbox);
         self.tell_all();
     }

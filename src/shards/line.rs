@@ -2,8 +2,8 @@
 //!
 //! What the node wants done goes out in numbered parts. The leader answers each when it is committed; what it has not answered is
 //! sent again, in order, to whoever leads next. The shard knows the numbers, so what was done already is not done twice.
-//! A few parts are on their way at a time; meanwhile the next one gathers, so the busier the node, the larger its parts. Look-ups
-//! go the same way (`retained`).
+//! A few parts are on their way at a time; meanwhile the next one gathers, so the busier the node, the larger its parts. Queries
+//! go the same way (`retained`, `presence`).
 //!
 //! While the disks of the shard are short of space, messages that it shall keep are held back here, and everything else goes on: what
 //! clients have acknowledged makes room.
@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use flotilla_mqtt::ReasonCode;
+use flotilla_mqtt::{ReasonCode, session::ClientId};
 use flotilla_shard::{Answer, OPS_MAX, Op, Part, PartAnswer};
 use flotilla_state::{Member, ShardId};
 use parking_lot::Mutex;
@@ -26,7 +26,8 @@ use tokio::sync::oneshot;
 
 use super::{
     clock::ShardClock,
-    message::{Message, NumberedPart, What},
+    message::{Message, NumberedPart, Query, What},
+    presence::{Inquiries, Presence},
     retained::{LookUps, Page},
 };
 use crate::{cluster::Completion, node::Node, router::SessionRef, worker::Event};
@@ -63,6 +64,7 @@ struct State {
     /// them, or take them yet.
     abandoned: VecDeque<Wish>,
     look_ups: LookUps,
+    inquiries: Inquiries,
 }
 
 /// Who leads, as it has said itself.
@@ -218,8 +220,11 @@ impl Line {
         let mut state = self.state.lock();
         let mut look_ups = std::mem::take(&mut state.look_ups);
         look_ups.clear();
+        let mut inquiries = std::mem::take(&mut state.inquiries);
+        inquiries.clear();
         let ended = std::mem::take(&mut *state);
-        *state = State { me, leader: ended.leader, clock: ended.clock, look_ups, ..State::default() };
+        *state =
+            State { me, leader: ended.leader, clock: ended.clock, look_ups, inquiries, ..State::default() };
         state.abandoned = ended.abandoned;
         state.note_abandoned(ended.sent.into_iter().flat_map(|sent| sent.abandoned));
         state.note_abandoned(ended.gathering.ops);
@@ -246,8 +251,10 @@ impl Line {
         state.leader = Some(leader);
         state.clock = Some(state.clock.map_or(clock, |known| known.later(clock)));
         let parts = state.sent.iter().map(|sent| What::Part(sent.part.clone()));
-        let look_ups = state.look_ups.asked().map(|look_up| What::LookUp(look_up.clone()));
-        send(parts.chain(look_ups).map(|what| self.message(leader, what)).collect());
+        let look_ups = state.look_ups.asked().map(|look_up| Query::Retained(look_up.clone()));
+        let inquiry = state.inquiries.asked().map(|inquiry| Query::Presence(inquiry.clone()));
+        let queries = look_ups.chain(inquiry).map(What::Query);
+        send(parts.chain(queries).map(|what| self.message(leader, what)).collect());
         true
     }
 
@@ -326,6 +333,22 @@ impl Line {
         node.mailboxes[usize::from(who.worker)].send(Event::LookedUp(who, self.shard, page));
     }
 
+    /// Wants to know whether a client has a session; `who` hears it, unless this node's life ends before.
+    pub(super) fn inquire(&self, client: ClientId, who: oneshot::Sender<bool>, send: impl FnOnce(Outgoing)) {
+        let mut state = self.state.lock();
+        if state.me.is_some() {
+            state.inquiries.put(client, who);
+            send(self.advance(&mut state));
+        }
+    }
+
+    /// The leader has said who has a session.
+    pub(super) fn handle_presence(&self, presence: Presence, send: impl FnOnce(Outgoing)) {
+        let mut state = self.state.lock();
+        state.inquiries.answered(presence);
+        send(self.advance(&mut state));
+    }
+
     /// Makes parts of what has gathered, as many as may be on their way, and asks what may be asked.
     fn advance(&self, state: &mut State) -> Outgoing {
         let mut outgoing = Vec::new();
@@ -345,8 +368,10 @@ impl Line {
             state.sent.push_back(Sent { ops_before, part, waiting, bytes, abandoned });
         }
         let ops_done = state.ops_done();
-        while let Some(look_up) = state.look_ups.next(ops_done) {
-            outgoing.extend(state.leader.map(|leader| self.message(leader, What::LookUp(look_up))));
+        let look_ups = std::iter::from_fn(|| state.look_ups.next(ops_done)).map(Query::Retained);
+        let queries = look_ups.chain(state.inquiries.next().map(Query::Presence));
+        for query in queries {
+            outgoing.extend(state.leader.map(|leader| self.message(leader, What::Query(query))));
         }
         outgoing
     }

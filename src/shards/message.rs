@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use super::{
     post::Letters,
+    presence::{Inquiry, Presence},
     retained::{LookUp, Page},
 };
 
@@ -34,15 +35,26 @@ pub(super) enum What {
     Answer { number: u64, answer: PartAnswer, routes_at: u64 },
     /// To the leader: a connection wants the messages of its session.
     Attach(Attach),
-    /// To the leader: which retained messages match?
-    LookUp(LookUp),
-    /// From the leader: these do.
+    /// To the leader: it is to be answered by who surely leads.
+    Query(Query),
+    /// From the leader: what a look-up has found.
     Page(Page),
+    /// From the leader: who has a session.
+    Presence(Presence),
     /// From the leader of another shard, to that of this one.
     Letters(Letters),
     /// To the leader of the shard, from that of another one: these letters have come, and the routes that follow from them are those of
     /// this entry, as in an answer.
     Posted { numbers: Vec<u64>, routes_at: u64 },
+}
+
+/// What a node wants to know of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Query {
+    /// Which retained messages match?
+    Retained(LookUp),
+    /// Which clients have a session?
+    Presence(Inquiry),
 }
 
 /// A connection that wants the messages of its session.
@@ -89,7 +101,7 @@ struct Wire {
     shard: u32,
     #[prost(uint64, tag = "3")]
     term: u64,
-    #[prost(oneof = "WireWhat", tags = "4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "WireWhat", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     what: Option<WireWhat>,
 }
 
@@ -111,6 +123,10 @@ enum WireWhat {
     Letters(WireLetters),
     #[prost(message, tag = "11")]
     Posted(WirePosted),
+    #[prost(message, tag = "12")]
+    Inquiry(WireInquiry),
+    #[prost(message, tag = "13")]
+    Presence(WirePresence),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -203,6 +219,23 @@ struct WirePosted {
     routes_at: u64,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireInquiry {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(string, repeated, tag = "2")]
+    clients: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WirePresence {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    /// In the order of the clients.
+    #[prost(bool, repeated, tag = "2")]
+    are_present: Vec<bool>,
+}
+
 impl Message {
     pub(super) fn encode(&self) -> Bytes {
         let what = match &self.what {
@@ -225,8 +258,15 @@ impl Message {
                 from: from.0,
                 maybe_sent_until: maybe_sent_until.0,
             }),
-            What::LookUp(LookUp { id, filter, after }) => {
+            What::Query(Query::Retained(LookUp { id, filter, after })) => {
                 WireWhat::LookUp(WireLookUp { id: *id, filter: filter.to_string(), after: after.clone() })
+            }
+            What::Query(Query::Presence(Inquiry { id, clients })) => {
+                let clients = clients.iter().map(|client| client.as_str().to_owned()).collect();
+                WireWhat::Inquiry(WireInquiry { id: *id, clients })
+            }
+            What::Presence(Presence { id, are_present }) => {
+                WireWhat::Presence(WirePresence { id: *id, are_present: are_present.clone() })
             }
             What::Page(Page { id, now, messages, next }) => WireWhat::Page(WirePage {
                 id: *id,
@@ -280,7 +320,15 @@ impl Message {
                 // Whoever grants subscriptions bounds the number of their levels.
                 let parsed = TopicFilter::parse(&filter, u16::MAX).ok();
                 parsed.filter(|filter| !filter.is_shared()).ok_or(MessageError::Field("filter"))?;
-                What::LookUp(LookUp { id, filter: filter.into(), after })
+                What::Query(Query::Retained(LookUp { id, filter: filter.into(), after }))
+            }
+            WireWhat::Inquiry(WireInquiry { id, clients }) => {
+                let clients = clients.iter().map(|client| ClientId::new(client)).collect::<Option<_>>();
+                let clients = clients.ok_or(MessageError::Field("clients"))?;
+                What::Query(Query::Presence(Inquiry { id, clients }))
+            }
+            WireWhat::Presence(WirePresence { id, are_present }) => {
+                What::Presence(Presence { id, are_present })
             }
             WireWhat::Page(WirePage { id, now, messages, next }) => {
                 // Each for itself: one that waits for its client must not keep the others.
@@ -325,8 +373,14 @@ mod tests {
                 part: Part { source, number: 5, ops }.encode(),
             }),
             What::Answer { number: 6, answer, routes_at: 7 },
-            What::Attach(Attach { connection, from: Seq(8), maybe_sent_until: Seq(10) }),
-            What::LookUp(LookUp { id: 7, filter: "a/+".into(), after: Some("a/b".to_owned()) }),
+            What::Attach(Attach { connection: connection.clone(), from: Seq(8), maybe_sent_until: Seq(10) }),
+            What::Query(Query::Retained(LookUp {
+                id: 7,
+                filter: "a/+".into(),
+                after: Some("a/b".to_owned()),
+            })),
+            What::Query(Query::Presence(Inquiry { id: 8, clients: vec![connection.client.clone()] })),
+            What::Presence(Presence { id: 8, are_present: vec![true, false] }),
             What::Page(Page { id: 7, now: 9, messages: vec![stored], next: None }),
             What::Letters(Letters {
                 from: ShardId(2),

@@ -8,6 +8,7 @@
 //! * `space`: what happens where their disks are nearly full;
 //! * `leader`: what this node does for the shards that it leads, with `desk`, `streams`, `routes` and `members`;
 //! * `post`: what shards tell each other;
+//! * `presence`: who has a session;
 //! * `retained`: looking up retained messages;
 //! * `backup`: what a shard tells a backup, and takes from one.
 //!
@@ -26,6 +27,7 @@ mod losses;
 mod members;
 mod message;
 mod post;
+mod presence;
 mod replica;
 mod retained;
 mod routes;
@@ -400,10 +402,13 @@ impl Shards {
                     replica.desk.attach(from, term, attach);
                 }
             }
-            What::LookUp(look_up) => {
+            What::Query(query) => {
                 if let Some(replica) = self.replica(shard) {
-                    replica.desk.look_up(from, term, look_up);
+                    replica.desk.query(from, term, query);
                 }
+            }
+            What::Presence(presence) => {
+                line.handle_presence(presence, |outgoing| self.send_all(outgoing));
             }
             What::Page(page) => {
                 if let Some(node) = self.node.get() {

@@ -7,6 +7,7 @@ use flotilla_shard::{Connection, Entry, GroupStrategy, Open, Overlap, QueueLimit
 use flotilla_state::{ConnectionEpoch, Incarnation, NodeId};
 
 use super::*;
+use crate::shards::presence::Inquiry;
 
 fn publish(topic: &str) -> Wish {
     let message = Transit::new(topic, b"", b"x", QoS::AtLeastOnce, false, None, None, None);
@@ -164,4 +165,47 @@ fn a_part_takes_no_more_than_it_may() {
     assert_eq!(gathered.bytes, 0);
     gathered.extend((0..OPS_MAX + 1).map(|_| sized(1)));
     assert_eq!((gathered.take().ops.len(), gathered.take().ops.len()), (OPS_MAX, 1));
+}
+
+#[test]
+fn who_asks_for_a_session_hears_it_of_whoever_leads_in_the_end() {
+    let line = Line::new(ShardId(1));
+    let me = Member { node: NodeId(1), incarnation: Incarnation(1) };
+    let client = ClientId::new("a").expect("not empty");
+    let inquiry = |id| Query::Presence(Inquiry { id, clients: vec![client.clone()] });
+    let asked = |outgoing: Outgoing| -> Vec<(u64, Query)> {
+        let of = |(_, message): (Member, Message)| match message.what {
+            What::Query(query) => (message.term, query),
+            what => panic!("{what:?}"),
+        };
+        outgoing.into_iter().map(of).collect()
+    };
+    let lead = |term| {
+        let mut queries = Vec::new();
+        let leader = Leader { member: me, term, round: 0 };
+        line.handle_lead(leader, ShardClock::at(0), |outgoing| queries = asked(outgoing));
+        queries
+    };
+    let ask = || {
+        let (who, is_present) = oneshot::channel();
+        let mut queries = Vec::new();
+        line.inquire(client.clone(), who, |outgoing| queries = asked(outgoing));
+        (is_present, queries)
+    };
+    // Nobody of a node without a life waits.
+    let (mut nobody, _) = ask();
+    assert_eq!(nobody.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    line.begin_life(Some(me), drop);
+    let (mut is_present, queries) = ask();
+    assert_eq!(queries, [], "nobody leads");
+    assert_eq!(lead(1), [(1, inquiry(1))]);
+    assert_eq!(lead(2), [(2, inquiry(1))]);
+    let (mut next, queries) = ask();
+    assert_eq!(queries, [], "one is on its way");
+    let mut queries = Vec::new();
+    let presence = Presence { id: 1, are_present: vec![true] };
+    line.handle_presence(presence, |outgoing| queries = asked(outgoing));
+    assert_eq!((is_present.try_recv(), queries), (Ok(true), vec![(2, inquiry(2))]));
+    line.begin_life(None, |_| panic!("nobody is told"));
+    assert_eq!(next.try_recv(), Err(oneshot::error::TryRecvError::Closed));
 }
