@@ -114,8 +114,10 @@ impl Worker {
         }
     }
 
-    /// Hands the other workers and the other nodes the messages for them.
+    /// Hands shards, other nodes and the other workers the messages for them. Shards first: who has got a message may rely on it that a
+    /// look-up finds it retained.
     pub(super) fn hand_over(&mut self) {
+        self.hand_over_to_nodes();
         for worker in 0..self.outbound.len() {
             if !self.outbound[worker].is_empty() {
                 let fresh = self.spare.batches.pop().unwrap_or_default();
@@ -123,7 +125,6 @@ impl Worker {
                 self.node.mailboxes[worker].send(Event::Batch(batch));
             }
         }
-        self.hand_over_to_nodes();
     }
 
     /// Writes what a session's connection has; ends the connection if that fails.
