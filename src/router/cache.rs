@@ -1,20 +1,43 @@
 //! One worker's memory of the topics that it routed lately.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
-use super::{MatchSet, Router};
+use hashbrown::HashTable;
+
+use super::{MatchSet, Router, matches::Matching};
 
 /// Match sets by topic. Bounded: it holds two generations and the last set; when the young generation is full, in topics or
-/// in bytes, it becomes the old one, and the old one, less what was used since, is forgotten.
+/// in bytes, it becomes the old one, and the old one, less what was used since, is forgotten. From then on a topic has to come twice
+/// before it is remembered: of more topics than there is room for most are gone before they come again, and to remember and forget
+/// them costs more than to match them.
 #[derive(Debug, Default)]
 pub(crate) struct MatchCache {
-    young: HashMap<Box<str>, Arc<MatchSet>>,
+    hasher: RandomState,
+    young: HashTable<Known>,
     /// What the young generation takes, about.
     young_bytes: usize,
-    old: HashMap<Box<str>, Arc<MatchSet>>,
-    /// The topic that was asked for last, and its set: messages come in bursts on one topic.
+    old: HashTable<Known>,
+    newcomers: Newcomers,
+    /// The topic that was asked for last, and its set: messages come in bursts on one topic. Nobody else has that of a newcomer
+    /// when the next one comes, so that one needs no new set.
     last: (String, Option<Arc<MatchSet>>),
+    matching: Matching,
 }
+
+#[derive(Debug)]
+struct Known {
+    hash: u64,
+    topic: Box<str>,
+    set: Arc<MatchSet>,
+}
+
+/// Topics that have come once, about: a few bits of the hash of the last one of each place. There are none as long as there was room
+/// for all topics.
+#[derive(Debug, Default)]
+struct Newcomers(Option<Box<[u16]>>);
 
 impl MatchCache {
     /// Topics in one generation.
@@ -33,40 +56,88 @@ impl MatchCache {
             && !topic.is_empty()
             && last.as_ref().is_some_and(|last| router.is_current(last.generations));
         if !is_last {
-            let set = self.look_up(topic, router);
+            self.look_up(topic, router);
             self.last.0.clear();
             if topic.len() <= Self::LAST_BYTES {
                 self.last.0.push_str(topic);
             }
-            self.last.1 = Some(set);
         }
         self.last.1.as_ref().expect("it is there now")
     }
 
-    fn look_up(&mut self, topic: &str, router: &Router) -> Arc<MatchSet> {
-        if let Some(known) = self.young.get(topic)
-            && router.is_current(known.generations)
+    /// Makes the last set that of `topic`.
+    fn look_up(&mut self, topic: &str, router: &Router) {
+        let hash = self.hasher.hash_one(topic);
+        let is_it = |known: &Known| known.hash == hash && *known.topic == *topic;
+        if let Some(known) = self.young.find(hash, is_it)
+            && router.is_current(known.set.generations)
         {
-            return Arc::clone(known);
+            self.last.1 = Some(Arc::clone(&known.set));
+            return;
         }
-        let known = self.old.remove(topic).filter(|known| router.is_current(known.generations));
-        let set = known.unwrap_or_else(|| Arc::new(router.matches(topic)));
-        self.remember(topic, &set);
-        set
+        let outdated = match self.old.find_entry(hash, is_it) {
+            Ok(known) => Some(known.remove().0),
+            Err(_) => None,
+        };
+        if let Some(known) = outdated.filter(|known| router.is_current(known.set.generations)) {
+            self.last.1 = Some(Arc::clone(&known.set));
+            return self.remember(known);
+        }
+        let mut set = self.last.1.take().unwrap_or_default();
+        if Arc::get_mut(&mut set).is_none() {
+            set = Arc::default();
+        }
+        let new = Arc::get_mut(&mut set).expect("nobody else has it");
+        router.match_into(topic, new, &mut self.matching);
+        if self.newcomers.has_come(hash) {
+            new.shrink();
+            self.remember(Known { hash, topic: topic.into(), set: Arc::clone(&set) });
+        }
+        self.last.1 = Some(set);
     }
 
-    fn remember(&mut self, topic: &str, set: &Arc<MatchSet>) {
-        let bytes = topic.len() + set.bytes();
+    fn remember(&mut self, known: Known) {
+        let bytes = known.bytes();
         if self.young.len() >= Self::TOPICS || self.young_bytes + bytes > Self::BYTES {
             // The room stays: growing anew would cost as much again.
             std::mem::swap(&mut self.old, &mut self.young);
             self.young.clear();
             self.young_bytes = 0;
+            self.newcomers.begin();
         }
         self.young_bytes += bytes;
-        if let Some(outdated) = self.young.insert(topic.into(), Arc::clone(set)) {
-            self.young_bytes -= topic.len() + outdated.bytes();
+        let is_it = |other: &Known| other.hash == known.hash && other.topic == known.topic;
+        if let Some(outdated) = self.young.find_mut(known.hash, is_it) {
+            self.young_bytes -= outdated.bytes();
+            *outdated = known;
+        } else {
+            self.young.insert_unique(known.hash, known, |known| known.hash);
         }
+    }
+}
+
+impl Known {
+    fn bytes(&self) -> usize {
+        self.topic.len() + self.set.bytes()
+    }
+}
+
+impl Newcomers {
+    const PLACES: usize = 16_384;
+
+    /// There are more topics than there is room for.
+    fn begin(&mut self) {
+        self.0.get_or_insert_with(|| vec![0; Self::PLACES].into());
+    }
+
+    /// Whether a topic with this hash has come before, as far as is known; it has from now on.
+    fn has_come(&mut self, hash: u64) -> bool {
+        let Some(places) = &mut self.0 else { return true };
+        let [high, low, ..] = hash.to_be_bytes();
+        // That of an empty place is no topic's.
+        let mark = u16::from_be_bytes([high, low]) | 1;
+        let place = usize::try_from(hash % Self::PLACES as u64).expect("it is less than that");
+        std::mem::replace(&mut places[place], mark) == mark
     }
 }
 
@@ -98,7 +169,7 @@ mod tests {
         let mut cache = MatchCache::default();
         for topic in topics {
             cache.matches(&topic, router);
-            let bytes: usize = cache.young.iter().map(|(topic, set)| topic.len() + set.bytes()).sum();
+            let bytes: usize = cache.young.iter().map(Known::bytes).sum();
             assert_eq!(bytes, cache.young_bytes);
             assert!(bytes <= MatchCache::BYTES && cache.young.len() <= MatchCache::TOPICS);
         }
@@ -108,6 +179,32 @@ mod tests {
     fn neither_long_topics_nor_many_receivers_fill_the_memory() {
         check(&router_with(0), (0..400).map(|number| format!("{number}/{}", "x".repeat(65_000))));
         check(&router_with(2_000), (0..200).map(|number| format!("{number}")));
+    }
+
+    #[test]
+    fn of_more_topics_than_there_is_room_for_those_are_remembered_that_come_again() {
+        let (router, mut cache) = (router_with(3), MatchCache::default());
+        let mut match_all = |topics: std::ops::Range<usize>| {
+            for topic in topics {
+                assert_eq!(cache.matches(&topic.to_string(), &router).of_worker(0).len(), 3);
+            }
+            cache.young.len()
+        };
+        assert_eq!(match_all(0..MatchCache::TOPICS), MatchCache::TOPICS, "there is room for all");
+        assert_eq!(match_all(20_000..20_001), 1, "that was one too many");
+        assert!(match_all(30_000..31_000) < 10);
+        assert_eq!(match_all(0..1_000), 1_001, "they were known");
+        assert!(match_all(30_000..31_000) > 1_900);
+    }
+
+    #[test]
+    fn a_set_that_somebody_has_does_not_change() {
+        let (router, mut cache) = (router_with(1), MatchCache::default());
+        cache.newcomers.begin();
+        let held = Arc::clone(cache.matches("a", &router));
+        let first = Arc::as_ptr(cache.matches("$SYS/a", &router));
+        assert_eq!((held.of_worker(0).len(), cache.matches("$SYS/b", &router).is_empty()), (1, true));
+        assert_eq!(Arc::as_ptr(cache.matches("$SYS/c", &router)), first, "nobody has that one");
     }
 
     #[test]

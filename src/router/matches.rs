@@ -11,11 +11,13 @@ use crate::config::Overlap;
 
 /// Everybody who gets a message on one topic: the sessions of this node in the order in which the workers need it, and
 /// other nodes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct MatchSet {
     pub(crate) generations: Generations,
-    /// Indexed by worker.
-    workers: Box<[Box<[Target]>]>,
+    /// By worker.
+    targets: Vec<Target>,
+    /// Where the targets of each worker end.
+    ends: Vec<usize>,
     pub(crate) groups: Box<[GroupTarget]>,
     /// Other nodes with subscribers.
     pub(crate) nodes: Box<[NodeId]>,
@@ -54,67 +56,80 @@ pub(crate) enum OwnMessage {
 impl MatchSet {
     /// What it takes in memory, about.
     pub(super) fn bytes(&self) -> usize {
-        let targets: usize = self.workers.iter().map(|targets| targets.len()).sum();
-        let workers = self.workers.len() * size_of::<Box<[Target]>>();
         size_of::<Self>()
-            + workers
-            + targets * size_of::<Target>()
+            + self.targets.capacity() * size_of::<Target>()
+            + self.ends.capacity() * size_of::<usize>()
             + self.groups.len() * size_of::<GroupTarget>()
             + self.nodes.len() * size_of::<NodeId>()
             + self.shards.len() * size_of::<ShardId>()
     }
 
     pub(crate) fn of_worker(&self, worker: usize) -> &[Target] {
-        &self.workers[worker]
+        let start = worker.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.targets[start..self.ends[worker]]
     }
 
     /// How many deliveries a message on the topic causes.
     pub(crate) fn deliveries(&self) -> usize {
-        let others = self.nodes.len() + self.groups.len() + self.shards.len();
-        others + self.workers.iter().map(|targets| targets.len()).sum::<usize>()
+        self.targets.len() + self.nodes.len() + self.groups.len() + self.shards.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-            && self.groups.is_empty()
-            && self.shards.is_empty()
-            && self.workers.iter().all(|targets| targets.is_empty())
+        self.deliveries() == 0
+    }
+
+    /// Gives back the room that it does not need.
+    pub(super) fn shrink(&mut self) {
+        self.targets.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
+    /// Makes it that of the subscriptions that match.
+    pub(super) fn fill(
+        &mut self,
+        matching: &mut Matching,
+        (workers, overlap): (usize, Overlap),
+        generations: Generations,
+        remote: RemoteMatches,
+        me: NodeId,
+    ) {
+        let Matching { subscribers, groups } = matching;
+        self.generations = generations;
+        // Stable, and by worker and session: the subscriptions of one session come together.
+        subscribers.sort_by_key(|subscriber| subscriber.session);
+        let same_copy = |a: &Subscriber, b: &Subscriber| overlap == Overlap::Merge && a.session == b.session;
+        self.targets.clear();
+        self.targets.shrink_to(KEPT_ROOM);
+        self.ends.clear();
+        for copy in subscribers.chunk_by(same_copy) {
+            self.ends.resize(usize::from(copy[0].session.worker), self.targets.len());
+            self.targets.push(target(copy));
+        }
+        self.ends.resize(workers, self.targets.len());
+        subscribers.clear();
+        subscribers.shrink_to(KEPT_ROOM);
+        self.groups = GroupTarget::join(std::mem::take(groups), remote.groups, me);
+        self.nodes = remote.nodes;
+        self.shards = remote.shards;
     }
 }
 
-/// Collects the subscriptions that match.
-pub(super) struct Builder {
-    overlap: Overlap,
-    workers: Vec<Vec<Subscriber>>,
+/// The subscriptions that match, while they are collected.
+#[derive(Debug, Default)]
+pub(super) struct Matching {
+    subscribers: Vec<Subscriber>,
     groups: Vec<Arc<Group>>,
 }
 
-impl Builder {
-    pub(super) fn new(workers: usize, overlap: Overlap) -> Self {
-        Self { overlap, workers: vec![Vec::new(); workers], groups: Vec::new() }
-    }
-
+impl Matching {
     pub(super) fn add(&mut self, subscribers: &Subscribers) {
-        subscribers.for_each_direct(|subscriber| {
-            self.workers[usize::from(subscriber.session.worker)].push(subscriber);
-        });
+        subscribers.for_each_direct(|subscriber| self.subscribers.push(subscriber));
         self.groups.extend(subscribers.groups().iter().map(Arc::clone));
     }
-
-    pub(super) fn finish(self, generations: Generations, remote: RemoteMatches, me: NodeId) -> MatchSet {
-        let overlap = self.overlap;
-        let workers = self.workers.into_iter().map(|matching| targets(matching, overlap)).collect();
-        let groups = GroupTarget::join(self.groups, remote.groups, me);
-        MatchSet { generations, workers, groups, nodes: remote.nodes, shards: remote.shards }
-    }
 }
 
-fn targets(mut matching: Vec<Subscriber>, overlap: Overlap) -> Box<[Target]> {
-    // Stable, and by session: the subscriptions of one session come together.
-    matching.sort_by_key(|subscriber| subscriber.session);
-    let same_copy = |a: &Subscriber, b: &Subscriber| overlap == Overlap::Merge && a.session == b.session;
-    matching.chunk_by(same_copy).map(target).collect()
-}
+/// How much room for subscribers is kept for the next topic.
+const KEPT_ROOM: usize = 1_024;
 
 fn target(subscriptions: &[Subscriber]) -> Target {
     let session = subscriptions[0].session;

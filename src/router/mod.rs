@@ -1,6 +1,6 @@
 //! Who gets a message: the subscriptions of every session of this node, shared by all workers.
 //!
-//! [`Router::matches`] turns a topic into a [`MatchSet`]; each worker caches those by topic ([`MatchCache`]) and checks
+//! [`Router::matches`] turns a topic into a [`MatchSet`]; each worker caches those by topic ([`MatchCache`]), and checks
 //! with two atomic loads that no subscription that could matter has changed since. A SUBSCRIBE or UNSUBSCRIBE only
 //! invalidates the topics that share its first level; one that begins with a wildcard invalidates all. What other nodes
 //! want is in the same set ([`RemoteRoutes`]), with generations of its own.
@@ -36,6 +36,7 @@ use flotilla_mqtt::{
 };
 use parking_lot::RwLock;
 
+use self::matches::Matching;
 use crate::config::{Overlap, SharedStrategy};
 
 /// Names one session of this node. The epoch keeps a message for a session that has ended from reaching the one that
@@ -67,7 +68,7 @@ struct Partition {
 }
 
 /// The generations that a [`MatchSet`] was made from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Generations {
     partition: u32,
     literal: u64,
@@ -161,6 +162,13 @@ impl Router {
 
     /// Everybody who gets a message on `topic`.
     pub(crate) fn matches(&self, topic: &str) -> MatchSet {
+        let mut set = MatchSet::default();
+        self.match_into(topic, &mut set, &mut Matching::default());
+        set
+    }
+
+    /// Makes a set that of `topic`, in the room that it has.
+    fn match_into(&self, topic: &str, set: &mut MatchSet, matching: &mut Matching) {
         let partition = self.literal_index(topic);
         let (literal, wildcard) = (&self.partitions[partition], &self.partitions[WILDCARD]);
         // The generations are read under the locks: a change that comes later makes them differ.
@@ -172,11 +180,10 @@ impl Router {
             wildcard: wildcard.generation.load(Ordering::Acquire),
             remote: remote_generations,
         };
-        let mut builder = matches::Builder::new(self.workers, self.overlap);
-        literal_tree.for_each_match(topic, |subscribers| builder.add(subscribers));
-        wildcard_tree.for_each_match(topic, |subscribers| builder.add(subscribers));
+        literal_tree.for_each_match(topic, |subscribers| matching.add(subscribers));
+        wildcard_tree.for_each_match(topic, |subscribers| matching.add(subscribers));
         drop((literal_tree, wildcard_tree));
-        builder.finish(generations, remote, self.remote.me())
+        set.fill(matching, (self.workers, self.overlap), generations, remote, self.remote.me());
     }
 
     /// Whether a set that was made from these generations is still right.

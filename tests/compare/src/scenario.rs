@@ -138,8 +138,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::timed(
         "wildcard-1m",
-        "1,000,000 wildcard filters of 1,000 clients, 10 publishers, window 32, QoS 0",
-        "wildcard --filters 1000000 --subscribers 1000 --publishers 10 -w 32 -q 0",
+        "1,000,000 wildcard filters of 100 clients, 10 publishers, window 32, QoS 0",
+        "wildcard --filters 1000000 --subscribers 100 --publishers 10 -w 32 -q 0",
         FILTERS,
     ),
     Scenario::timed("idle", "{{connections}} idle connections", "connections -n {{connections}}", IDLE),
