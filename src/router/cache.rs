@@ -21,8 +21,8 @@ pub(crate) struct MatchCache {
     young_bytes: usize,
     old: HashTable<Known>,
     newcomers: Newcomers,
-    /// The topic that was asked for last, and its set: messages come in bursts on one topic. Nobody else has that of a newcomer
-    /// when the next one comes, so that one needs no new set.
+    /// The topic that was asked for last, and its set: messages come in bursts on one topic. Usually nobody else has that of a newcomer
+    /// when the next one comes, which then needs no new set.
     last: (String, Option<Arc<MatchSet>>),
     matching: Matching,
 }
@@ -69,19 +69,19 @@ impl MatchCache {
     fn look_up(&mut self, topic: &str, router: &Router) {
         let hash = self.hasher.hash_one(topic);
         let is_it = |known: &Known| known.hash == hash && *known.topic == *topic;
-        if let Some(known) = self.young.find(hash, is_it)
-            && router.is_current(known.set.generations)
-        {
+        let young = self.young.find(hash, is_it);
+        if let Some(known) = young.filter(|known| router.is_current(known.set.generations)) {
             self.last.1 = Some(Arc::clone(&known.set));
             return;
         }
-        let outdated = match self.old.find_entry(hash, is_it) {
-            Ok(known) => Some(known.remove().0),
-            Err(_) => None,
-        };
-        if let Some(known) = outdated.filter(|known| router.is_current(known.set.generations)) {
-            self.last.1 = Some(Arc::clone(&known.set));
-            return self.remember(known);
+        let mut is_known = young.is_some();
+        if let Ok(old) = self.old.find_entry(hash, is_it) {
+            let known = old.remove().0;
+            if router.is_current(known.set.generations) {
+                self.last.1 = Some(Arc::clone(&known.set));
+                return self.remember(known);
+            }
+            is_known = true;
         }
         let mut set = self.last.1.take().unwrap_or_default();
         if Arc::get_mut(&mut set).is_none() {
@@ -89,7 +89,7 @@ impl MatchCache {
         }
         let new = Arc::get_mut(&mut set).expect("nobody else has it");
         router.match_into(topic, new, &mut self.matching);
-        if self.newcomers.has_come(hash) {
+        if is_known || self.newcomers.has_come(hash) {
             new.shrink();
             self.remember(Known { hash, topic: topic.into(), set: Arc::clone(&set) });
         }
@@ -193,8 +193,9 @@ mod tests {
         assert_eq!(match_all(0..MatchCache::TOPICS), MatchCache::TOPICS, "there is room for all");
         assert_eq!(match_all(20_000..20_001), 1, "that was one too many");
         assert!(match_all(30_000..31_000) < 10);
-        assert_eq!(match_all(0..1_000), 1_001, "they were known");
-        assert!(match_all(30_000..31_000) > 1_900);
+        assert!((1_001..1_010).contains(&match_all(0..1_000)), "they were known");
+        // Some have taken the places of others.
+        assert!(match_all(30_000..31_000) > 1_800);
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl MatchSet {
         subscribers.sort_by_key(|subscriber| subscriber.session);
         let same_copy = |a: &Subscriber, b: &Subscriber| overlap == Overlap::Merge && a.session == b.session;
         self.targets.clear();
-        self.targets.shrink_to(KEPT_ROOM);
+        self.targets.shrink_to(TARGETS_ROOM);
         self.ends.clear();
         for copy in subscribers.chunk_by(same_copy) {
             self.ends.resize(usize::from(copy[0].session.worker), self.targets.len());
@@ -107,7 +107,7 @@ impl MatchSet {
         }
         self.ends.resize(workers, self.targets.len());
         subscribers.clear();
-        subscribers.shrink_to(KEPT_ROOM);
+        subscribers.shrink_to(SUBSCRIBERS_ROOM);
         self.groups = GroupTarget::join(std::mem::take(groups), remote.groups, me);
         self.nodes = remote.nodes;
         self.shards = remote.shards;
@@ -122,14 +122,21 @@ pub(super) struct Matching {
 }
 
 impl Matching {
+    /// Forgets what a match that came to nothing has left.
+    pub(super) fn begin(&mut self) {
+        self.subscribers.clear();
+        self.groups.clear();
+    }
+
     pub(super) fn add(&mut self, subscribers: &Subscribers) {
         subscribers.for_each_direct(|subscriber| self.subscribers.push(subscriber));
         self.groups.extend(subscribers.groups().iter().map(Arc::clone));
     }
 }
 
-/// How much room for subscribers is kept for the next topic.
-const KEPT_ROOM: usize = 1_024;
+/// How much room for subscribers is kept for the next topic, and how much a set has for its own: that may wait in a mailbox.
+const SUBSCRIBERS_ROOM: usize = 1_024;
+const TARGETS_ROOM: usize = 16;
 
 fn target(subscriptions: &[Subscriber]) -> Target {
     let session = subscriptions[0].session;

@@ -180,6 +180,7 @@ impl Router {
             wildcard: wildcard.generation.load(Ordering::Acquire),
             remote: remote_generations,
         };
+        matching.begin();
         literal_tree.for_each_match(topic, |subscribers| matching.add(subscribers));
         wildcard_tree.for_each_match(topic, |subscribers| matching.add(subscribers));
         drop((literal_tree, wildcard_tree));

@@ -9,17 +9,15 @@ use flotilla_state::ShardId;
 use super::{Shards, line::Line, replica::Replica};
 
 impl Shards {
-    /// Whether this node leads a shard that surely has nothing of a client.
-    pub(super) fn lacks_here(&self, shard: ShardId, client: &ClientId) -> bool {
-        self.is_certain(shard, |replica| {
-            replica.state.shard.try_lock().is_some_and(|shard| shard.session_of(client).is_none())
-        })
+    /// Whether a shard that this node leads has a session of a client; `None`: that is not certain here.
+    pub(super) fn is_present_here(&self, shard: ShardId, client: &ClientId) -> Option<bool> {
+        self.certain(shard, |replica| Some(replica.state.shard.try_lock()?.session_of(client).is_some()))
     }
 
     /// Whether a look-up in a shard would surely find nothing: it retains nothing, and nothing of this node is on its way there.
     pub(crate) fn retains_nothing(&self, shard: ShardId) -> bool {
         self.line(shard).is_some_and(Line::is_idle)
-            && self.is_certain(shard, |replica| replica.state.retained.messages() == 0)
+            && self.certain(shard, |replica| Some(replica.state.retained.messages() == 0)) == Some(true)
     }
 
     /// The last entry that the replica on this node knows to be committed; 0: it has none, or is not here.
@@ -28,10 +26,11 @@ impl Shards {
         self.replica(shard).and_then(|replica| replica.group.status().committed).unwrap_or(0)
     }
 
-    /// Whether this node leads a shard and finds so there.
-    fn is_certain(&self, shard: ShardId, is_so: impl FnOnce(&Replica) -> bool) -> bool {
-        let Some(replica) = self.replica(shard) else { return false };
-        replica.desk.is_open() && is_so(&replica) && (self.is_alone() || replica.is_confirmed())
+    /// What this node finds in a shard, if it surely leads it.
+    fn certain<T>(&self, shard: ShardId, find: impl FnOnce(&Replica) -> Option<T>) -> Option<T> {
+        let replica = self.replica(shard)?;
+        let found = if replica.desk.is_open() { find(&replica)? } else { return None };
+        (self.is_alone() || replica.is_confirmed()).then_some(found)
     }
 
     /// Whether there is no other node, and never will be while this process runs.

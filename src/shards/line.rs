@@ -65,6 +65,8 @@ struct State {
     abandoned: VecDeque<Wish>,
     look_ups: LookUps,
     inquiries: Inquiries,
+    /// A leader that has not answered an inquiry.
+    mute: Option<Leader>,
 }
 
 /// Who leads, as it has said itself.
@@ -333,18 +335,25 @@ impl Line {
         node.mailboxes[usize::from(who.worker)].send(Event::LookedUp(who, self.shard, page));
     }
 
-    /// Wants to know whether a client has a session; `who` hears it, unless this node's life ends before.
+    /// Wants to know whether a client has a session; `who` hears it, unless this node's life ends before, or the leader is mute.
     pub(super) fn inquire(&self, client: ClientId, who: oneshot::Sender<bool>, send: impl FnOnce(Outgoing)) {
         let mut state = self.state.lock();
-        if state.me.is_some() {
+        if state.me.is_some() && (state.mute.is_none() || state.mute != state.leader) {
             state.inquiries.put(client, who);
             send(self.advance(&mut state));
         }
     }
 
+    /// The leader, if there is one, has not answered an inquiry in time.
+    pub(super) fn note_mute(&self) {
+        let mut state = self.state.lock();
+        state.mute = state.leader;
+    }
+
     /// The leader has said who has a session.
     pub(super) fn handle_presence(&self, presence: Presence, send: impl FnOnce(Outgoing)) {
         let mut state = self.state.lock();
+        state.mute = None;
         state.inquiries.answered(presence);
         send(self.advance(&mut state));
     }

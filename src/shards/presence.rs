@@ -2,7 +2,7 @@
 //!
 //! Whose connection keeps nothing has to know only that it leaves nothing behind, neither of its own nor of an earlier one: a question
 //! is enough for that, and no entry of the log. One question of a line is on its way at a time; meanwhile the next one gathers. A new
-//! leader is asked again.
+//! leader is asked again; one that does not answer is asked no more.
 
 use std::time::Duration;
 
@@ -34,14 +34,15 @@ pub(super) struct Presence {
 pub(super) struct Inquiries {
     last_id: u64,
     asked: Option<(Inquiry, Vec<oneshot::Sender<bool>>)>,
-    /// One for each CONNECT that waits, of which a node has a bounded number.
+    /// One for each CONNECT that waits, and that has waited: those who have given up are passed over when the next one is asked. Few
+    /// come after that without an answer: the leader counts as mute, or what they put into the log instead makes the line busy.
     waiting: Vec<(ClientId, oneshot::Sender<bool>)>,
 }
 
 /// Clients of one inquiry, and their bytes; one more may be longer.
 const CLIENTS_MAX: usize = 512;
 const INQUIRY_BYTES: usize = 64 << 10;
-/// How long an answer is waited for. A leader of an older version gives none.
+/// How long an answer is waited for. A leader that is not sure of itself gives none, nor does one of an older version.
 const INQUIRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Inquiries {
@@ -94,16 +95,23 @@ impl Inquiries {
 }
 
 impl Shards {
-    /// Whether a shard surely has nothing of a client. Asks the leader where this node does not lead; without an answer in time
+    /// Whether a shard surely has nothing of a client. Asks the leader, unless this node leads and is sure; without an answer in time
     /// nothing is sure.
     pub(crate) async fn lacks(&self, shard: ShardId, client: &ClientId) -> bool {
-        if self.lacks_here(shard, client) {
-            return true;
+        if let Some(is_present) = self.is_present_here(shard, client) {
+            return !is_present;
         }
         let Some(line) = self.line(shard) else { return false };
         let (who, is_present) = oneshot::channel();
         line.inquire(client.clone(), who, |outgoing| self.send_all(outgoing));
-        matches!(timeout(INQUIRY_TIMEOUT, is_present).await, Ok(Ok(false)))
+        match timeout(INQUIRY_TIMEOUT, is_present).await {
+            // An error: nobody is asked, or this node's life has ended.
+            Ok(is_present) => is_present == Ok(false),
+            Err(_) => {
+                line.note_mute();
+                false
+            }
+        }
     }
 }
 

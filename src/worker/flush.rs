@@ -103,7 +103,7 @@ impl Worker {
     }
 
     fn flush_all(&mut self) {
-        // First to the other workers: who sees an acknowledgement may rely on it that they have the message.
+        // First to others: who sees an acknowledgement may rely on it that they have the message.
         self.hand_over();
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
@@ -114,8 +114,8 @@ impl Worker {
         }
     }
 
-    /// Hands shards, other nodes and the other workers the messages for them. Shards first: who has got a message may rely on it that a
-    /// look-up finds it retained.
+    /// Hands shards, other nodes and the other workers the messages for them. Shards first: who has got a message on this node may rely on
+    /// it that a look-up finds it retained, unless their disks are short of space.
     pub(super) fn hand_over(&mut self) {
         self.hand_over_to_nodes();
         for worker in 0..self.outbound.len() {

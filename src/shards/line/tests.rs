@@ -206,6 +206,18 @@ fn who_asks_for_a_session_hears_it_of_whoever_leads_in_the_end() {
     let presence = Presence { id: 1, are_present: vec![true] };
     line.handle_presence(presence, |outgoing| queries = asked(outgoing));
     assert_eq!((is_present.try_recv(), queries), (Ok(true), vec![(2, inquiry(2))]));
+    // A leader of another version, perhaps: only the next one is asked.
+    line.note_mute();
+    let (mut not_asked, queries) = ask();
+    assert_eq!((not_asked.try_recv(), queries), (Err(oneshot::error::TryRecvError::Closed), vec![]));
+    assert_eq!(lead(3), [(3, inquiry(2))]);
+    let (mut again, _) = ask();
+    assert_eq!(again.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+    // It was only slow.
+    line.note_mute();
+    line.handle_presence(Presence { id: 7, are_present: vec![] }, drop);
+    let (mut again, _) = ask();
+    assert_eq!(again.try_recv(), Err(oneshot::error::TryRecvError::Empty));
     line.begin_life(None, |_| panic!("nobody is told"));
     assert_eq!(next.try_recv(), Err(oneshot::error::TryRecvError::Closed));
 }
