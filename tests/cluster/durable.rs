@@ -293,7 +293,15 @@ fn who_needs_a_shard_without_a_leader_is_told() {
 
     let attempt = |client_id: &str| cluster.node(left[1]).attempt(&persistent(client_id));
     let refused: Vec<&String> = cluster.until("all are answered, and those of the shard are refused", || {
-        let outcomes: Vec<_> = clients.iter().map(|client_id| (client_id, attempt(client_id))).collect();
+        // At once: each that is refused waits for that.
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let attempts: Vec<_> = clients
+                .iter()
+                .map(|client_id| (client_id, scope.spawn(move || attempt(client_id))))
+                .collect();
+            let attempts = attempts.into_iter();
+            attempts.map(|(client_id, attempt)| (client_id, attempt.join().expect("it ends"))).collect()
+        });
         // Others have no leader yet, perhaps, or one that is busy.
         let is_answered = |outcome: &_| matches!(outcome, Ok(_) | Err(NotConnected::Refused(_)));
         let are_answered = outcomes.iter().all(|(_, outcome)| is_answered(outcome));
