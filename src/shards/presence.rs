@@ -34,21 +34,32 @@ pub(super) struct Presence {
 pub(super) struct Inquiries {
     last_id: u64,
     asked: Option<(Inquiry, Vec<oneshot::Sender<bool>>)>,
-    /// One for each CONNECT that waits, and that has waited: those who have given up are passed over when the next one is asked. Few
-    /// come after that without an answer: the leader counts as mute, or what they put into the log instead makes the line busy.
+    /// One for each CONNECT that waits, or has given up and was not passed over yet.
     waiting: Vec<(ClientId, oneshot::Sender<bool>)>,
 }
 
 /// Clients of one inquiry, and their bytes; one more may be longer.
 const CLIENTS_MAX: usize = 512;
 const INQUIRY_BYTES: usize = 64 << 10;
+/// Clients that wait to be asked for; of more, the log is asked.
+const WAITING_MAX: usize = 16_384;
 /// How long an answer is waited for. A leader that is not sure of itself gives none, nor does one of an older version.
 const INQUIRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Inquiries {
-    /// Wants to know whether a client has a session; `who` hears it.
+    /// Wants to know whether a client has a session; `who` hears it, unless too many wait.
     pub(super) fn put(&mut self, client: ClientId, who: oneshot::Sender<bool>) {
-        self.waiting.push((client, who));
+        if self.waiting.len() >= WAITING_MAX {
+            self.pass_over();
+        }
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push((client, who));
+        }
+    }
+
+    /// Forgets those who have given up.
+    fn pass_over(&mut self) {
+        self.waiting.retain(|(_, who)| !who.is_closed());
     }
 
     /// The next one to be asked, if none is on its way; it counts as asked.
@@ -56,7 +67,7 @@ impl Inquiries {
         if self.asked.is_some() {
             return None;
         }
-        self.waiting.retain(|(_, who)| !who.is_closed());
+        self.pass_over();
         let mut bytes = 0;
         let fits = |(client, _): &&(ClientId, _)| {
             let is_room = bytes <= INQUIRY_BYTES;
@@ -170,5 +181,29 @@ mod tests {
             inquiries.answered(Presence { id, are_present: vec![false; clients.len()] });
         }
         assert_eq!(counts, [2, 512, 489]);
+    }
+
+    #[test]
+    fn those_who_wait_are_bounded_also_when_nobody_answers() {
+        let mut inquiries = Inquiries::default();
+        let mut put = || {
+            let (who, is_present) = oneshot::channel();
+            inquiries.put(client("a"), who);
+            (is_present, inquiries.waiting.len())
+        };
+        // They give up before an answer comes.
+        for _ in 0..WAITING_MAX {
+            drop(put());
+        }
+        let (first, count) = put();
+        assert_eq!(count, 1, "the others wait no more");
+        let mut waiting: Vec<_> = (1..WAITING_MAX).map(|_| put().0).collect();
+        let (mut refused, count) = put();
+        assert_eq!((count, refused.try_recv()), (WAITING_MAX, Err(oneshot::error::TryRecvError::Closed)));
+        waiting.push(first);
+        let is_open = |is_present: &mut oneshot::Receiver<bool>| {
+            is_present.try_recv() == Err(oneshot::error::TryRecvError::Empty)
+        };
+        assert!(waiting.iter_mut().all(is_open));
     }
 }
